@@ -1,0 +1,1 @@
+# cmake --install: the program, the libraries it links, and the bundled model.

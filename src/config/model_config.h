@@ -1,0 +1,127 @@
+// The configuration files of a diffusers FLUX pipeline as plain values. Field names are those of
+// the JSON files. Reading validates: types, ranges, and what this program cannot do (another class
+// name, another activation) is refused with a message that names file, key and value.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace steadyflux {
+
+// text_encoder/config.json (CLIPTextModel)
+struct ClipTextConfig {
+  std::int64_t vocab_size = 49408;
+  std::int64_t hidden_size = 768;
+  std::int64_t intermediate_size = 3072;
+  std::int64_t num_hidden_layers = 12;
+  std::int64_t num_attention_heads = 12;
+  std::int64_t max_position_embeddings = 77;
+  std::int64_t eos_token_id = 2;  // 2 selects the legacy rule: position of the largest id
+  double layer_norm_eps = 1e-5;
+  std::string hidden_act = "quick_gelu";  // or "gelu"
+};
+
+// text_encoder_2/config.json (T5EncoderModel)
+struct T5Config {
+  std::int64_t vocab_size = 32128;
+  std::int64_t d_model = 4096;
+  std::int64_t d_kv = 64;
+  std::int64_t d_ff = 10240;
+  std::int64_t num_layers = 24;
+  std::int64_t num_heads = 64;
+  std::int64_t relative_attention_num_buckets = 32;
+  std::int64_t relative_attention_max_distance = 128;
+  double layer_norm_epsilon = 1e-6;
+};
+
+// transformer/config.json (FluxTransformer2DModel)
+struct FluxTransformerConfig {
+  std::int64_t patch_size = 1;
+  std::int64_t in_channels = 64;
+  std::int64_t out_channels = 64;  // null in the file: equal to in_channels
+  std::int64_t num_layers = 19;
+  std::int64_t num_single_layers = 38;
+  std::int64_t attention_head_dim = 128;
+  std::int64_t num_attention_heads = 24;
+  std::int64_t joint_attention_dim = 4096;
+  std::int64_t pooled_projection_dim = 768;
+  bool guidance_embeds = false;
+  std::vector<std::int64_t> axes_dims_rope = {16, 56, 56};
+
+  std::int64_t inner_dim() const { return attention_head_dim * num_attention_heads; }
+};
+
+// vae/config.json (AutoencoderKL)
+struct AutoencoderKlConfig {
+  std::int64_t in_channels = 3;
+  std::int64_t out_channels = 3;
+  std::int64_t latent_channels = 16;
+  std::vector<std::int64_t> block_out_channels = {128, 256, 512, 512};
+  std::int64_t layers_per_block = 2;
+  std::int64_t norm_num_groups = 32;
+  double scaling_factor = 0.3611;
+  double shift_factor = 0.1159;
+  bool use_quant_conv = false;
+  bool use_post_quant_conv = false;
+  bool mid_block_add_attention = true;
+
+  // Pixels per latent pixel, along one side: 8 for FLUX.1.
+  std::int64_t scale_factor() const { return std::int64_t{1} << (block_out_channels.size() - 1); }
+};
+
+// scheduler/scheduler_config.json (FlowMatchEulerDiscreteScheduler)
+struct FlowMatchEulerConfig {
+  std::int64_t num_train_timesteps = 1000;
+  double shift = 1.0;
+  bool use_dynamic_shifting = false;
+  double base_shift = 0.5;
+  double max_shift = 1.15;
+  std::int64_t base_image_seq_len = 256;
+  std::int64_t max_image_seq_len = 4096;
+  std::optional<double> shift_terminal;
+  std::string time_shift_type = "exponential";  // or "linear"
+};
+
+// What a model asks for when the command line says nothing (steadyflux.json in the model folder,
+// or the defaults of the FLUX.1 variant).
+struct GenerationDefaults {
+  std::int64_t width = 1024;
+  std::int64_t height = 1024;
+  std::int64_t num_inference_steps = 4;
+  double guidance_scale = 3.5;
+  std::int64_t max_sequence_length = 512;
+};
+
+ClipTextConfig read_clip_text_config(const std::filesystem::path& file);
+T5Config read_t5_config(const std::filesystem::path& file);
+FluxTransformerConfig read_flux_transformer_config(const std::filesystem::path& file);
+AutoencoderKlConfig read_autoencoder_kl_config(const std::filesystem::path& file);
+FlowMatchEulerConfig read_flow_match_euler_config(const std::filesystem::path& file);
+
+// A diffusers FLUX pipeline on disk, its configuration read and checked against each other
+// (T5 d_model == joint_attention_dim, CLIP hidden_size == pooled_projection_dim,
+// 4 * latent_channels == in_channels, sum(axes_dims_rope) == attention_head_dim, ...).
+struct ModelFolder {
+  std::filesystem::path root;
+  std::string name;  // how the user named it, or the folder's name
+  ClipTextConfig text_encoder;
+  T5Config text_encoder_2;
+  FluxTransformerConfig transformer;
+  AutoencoderKlConfig vae;
+  FlowMatchEulerConfig scheduler;
+  GenerationDefaults defaults;
+
+  // Throws Error{kBadInput} naming the file and what to do.
+  static ModelFolder open(const std::filesystem::path& root);
+};
+
+// What `-m` says -> a folder: an existing folder, or a hub id ("black-forest-labs/FLUX.1-schnell")
+// in the local Hugging Face cache (HF_HUB_CACHE, HF_HOME, ~/.cache/huggingface/hub; refs/main,
+// snapshots). nullopt -> STEADYFLUX_MODEL, else the bundled model, looked for in `model_dirs`.
+std::filesystem::path resolve_model(const std::optional<std::string>& spec,
+                                    const std::vector<std::filesystem::path>& model_dirs);
+
+}  // namespace steadyflux

@@ -3,19 +3,21 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <memory>
 
 namespace steadyflux {
 
 struct MemorySample {
-  std::int64_t rss = 0;       // bytes
-  std::int64_t rss_anon = 0;  // bytes
-  std::int64_t rss_file = 0;  // bytes, shared memory included
-  std::int64_t swap = 0;      // bytes of this process in swap
+  std::int64_t rss = 0;           // bytes
+  std::int64_t rss_anon = 0;      // bytes
+  std::int64_t rss_file = 0;      // bytes, shared memory included
+  std::int64_t swap = 0;          // bytes of this process in swap
   std::int64_t major_faults = 0;  // since the process began
 };
 
-MemorySample sample_process_memory();
+// From `root`/proc/self/status and getrusage. Where there is no /proc, all but the faults is 0.
+MemorySample sample_process_memory(const std::filesystem::path& root = "/");
 
 struct MemoryPeaks {
   std::int64_t rss = 0;
@@ -25,14 +27,16 @@ struct MemoryPeaks {
   std::int64_t major_faults = 0;  // during the watch
 };
 
-// Begins to watch when made (VmHWM is reset, a thread samples every few milliseconds).
+// Begins to watch when made (VmHWM is reset, a thread samples every few milliseconds). The rss peak
+// is exact where the kernel lets VmHWM be reset; the other peaks are those of the samples. One
+// watch at a time: a second one resets VmHWM under the first, which then has its samples only.
 class MemoryWatch {
  public:
-  MemoryWatch();
+  explicit MemoryWatch(const std::filesystem::path& root = "/");
   ~MemoryWatch();
   MemoryWatch(const MemoryWatch&) = delete;
   MemoryWatch& operator=(const MemoryWatch&) = delete;
-  // Ends the watch and gives its peaks.
+  // Ends the watch and gives its peaks; a second call gives the same again.
   MemoryPeaks stop();
 
  private:

@@ -1,0 +1,129 @@
+#include "memory/monitor.h"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <condition_variable>
+#include <mutex>
+#include <string>
+#include <system_error>
+#include <thread>
+
+#include "memory/proc_text.h"
+
+namespace steadyflux {
+namespace {
+
+constexpr std::chrono::milliseconds kSampleInterval{5};  // reading the file takes about 0.03 ms
+
+std::int64_t major_faults() {
+  rusage usage{};
+  return getrusage(RUSAGE_SELF, &usage) == 0 ? usage.ru_majflt : 0;
+}
+
+std::int64_t kib_of(const std::string& status, std::string_view key) {
+  return number_after(status, key).value_or(0) * 1024;
+}
+
+std::string read_status(const std::filesystem::path& root) {
+  return read_small_file(root / "proc/self/status").value_or("");
+}
+
+// Sets VmHWM back to the present RSS; false where the kernel has no such thing or forbids it.
+bool reset_high_water_mark(const std::filesystem::path& root) {
+  const int fd = ::open((root / "proc/self/clear_refs").c_str(), O_WRONLY | O_CLOEXEC);
+  if (fd < 0) return false;
+  const bool written = ::write(fd, "5", 1) == 1;
+  ::close(fd);
+  return written;
+}
+
+}  // namespace
+
+MemorySample sample_process_memory(const std::filesystem::path& root) {
+  const std::string status = read_status(root);
+  MemorySample sample;
+  sample.rss = kib_of(status, "VmRSS:");
+  sample.rss_anon = kib_of(status, "RssAnon:");
+  sample.rss_file = kib_of(status, "RssFile:") + kib_of(status, "RssShmem:");
+  sample.swap = kib_of(status, "VmSwap:");
+  sample.major_faults = major_faults();
+  return sample;
+}
+
+struct MemoryWatch::State {
+  std::filesystem::path root;
+  bool high_water_mark_reset = false;
+  std::int64_t faults_before = 0;
+  bool stopped = false;
+  std::thread thread;
+
+  std::mutex mutex;  // guards what follows
+  std::condition_variable wake;
+  bool stop_asked = false;
+  MemoryPeaks peaks;
+
+  void take_sample() {
+    const MemorySample sample = sample_process_memory(root);
+    peaks.rss = std::max(peaks.rss, sample.rss);
+    peaks.rss_anon = std::max(peaks.rss_anon, sample.rss_anon);
+    peaks.rss_file = std::max(peaks.rss_file, sample.rss_file);
+    peaks.swap = std::max(peaks.swap, sample.swap);
+  }
+
+  void run() {
+    std::unique_lock lock(mutex);
+    while (!wake.wait_for(lock, kSampleInterval, [this] { return stop_asked; })) take_sample();
+  }
+
+  // Signals stay with the thread that handles them: the sampler is born with all of them blocked.
+  void start_thread() {
+    sigset_t all;
+    sigset_t before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    try {
+      thread = std::thread([this] { run(); });
+    } catch (const std::system_error&) {
+      // No thread to be had: the samples at the two ends and VmHWM remain.
+    }
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  }
+};
+
+MemoryWatch::MemoryWatch(const std::filesystem::path& root) : state_(std::make_unique<State>()) {
+  state_->root = root;
+  state_->high_water_mark_reset = reset_high_water_mark(root);
+  state_->faults_before = major_faults();
+  state_->take_sample();
+  state_->start_thread();
+}
+
+MemoryWatch::~MemoryWatch() { stop(); }
+
+MemoryPeaks MemoryWatch::stop() {
+  State& state = *state_;
+  if (state.stopped) return state.peaks;
+  state.stopped = true;
+  if (state.thread.joinable()) {
+    {
+      const std::lock_guard lock(state.mutex);
+      state.stop_asked = true;
+    }
+    state.wake.notify_one();
+    state.thread.join();
+  }
+  state.take_sample();
+  if (state.high_water_mark_reset) {
+    state.peaks.rss = std::max(state.peaks.rss, kib_of(read_status(state.root), "VmHWM:"));
+  }
+  state.peaks.major_faults = major_faults() - state.faults_before;
+  return state.peaks;
+}
+
+}  // namespace steadyflux

@@ -18,6 +18,7 @@ if(STEADYFLUX_PCH)
   file(WRITE ${CMAKE_BINARY_DIR}/pch.cpp "")
   add_library(steadyflux_pch OBJECT ${CMAKE_BINARY_DIR}/pch.cpp)
   target_link_libraries(steadyflux_pch PRIVATE libtorch::libtorch fmt::fmt)
+  steadyflux_warnings(steadyflux_pch)  # the flags must be those of its users
   target_precompile_headers(steadyflux_pch PRIVATE <ATen/ATen.h>)
 endif()
 

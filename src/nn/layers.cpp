@@ -1,0 +1,67 @@
+#include "nn/layers.h"
+
+#include <ATen/ATen.h>
+
+namespace steadyflux {
+
+void Linear::visit(const SlotScope& scope, std::int64_t in_features, std::int64_t out_features,
+                   bool has_bias) {
+  scope.tensor("weight", weight, {out_features, in_features});
+  if (has_bias) scope.tensor("bias", bias, {out_features});
+}
+
+at::Tensor Linear::operator()(const at::Tensor& x) const { return at::linear(x, weight, bias); }
+
+void LayerNorm::visit(const SlotScope& scope, std::int64_t dim) {
+  scope.tensor("weight", weight, {dim});
+  scope.tensor("bias", bias, {dim});
+}
+
+at::Tensor LayerNorm::operator()(const at::Tensor& x, double eps) const {
+  return at::layer_norm(x, {x.size(-1)}, weight, bias, eps);
+}
+
+void GroupNorm::visit(const SlotScope& scope, std::int64_t channels) {
+  scope.tensor("weight", weight, {channels});
+  scope.tensor("bias", bias, {channels});
+}
+
+at::Tensor GroupNorm::operator()(const at::Tensor& x, std::int64_t groups, double eps) const {
+  return at::group_norm(x, groups, weight, bias, eps);
+}
+
+void Conv2d::visit(const SlotScope& scope, std::int64_t in_channels, std::int64_t out_channels,
+                   std::int64_t kernel) {
+  scope.tensor("weight", weight, {out_channels, in_channels, kernel, kernel});
+  scope.tensor("bias", bias, {out_channels});
+}
+
+at::Tensor Conv2d::operator()(const at::Tensor& x) const {
+  const auto padding = weight.size(-1) / 2;
+  return at::conv2d(x, weight, bias, /*stride=*/1, padding);
+}
+
+TensorSlot& Embedding::visit(const SlotScope& scope, std::int64_t num, std::int64_t dim) {
+  return scope.tensor("weight", weight, {num, dim});
+}
+
+at::Tensor Embedding::operator()(const at::Tensor& ids) const { return at::embedding(weight, ids); }
+
+at::Tensor layer_norm_no_affine(const at::Tensor& x, double eps) {
+  return at::layer_norm(x, {x.size(-1)}, {}, {}, eps);
+}
+
+at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                     const at::Tensor& mask, bool is_causal, std::optional<double> scale) {
+  std::optional<at::Tensor> attn_mask;
+  if (mask.defined()) attn_mask = mask;
+  auto out = at::scaled_dot_product_attention(q, k, v, attn_mask, /*dropout_p=*/0.0, is_causal,
+                                              scale);  // [B, heads, S, head_dim]
+  return out.transpose(1, 2).flatten(2);               // [B, S, heads * head_dim]
+}
+
+at::Tensor split_heads(const at::Tensor& x, std::int64_t head_dim) {
+  return x.unflatten(-1, {-1, head_dim}).transpose(1, 2);
+}
+
+}  // namespace steadyflux

@@ -1,0 +1,44 @@
+// From a checkpoint into the slots of a model: every name, dtype and shape is checked before the
+// first tensor is made; what fits as it lies in the file is used in place, without a copy.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <c10/core/Device.h>
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "nn/tensor_slots.h"
+#include "weights/checkpoint.h"
+
+namespace steadyflux {
+
+// A tensor over the mapped file, without a copy (read-only memory: never write to it). Copies only
+// if the data is not aligned to its element.
+at::Tensor to_tensor(const TensorView& view);
+
+struct LoadOptions {
+  at::ScalarType dtype = at::kFloat;
+  c10::Device device = c10::Device(c10::kCPU);
+  // Key -> key with what some writers add in front removed ("text_model."); may be empty.
+  std::string optional_prefix;
+  // Keys of the checkpoint that a model legitimately leaves out (prefixes): encoder half of the VAE,
+  // position_ids buffers, tied copies.
+  std::vector<std::string> ignored_prefixes;
+  // Called with bytes done and bytes in all, between tensors; may throw to end the load.
+  std::function<void(std::int64_t, std::int64_t)> progress;
+};
+
+// Throws Error{kBadInput} naming file and tensor: missing, of the wrong shape, of a dtype that is no
+// floating-point weight, or left over.
+void load_slots(const Checkpoint& checkpoint, const std::vector<TensorSlot>& slots,
+                const LoadOptions& options);
+
+// The dtype that most bytes of the checkpoint have, as a scalar type (fp32, fp16 or bf16).
+at::ScalarType dominant_dtype(const Checkpoint& checkpoint);
+
+// Bytes of all slots at the dtype.
+std::int64_t slot_bytes(const std::vector<TensorSlot>& slots, at::ScalarType dtype);
+
+}  // namespace steadyflux

@@ -1,0 +1,74 @@
+#include "text_encoder/clip_text_model.h"
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+
+namespace steadyflux {
+namespace {
+
+at::Tensor activate(const at::Tensor& x, const std::string& hidden_act) {
+  if (hidden_act == "quick_gelu") return x * at::sigmoid(1.702 * x);
+  return at::gelu(x);
+}
+
+}  // namespace
+
+void ClipEncoderLayer::visit(const SlotScope& scope, const ClipTextConfig& config) {
+  const auto d = config.hidden_size;
+  layer_norm1.visit(scope.scope("layer_norm1"), d);
+  layer_norm2.visit(scope.scope("layer_norm2"), d);
+  const auto attn = scope.scope("self_attn");
+  self_attn.q_proj.visit(attn.scope("q_proj"), d, d);
+  self_attn.k_proj.visit(attn.scope("k_proj"), d, d);
+  self_attn.v_proj.visit(attn.scope("v_proj"), d, d);
+  self_attn.out_proj.visit(attn.scope("out_proj"), d, d);
+  mlp.fc1.visit(scope.scope("mlp").scope("fc1"), d, config.intermediate_size);
+  mlp.fc2.visit(scope.scope("mlp").scope("fc2"), config.intermediate_size, d);
+}
+
+at::Tensor ClipEncoderLayer::forward(const at::Tensor& hidden_states,
+                                     const ClipTextConfig& config) const {
+  const auto head_dim = config.hidden_size / config.num_attention_heads;
+  const auto x = layer_norm1(hidden_states, config.layer_norm_eps);
+  const auto attn = attention(split_heads(self_attn.q_proj(x), head_dim),
+                              split_heads(self_attn.k_proj(x), head_dim),
+                              split_heads(self_attn.v_proj(x), head_dim), {}, /*is_causal=*/true);
+  const auto h = hidden_states + self_attn.out_proj(attn);
+  const auto y = layer_norm2(h, config.layer_norm_eps);
+  return h + mlp.fc2(activate(mlp.fc1(y), config.hidden_act));
+}
+
+ClipTextModel::ClipTextModel(ClipTextConfig config_in)
+    : config(std::move(config_in)), layers(static_cast<std::size_t>(config.num_hidden_layers)) {}
+
+std::vector<TensorSlot> ClipTextModel::slots() {
+  std::vector<TensorSlot> slots;
+  const SlotScope root(slots);
+  const auto embeddings = root.scope("embeddings");
+  token_embedding.visit(embeddings.scope("token_embedding"), config.vocab_size, config.hidden_size);
+  position_embedding.visit(embeddings.scope("position_embedding"), config.max_position_embeddings,
+                           config.hidden_size);
+  for (std::size_t i = 0; i < layers.size(); ++i) {
+    layers[i].visit(root.scope("encoder").scope("layers", i), config);
+  }
+  final_layer_norm.visit(root.scope("final_layer_norm"), config.hidden_size);
+  return slots;
+}
+
+at::Tensor ClipTextModel::forward(const at::Tensor& input_ids) const {
+  const auto positions = at::arange(input_ids.size(1), input_ids.options());
+  auto hidden_states = token_embedding(input_ids) + position_embedding(positions);  // [B, S, D]
+  for (const auto& layer : layers) hidden_states = layer.forward(hidden_states, config);
+  hidden_states = final_layer_norm(hidden_states, config.layer_norm_eps);
+
+  // eos_token_id 2 is what old configs say wrongly; transformers then takes the largest id's place.
+  const auto marks = config.eos_token_id == 2
+                         ? input_ids
+                         : input_ids.eq(config.eos_token_id).to(at::kInt);
+  const auto eos = marks.argmax(-1);  // [B], the first of equals
+  const auto batch = at::arange(input_ids.size(0), input_ids.options());
+  return hidden_states.index({batch, eos});  // [B, D]
+}
+
+}  // namespace steadyflux

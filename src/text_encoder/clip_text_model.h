@@ -1,0 +1,42 @@
+// CLIP's text encoder (transformers: CLIPTextModel). FLUX uses its pooled output only: the final
+// hidden state at the end-of-text token, without projection.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <vector>
+
+#include "config/model_config.h"
+#include "nn/layers.h"
+
+namespace steadyflux {
+
+struct ClipEncoderLayer {
+  LayerNorm layer_norm1, layer_norm2;
+  struct {
+    Linear q_proj, k_proj, v_proj, out_proj;
+  } self_attn;
+  struct {
+    Linear fc1, fc2;
+  } mlp;
+
+  void visit(const SlotScope& scope, const ClipTextConfig& config);
+  // hidden_states [B, S, hidden_size] -> the same shape.
+  at::Tensor forward(const at::Tensor& hidden_states, const ClipTextConfig& config) const;
+};
+
+struct ClipTextModel {
+  explicit ClipTextModel(ClipTextConfig config);
+
+  ClipTextConfig config;
+  Embedding token_embedding, position_embedding;
+  std::vector<ClipEncoderLayer> layers;
+  LayerNorm final_layer_norm;
+
+  // Names as transformers 5 writes them; older files have "text_model." in front.
+  std::vector<TensorSlot> slots();
+  // input_ids [B, S] (int64) -> pooled_prompt_embeds [B, hidden_size].
+  at::Tensor forward(const at::Tensor& input_ids) const;
+};
+
+}  // namespace steadyflux

@@ -1,0 +1,126 @@
+#include "text_encoder/t5_encoder.h"
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+#include <limits>
+
+namespace steadyflux {
+namespace {
+
+// T5LayerNorm: statistics in fp32, the product rounded to the weight's dtype, then the weight.
+at::Tensor t5_layer_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
+  const auto variance = x.to(at::kFloat).pow(2).mean(-1, /*keepdim=*/true);
+  return weight * (x * at::rsqrt(variance + eps)).to(weight.scalar_type());
+}
+
+// fp16 overflows in T5; transformers clamps after each half of a block.
+at::Tensor clamp_half(const at::Tensor& x) {
+  if (x.scalar_type() != at::kHalf) return x;
+  const double largest = 65504.0;
+  const double limit = at::isinf(x).any().item<bool>() ? largest - 1000.0 : largest;
+  return at::clamp(x, -limit, limit);
+}
+
+}  // namespace
+
+void T5Block::visit(const SlotScope& scope, const T5Config& config,
+                    bool has_relative_attention_bias) {
+  const auto d = config.d_model;
+  const auto inner = config.num_heads * config.d_kv;
+  const auto layer0 = scope.scope("layer", 0);
+  const auto attn = layer0.scope("SelfAttention");
+  auto& self_attention = attention_layer.self_attention;
+  self_attention.q.visit(attn.scope("q"), d, inner, false);
+  self_attention.k.visit(attn.scope("k"), d, inner, false);
+  self_attention.v.visit(attn.scope("v"), d, inner, false);
+  self_attention.o.visit(attn.scope("o"), inner, d, false);
+  if (has_relative_attention_bias) {
+    self_attention.relative_attention_bias.visit(attn.scope("relative_attention_bias"),
+                                                 config.relative_attention_num_buckets,
+                                                 config.num_heads);
+  }
+  layer0.scope("layer_norm").tensor("weight", attention_layer.layer_norm, {d});
+
+  const auto layer1 = scope.scope("layer", 1);
+  const auto dense = layer1.scope("DenseReluDense");
+  ff_layer.dense_relu_dense.wi_0.visit(dense.scope("wi_0"), d, config.d_ff, false);
+  ff_layer.dense_relu_dense.wi_1.visit(dense.scope("wi_1"), d, config.d_ff, false);
+  dense.scope("wo").tensor("weight", ff_layer.dense_relu_dense.wo.weight, {d, config.d_ff})
+      .keep_in_fp32 = true;
+  layer1.scope("layer_norm").tensor("weight", ff_layer.layer_norm, {d});
+}
+
+at::Tensor T5Block::forward(const at::Tensor& hidden_states, const at::Tensor& position_bias,
+                            const T5Config& config) const {
+  const auto& attn = attention_layer.self_attention;
+  const auto x =
+      t5_layer_norm(hidden_states, attention_layer.layer_norm, config.layer_norm_epsilon);
+  // No 1/sqrt(d): T5's initialisation has it in the weights.
+  const auto attn_output =
+      attention(split_heads(attn.q(x), config.d_kv), split_heads(attn.k(x), config.d_kv),
+                split_heads(attn.v(x), config.d_kv), position_bias, false, /*scale=*/1.0);
+  const auto h = clamp_half(hidden_states + attn.o(attn_output));
+
+  const auto& ff = ff_layer.dense_relu_dense;
+  const auto y = t5_layer_norm(h, ff_layer.layer_norm, config.layer_norm_epsilon);
+  const auto gated = at::gelu(ff.wi_0(y), "tanh") * ff.wi_1(y);  // [B, S, d_ff]
+  const auto ff_output = ff.wo(gated.to(ff.wo.weight.scalar_type()));
+  // With wo in fp32 the sum, and all that follows, would be fp32 in transformers too: the residual
+  // stream is promoted there, and T5LayerNorm rounds it back.
+  return clamp_half(h + ff_output);
+}
+
+T5Encoder::T5Encoder(T5Config config_in)
+    : config(std::move(config_in)), block(static_cast<std::size_t>(config.num_layers)) {}
+
+std::vector<TensorSlot> T5Encoder::slots() {
+  std::vector<TensorSlot> slots;
+  const SlotScope root(slots);
+  shared.visit(root.scope("shared"), config.vocab_size, config.d_model).aliases = {
+      "encoder.embed_tokens.weight"};
+  const auto encoder = root.scope("encoder");
+  for (std::size_t i = 0; i < block.size(); ++i) {
+    block[i].visit(encoder.scope("block", i), config, i == 0);
+  }
+  encoder.scope("final_layer_norm").tensor("weight", final_layer_norm, {config.d_model});
+  return slots;
+}
+
+at::Tensor t5_position_bias(const Embedding& relative_attention_bias, std::int64_t length,
+                            const T5Config& config) {
+  const auto options = at::TensorOptions().dtype(at::kLong).device(
+      relative_attention_bias.weight.device());
+  const auto positions = at::arange(length, options);
+  auto relative = positions.unsqueeze(0) - positions.unsqueeze(1);  // [S, S], memory - query
+  // Half of the buckets for each direction; in each, half exact, half logarithmic.
+  const auto num_buckets = config.relative_attention_num_buckets / 2;
+  const auto max_exact = num_buckets / 2;
+  auto bucket = relative.gt(0).to(at::kLong) * num_buckets;
+  relative = relative.abs();
+  const double log_range =
+      std::log(static_cast<double>(config.relative_attention_max_distance) /
+               static_cast<double>(max_exact));
+  auto large = max_exact + (at::log(relative.to(at::kFloat) / static_cast<double>(max_exact)) /
+                            log_range * static_cast<double>(num_buckets - max_exact))
+                               .to(at::kLong);
+  large = at::clamp_max(large, num_buckets - 1);
+  bucket = bucket + at::where(relative.lt(max_exact), relative, large);
+  return relative_attention_bias(bucket).permute({2, 0, 1}).unsqueeze(0).contiguous();
+}
+
+at::Tensor T5Encoder::forward(const at::Tensor& input_ids,
+                              const std::function<void(std::int64_t)>& after_block) const {
+  auto hidden_states = shared(input_ids);  // [B, S, d_model]
+  const auto dtype = hidden_states.scalar_type();
+  const auto position_bias =
+      t5_position_bias(block.front().attention_layer.self_attention.relative_attention_bias,
+                       input_ids.size(1), config);
+  for (std::size_t i = 0; i < block.size(); ++i) {
+    hidden_states = block[i].forward(hidden_states, position_bias, config);
+    if (after_block) after_block(static_cast<std::int64_t>(i) + 1);
+  }
+  return t5_layer_norm(hidden_states, final_layer_norm, config.layer_norm_epsilon).to(dtype);
+}
+
+}  // namespace steadyflux

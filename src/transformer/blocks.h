@@ -1,0 +1,74 @@
+// The two kinds of block FLUX is made of. Double-stream blocks keep text and image apart except in
+// attention; single-stream blocks treat them as one sequence and run attention and MLP in parallel.
+// Modulation (scale, shift, gate from the time embedding) is computed apart from the block's
+// forward, because it does not depend on the picture: it can be done ahead for all steps.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include "config/model_config.h"
+#include "nn/layers.h"
+#include "nn/rotary_embedding.h"
+
+namespace steadyflux {
+
+// ff.net.0.proj -> tanh-GELU -> ff.net.2
+struct FeedForward {
+  Linear net_0_proj, net_2;
+
+  void visit(const SlotScope& scope, std::int64_t dim);
+  at::Tensor forward(const at::Tensor& x) const;  // [B, S, dim] -> [B, S, dim]
+};
+
+// q or k: RMSNorm over each head, then rotation. Both happen in the joint [text, image] order.
+struct FluxTransformerBlock {
+  struct {
+    Linear linear;  // [B, dim] -> [B, 6 dim]: shift, scale, gate (attention), the same (MLP)
+  } norm1, norm1_context;
+  struct {
+    Linear to_q, to_k, to_v, to_out_0;
+    Linear add_q_proj, add_k_proj, add_v_proj, to_add_out;
+    at::Tensor norm_q, norm_k, norm_added_q, norm_added_k;  // RMSNorm weights, [head_dim]
+  } attn;
+  FeedForward ff, ff_context;
+
+  struct Modulation {
+    at::Tensor norm1;          // [B, 6 dim]
+    at::Tensor norm1_context;  // [B, 6 dim]
+  };
+
+  void visit(const SlotScope& scope, const FluxTransformerConfig& config);
+  // silu_temb [B, dim]: SiLU of the time, guidance and text embedding.
+  Modulation modulate(const at::Tensor& silu_temb) const;
+  // Updates both streams in place: hidden_states [B, S_img, dim], encoder_hidden_states
+  // [B, S_txt, dim].
+  void forward_(at::Tensor& hidden_states, at::Tensor& encoder_hidden_states,
+                const Modulation& modulation, const RotaryEmbedding& image_rotary_emb,
+                const FluxTransformerConfig& config) const;
+};
+
+struct FluxSingleTransformerBlock {
+  struct {
+    Linear linear;  // [B, dim] -> [B, 3 dim]: shift, scale, gate
+  } norm;
+  struct {
+    Linear to_q, to_k, to_v;
+    at::Tensor norm_q, norm_k;  // [head_dim]
+  } attn;
+  Linear proj_mlp, proj_out;
+
+  using Modulation = at::Tensor;  // [B, 3 dim]
+
+  void visit(const SlotScope& scope, const FluxTransformerConfig& config);
+  Modulation modulate(const at::Tensor& silu_temb) const;
+  // Updates hidden_states [B, S_txt + S_img, dim] in place.
+  void forward_(at::Tensor& hidden_states, const Modulation& modulation,
+                const RotaryEmbedding& image_rotary_emb,
+                const FluxTransformerConfig& config) const;
+};
+
+// layer_norm(x) * (1 + scale) + shift, with scale and shift [B, dim] and x [B, S, dim].
+at::Tensor modulated_layer_norm(const at::Tensor& x, const at::Tensor& shift,
+                                const at::Tensor& scale);
+
+}  // namespace steadyflux

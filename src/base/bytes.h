@@ -6,8 +6,8 @@
 
 namespace steadyflux {
 
-// Throws Error{kUsage} that names `text` and the forms accepted. KiB/MiB/GiB/TiB are powers of 1024,
-// KB/MB/GB/TB powers of 1000, K/M/G/T as KiB...; fractions ("1.5GiB") are accepted.
+// Throws Error{kUsage} that names `text` and the forms accepted. KiB/MiB/GiB/TiB are powers of
+// 1024, KB/MB/GB/TB powers of 1000, K/M/G/T as KiB...; fractions ("1.5GiB") are accepted.
 std::int64_t parse_bytes(const std::string& text);
 // "1.50 GiB"
 std::string format_bytes(std::int64_t bytes);

@@ -1,6 +1,7 @@
 // The configuration files of a diffusers FLUX pipeline as plain values. Field names are those of
 // the JSON files. Reading validates: types, ranges, and what this program cannot do (another class
-// name, another activation) is refused with a message that names file, key and value.
+// name, another activation) is refused with a message that names file, key and value. The values
+// the structs start with are FLUX.1's; a key missing in a file means what it means to diffusers.
 #pragma once
 
 #include <cstdint>

@@ -1,0 +1,14 @@
+// Whole small text files (configurations, indices), with the errors a user can act on.
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <string>
+
+namespace steadyflux {
+
+// The content of a regular file of at most `max_bytes`. Throws Error: kBadInput if it is missing,
+// not a regular file or larger; kIo if it cannot be read.
+std::string read_text_file(const std::filesystem::path& path, std::size_t max_bytes = 64u << 20);
+
+}  // namespace steadyflux

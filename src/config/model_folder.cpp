@@ -1,0 +1,98 @@
+// A whole model folder: is it a FLUX pipeline, and do its parts fit together? Everything that can
+// be known from the small files is said here, before anybody spends minutes on loading weights.
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/utf8.h"
+#include "config/config_reader.h"
+#include "config/model_config.h"
+
+namespace steadyflux {
+namespace {
+
+namespace fs = std::filesystem;
+
+void check_pipeline_class(const fs::path& index) {
+  const ConfigReader config(index);
+  const std::string name = config.text("_class_name", "");
+  if (name == "FluxPipeline") return;
+  if (name.empty()) throw config.fail("_class_name", "\"FluxPipeline\"");
+  throw Error(ErrorKind::kBadInput, fmt::format("{}: this is a {}, steadyflux runs FluxPipeline",
+                                                index.string(), printable(name)));
+}
+
+// Two numbers in two files that have to be equal.
+void expect_equal(const fs::path& root, const char* key, std::int64_t value, const char* other_key,
+                  std::int64_t other) {
+  if (value == other) return;
+  throw Error(ErrorKind::kBadInput,
+              fmt::format("{}: {} is {}, but {} is {}; the parts of this model do not belong "
+                          "together",
+                          root.string(), key, value, other_key, other));
+}
+
+void cross_check(const ModelFolder& model) {
+  const auto& root = model.root;
+  expect_equal(root, "text_encoder_2 d_model", model.text_encoder_2.d_model,
+               "transformer joint_attention_dim", model.transformer.joint_attention_dim);
+  expect_equal(root, "text_encoder hidden_size", model.text_encoder.hidden_size,
+               "transformer pooled_projection_dim", model.transformer.pooled_projection_dim);
+  expect_equal(root, "transformer in_channels", model.transformer.in_channels,
+               "4 * vae latent_channels", 4 * model.vae.latent_channels);
+  expect_equal(root, "transformer out_channels", model.transformer.out_channels,
+               "4 * vae latent_channels", 4 * model.vae.latent_channels);
+}
+
+GenerationDefaults read_defaults(const fs::path& root, bool guidance_embeds) {
+  GenerationDefaults defaults;
+  defaults.num_inference_steps = guidance_embeds ? 28 : 4;
+  const fs::path file = root / "steadyflux.json";
+  std::error_code error;
+  if (!fs::exists(file, error)) return defaults;
+  const ConfigReader config(file);
+  defaults.width = config.integer("width", defaults.width, 16, 65536);
+  defaults.height = config.integer("height", defaults.height, 16, 65536);
+  defaults.num_inference_steps =
+      config.integer("num_inference_steps", defaults.num_inference_steps, 1, 10'000);
+  defaults.guidance_scale = config.number("guidance_scale", defaults.guidance_scale, 0, 1000);
+  defaults.max_sequence_length =
+      config.integer("max_sequence_length", defaults.max_sequence_length, 1, 512);
+  for (const char* key : {"width", "height"}) {
+    if (config.integer(key, 16, 16, 65536) % 16 != 0) throw config.fail(key, "a multiple of 16");
+  }
+  return defaults;
+}
+
+}  // namespace
+
+ModelFolder ModelFolder::open(const fs::path& root) {
+  std::error_code error;
+  if (!fs::is_directory(root, error)) {
+    throw Error(ErrorKind::kBadInput,
+                fmt::format("{}: not a folder; give a FLUX.1 model in the diffusers layout",
+                            root.string()));
+  }
+  if (!fs::exists(root / "model_index.json", error)) {
+    throw Error(ErrorKind::kBadInput,
+                fmt::format("{}: no model_index.json in it; give a FLUX.1 model in the diffusers "
+                            "layout",
+                            root.string()));
+  }
+  check_pipeline_class(root / "model_index.json");
+  ModelFolder model;
+  model.root = root;
+  // "models/emoji/" ends in an empty file name.
+  const fs::path normal = fs::absolute(root, error).lexically_normal();
+  model.name = (normal.has_filename() ? normal : normal.parent_path()).filename().string();
+  model.text_encoder = read_clip_text_config(root / "text_encoder" / "config.json");
+  model.text_encoder_2 = read_t5_config(root / "text_encoder_2" / "config.json");
+  model.transformer = read_flux_transformer_config(root / "transformer" / "config.json");
+  model.vae = read_autoencoder_kl_config(root / "vae" / "config.json");
+  model.scheduler = read_flow_match_euler_config(root / "scheduler" / "scheduler_config.json");
+  cross_check(model);
+  model.defaults = read_defaults(root, model.transformer.guidance_embeds);
+  return model;
+}
+
+}  // namespace steadyflux

@@ -1,0 +1,130 @@
+// From what the user typed after -m to a folder. The hub's cache is only read, never written, and
+// nothing is downloaded: the error says which command does that.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdlib>
+
+#include "base/file.h"
+#include "base/utf8.h"
+#include "config/model_config.h"
+#include "steadyflux/error.h"
+
+namespace steadyflux {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::optional<std::string> environment(const char* name) {
+  const char* value = std::getenv(name);
+  if (value == nullptr || *value == '\0') return std::nullopt;
+  return value;
+}
+
+// The order of huggingface_hub's constants.py.
+fs::path hub_cache() {
+  if (const auto cache = environment("HF_HUB_CACHE")) return *cache;
+  if (const auto home = environment("HF_HOME")) return fs::path(*home) / "hub";
+  if (const auto cache = environment("XDG_CACHE_HOME")) {
+    return fs::path(*cache) / "huggingface" / "hub";
+  }
+  return fs::path(environment("HOME").value_or(".")) / ".cache" / "huggingface" / "hub";
+}
+
+std::vector<fs::path> subfolders(const fs::path& folder) {
+  std::vector<fs::path> found;
+  std::error_code error;
+  for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
+    std::error_code entry_error;
+    if (it->is_directory(entry_error)) found.push_back(it->path());
+  }
+  std::sort(found.begin(), found.end());
+  return found;
+}
+
+// "org/name", each of letters, digits, '-', '_', '.', and not starting with a dot.
+bool is_hub_id(const std::string& spec) {
+  const std::size_t slash = spec.find('/');
+  if (slash == std::string::npos || spec.find('/', slash + 1) != std::string::npos) return false;
+  const auto valid = [](const std::string& part) {
+    return !part.empty() && part.front() != '.' &&
+           std::all_of(part.begin(), part.end(), [](char c) {
+             return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') ||
+                    c == '-' || c == '_' || c == '.';
+           });
+  };
+  return valid(spec.substr(0, slash)) && valid(spec.substr(slash + 1));
+}
+
+std::optional<fs::path> find_in_cache(const fs::path& cache, const std::string& id) {
+  const std::size_t slash = id.find('/');
+  const fs::path repository =
+      cache / ("models--" + id.substr(0, slash) + "--" + id.substr(slash + 1));
+  const fs::path ref = repository / "refs" / "main";
+  std::error_code error;
+  if (fs::exists(ref, error)) {
+    std::string revision = read_text_file(ref, 1024);
+    while (!revision.empty() && static_cast<unsigned char>(revision.back()) <= ' ') {
+      revision.pop_back();
+    }
+    if (revision.empty() ||
+        revision.find_first_not_of("0123456789abcdefABCDEF") != std::string::npos) {
+      throw Error(ErrorKind::kBadInput,
+                  fmt::format("{}: holds '{}', expected a commit hash; run: hf download {}",
+                              ref.string(), printable(revision), id));
+    }
+    const fs::path snapshot = repository / "snapshots" / revision;
+    if (fs::is_directory(snapshot, error)) return snapshot;
+  }
+  const std::vector<fs::path> snapshots = subfolders(repository / "snapshots");
+  if (snapshots.size() == 1) return snapshots.front();
+  return std::nullopt;
+}
+
+fs::path resolve_spec(const std::string& spec) {
+  std::error_code error;
+  if (fs::is_directory(spec, error)) return spec;
+  if (fs::exists(spec, error) || spec.ends_with(".safetensors") || spec.ends_with(".gguf")) {
+    throw Error(ErrorKind::kBadInput,
+                fmt::format("{}: single-file checkpoints are not supported yet, give a diffusers "
+                            "folder",
+                            printable(spec, 200)));
+  }
+  if (is_hub_id(spec)) {
+    const fs::path cache = hub_cache();
+    if (const auto folder = find_in_cache(cache, spec)) return *folder;
+    throw Error(ErrorKind::kBadInput,
+                fmt::format("{}: neither a folder nor in the Hugging Face cache ({}); fetch it "
+                            "with: hf download {}",
+                            spec, cache.string(), spec));
+  }
+  throw Error(
+      ErrorKind::kBadInput,
+      fmt::format("{}: no such folder; give a FLUX.1 model in the diffusers layout or a hub "
+                  "id such as black-forest-labs/FLUX.1-schnell",
+                  printable(spec, 200)));
+}
+
+}  // namespace
+
+fs::path resolve_model(const std::optional<std::string>& spec,
+                       const std::vector<fs::path>& model_dirs) {
+  if (spec && !spec->empty()) return resolve_spec(*spec);
+  if (const auto from_environment = environment("STEADYFLUX_MODEL")) {
+    return resolve_spec(*from_environment);
+  }
+  std::string looked_in;
+  for (const fs::path& models : model_dirs) {
+    for (const fs::path& folder : subfolders(models)) {
+      std::error_code error;
+      if (fs::exists(folder / "model_index.json", error)) return folder;
+    }
+    looked_in += (looked_in.empty() ? "" : ", ") + models.string();
+  }
+  throw Error(ErrorKind::kBadInput,
+              fmt::format("no bundled model found (looked in: {}); name one with -m FOLDER or "
+                          "STEADYFLUX_MODEL",
+                          looked_in.empty() ? "nowhere" : looked_in));
+}
+
+}  // namespace steadyflux

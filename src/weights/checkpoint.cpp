@@ -1,0 +1,159 @@
+#include "weights/checkpoint.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string_view>
+#include <system_error>
+#include <vector>
+
+#include "base/json.h"
+#include "base/utf8.h"
+#include "steadyflux/error.h"
+#include "weights/safetensors.h"
+
+namespace steadyflux {
+namespace {
+
+namespace fs = std::filesystem;
+
+// In the order in which diffusers (index first) and transformers (single file first) look.
+constexpr std::string_view kNames[] = {"diffusion_pytorch_model.safetensors.index.json",
+                                       "diffusion_pytorch_model.safetensors", "model.safetensors",
+                                       "model.safetensors.index.json"};
+
+Error bad_input(const fs::path& path, const std::string& what) {
+  return Error(ErrorKind::kBadInput, fmt::format("{}: {}", path.string(), what));
+}
+
+bool is_index(std::string_view name) { return name.ends_with(".json"); }
+
+// model.fp16.safetensors, model.safetensors.index.fp16.json, model.fp16.safetensors.index.json; but
+// not the shards model-00001-of-00002.safetensors and model.fp16-00001-of-00002.safetensors.
+bool is_variant(std::string_view name) {
+  if (!name.starts_with("model.") && !name.starts_with("diffusion_pytorch_model.")) return false;
+  if (name.find("-of-") != std::string_view::npos) return false;
+  return name.ends_with(".safetensors") ||
+         (is_index(name) && name.find(".index.") != std::string_view::npos &&
+          name.find("safetensors") != std::string_view::npos);
+}
+
+bool is_pickle(std::string_view name) {
+  return name.ends_with(".bin") || name.ends_with(".pt") || name.ends_with(".pth") ||
+         name.ends_with(".ckpt");
+}
+
+std::vector<std::string> file_names(const fs::path& folder) {
+  std::vector<std::string> names;
+  std::error_code error;
+  for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
+    names.push_back(it->path().filename().string());
+  }
+  if (error == std::errc::no_such_file_or_directory || error == std::errc::not_a_directory) {
+    throw bad_input(folder, "folder not found; the model folder is incomplete, fetch it again");
+  }
+  if (error) {
+    throw Error(ErrorKind::kIo, fmt::format("{}: {}", folder.string(), error.message()));
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+// The single file or the index that describes the component's weights.
+fs::path choose(const fs::path& folder) {
+  const std::vector<std::string> names = file_names(folder);
+  for (const std::string_view name : kNames) {
+    if (std::find(names.begin(), names.end(), name) != names.end()) return folder / name;
+  }
+  std::vector<std::string> variants;
+  std::optional<std::string> pickle;
+  for (const std::string& name : names) {
+    if (is_variant(name)) variants.push_back(name);
+    if (is_pickle(name)) pickle = name;
+  }
+  if (variants.size() == 1) return folder / variants.front();
+  if (variants.size() > 1) {
+    throw bad_input(
+        folder,
+        fmt::format("holds several variants of the weights ({}); rename the "
+                    "one to use to {}",
+                    printable(fmt::format("{}", fmt::join(variants, ", ")), 200),
+                    is_index(variants.front()) ? "*.safetensors.index.json" : "*.safetensors"));
+  }
+  if (pickle) {
+    throw bad_input(
+        folder / *pickle,
+        "pickled weights are not supported, they can run code when read; convert them to "
+        "safetensors in Python: pipe.save_pretrained(folder, safe_serialization=True)");
+  }
+  throw bad_input(folder,
+                  "no weights: expected diffusion_pytorch_model.safetensors, model.safetensors or "
+                  "one of them with .index.json and its shards; fetch the model again");
+}
+
+// tensor name -> shard file name, checked.
+std::map<std::string, std::string> read_weight_map(const fs::path& index) {
+  const nlohmann::json json = read_json_object(index);
+  const auto entries = json.find("weight_map");
+  if (entries == json.end() || !entries->is_object() || entries->empty()) {
+    throw bad_input(index, "weight_map is missing or not an object with entries; fetch it again");
+  }
+  std::map<std::string, std::string> weight_map;
+  for (const auto& [tensor, value] : entries->items()) {
+    const std::string shard = value.is_string() ? value.get<std::string>() : std::string();
+    // The index may only name its neighbours, whoever wrote it.
+    const bool plain = !shard.empty() && shard.find_first_of("/\\") == std::string::npos &&
+                       shard.find('\0') == std::string::npos && shard.ends_with(".safetensors");
+    if (!plain) {
+      throw bad_input(index, fmt::format("weight_map: the shard of '{}' is {}, expected the plain "
+                                         "name of a .safetensors file",
+                                         printable(tensor), printable(value.dump())));
+    }
+    weight_map.emplace(tensor, shard);
+  }
+  return weight_map;
+}
+
+}  // namespace
+
+Checkpoint Checkpoint::open(const fs::path& folder) {
+  Checkpoint checkpoint;
+  checkpoint.path_ = choose(folder);
+  if (!is_index(checkpoint.path_.filename().string())) {
+    checkpoint.tensors_ = SafetensorsFile::open(checkpoint.path_).tensors;
+    return checkpoint;
+  }
+  std::map<std::string, SafetensorsFile> shards;
+  for (const auto& [tensor, name] : read_weight_map(checkpoint.path_)) {
+    auto shard = shards.find(name);
+    if (shard == shards.end()) {
+      const fs::path file = folder / name;
+      std::error_code error;
+      if (!fs::exists(file, error)) {
+        throw bad_input(file, fmt::format("shard not found, though {} lists it; the download is "
+                                          "incomplete, fetch the model again",
+                                          checkpoint.path_.filename().string()));
+      }
+      shard = shards.emplace(name, SafetensorsFile::open(file)).first;
+    }
+    const auto view = shard->second.tensors.find(tensor);
+    if (view == shard->second.tensors.end()) {
+      throw bad_input(folder / name,
+                      fmt::format("lacks the tensor '{}' that {} places there; index and shards do "
+                                  "not belong together, fetch the model again",
+                                  printable(tensor), checkpoint.path_.filename().string()));
+    }
+    checkpoint.tensors_.emplace(tensor, view->second);
+  }
+  return checkpoint;
+}
+
+const TensorView* Checkpoint::find(const std::string& name) const {
+  const auto it = tensors_.find(name);
+  return it == tensors_.end() ? nullptr : &it->second;
+}
+
+}  // namespace steadyflux

@@ -1,0 +1,41 @@
+"""The peer of step_bench: the same steps with diffusers, one JSON line.
+
+Use: diffusers_step.py TRANSFORMER_FOLDER WIDTH HEIGHT TEXT_TOKENS REPEATS THREADS
+"""
+import json
+import sys
+import time
+
+import torch
+from diffusers import FluxTransformer2DModel
+
+
+def main():
+    folder = sys.argv[1]
+    width, height, text, repeats, threads = (int(v) for v in sys.argv[2:7])
+    torch.set_num_threads(threads)
+    model = FluxTransformer2DModel.from_pretrained(folder, torch_dtype=torch.bfloat16).eval()
+    rows, columns = height // 16, width // 16
+    ids = torch.zeros(rows, columns, 3)
+    ids[..., 1] += torch.arange(rows)[:, None]
+    ids[..., 2] += torch.arange(columns)[None]
+    inputs = dict(
+        hidden_states=torch.randn(1, rows * columns, 64).bfloat16(),
+        encoder_hidden_states=torch.randn(1, text, 4096).bfloat16(),
+        pooled_projections=torch.randn(1, 768).bfloat16(),
+        timestep=torch.tensor([0.75]).bfloat16(),
+        img_ids=ids.reshape(-1, 3), txt_ids=torch.zeros(text, 3), return_dict=False)
+
+    def step():
+        start = time.perf_counter()
+        with torch.inference_mode():
+            model(**inputs)
+        return time.perf_counter() - start
+
+    first = step()
+    print(json.dumps({"program": "diffusers", "first_s": first,
+                      "step_s": [step() for _ in range(repeats)]}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+#include "config/model_config.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "steadyflux/error.h"
+
+namespace steadyflux {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+class ConfigTest : public testing::Test {
+ protected:
+  ConfigTest() {
+    std::string pattern = (fs::temp_directory_path() / "steadyflux-XXXXXX").string();
+    folder_ = ::mkdtemp(pattern.data());
+  }
+  ~ConfigTest() override { fs::remove_all(folder_); }
+
+  fs::path write(const fs::path& name, const std::string& text) const {
+    fs::create_directories((folder_ / name).parent_path());
+    std::ofstream(folder_ / name) << text;
+    return folder_ / name;
+  }
+
+  // A pipeline whose parts fit together; `change` breaks it.
+  void write_pipeline() const {
+    write("model_index.json", R"({"_class_name":"FluxPipeline"})");
+    write("text_encoder/config.json", R"({"hidden_size":32,"num_attention_heads":4})");
+    write("text_encoder_2/config.json", R"({"d_model":48,"feed_forward_proj":"gated-gelu"})");
+    write("transformer/config.json",
+          R"({"_class_name":"FluxTransformer2DModel","in_channels":16,"attention_head_dim":16,)"
+          R"("axes_dims_rope":[4,4,8],"joint_attention_dim":48,"pooled_projection_dim":32})");
+    write("vae/config.json", R"({"_class_name":"AutoencoderKL"})");
+    write("scheduler/scheduler_config.json",
+          R"({"_class_name":"FlowMatchEulerDiscreteScheduler"})");
+  }
+
+  template <typename Read>
+  static std::string message(Read read) {
+    try {
+      read();
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::kBadInput) << error.what();
+      return error.what();
+    }
+    return "";
+  }
+
+  fs::path folder_;
+};
+
+TEST_F(ConfigTest, MissingKeysMeanTheLibrariesDefaults) {
+  write_pipeline();
+  const ModelFolder model = ModelFolder::open(folder_);
+  EXPECT_EQ(model.text_encoder.eos_token_id, 49407);
+  EXPECT_EQ(model.text_encoder.intermediate_size, 2048);
+  EXPECT_EQ(model.text_encoder_2.num_layers, 6);
+  EXPECT_EQ(model.transformer.out_channels, 16);
+  EXPECT_FALSE(model.transformer.guidance_embeds);
+  EXPECT_EQ(model.vae.latent_channels, 4);
+  EXPECT_EQ(model.vae.block_out_channels, std::vector<std::int64_t>{64});
+  EXPECT_EQ(model.vae.shift_factor, 0);
+  EXPECT_TRUE(model.vae.use_post_quant_conv);
+  EXPECT_EQ(model.scheduler.shift, 1.0);
+  EXPECT_EQ(model.defaults.num_inference_steps, 4);
+}
+
+struct BadValue {
+  const char* file;
+  const char* key;
+  const char* value;
+};
+
+TEST_F(ConfigTest, BadValuesAreRefusedByName) {
+  const BadValue kBad[] = {
+      {"text_encoder/config.json", "hidden_size", "0"},
+      {"text_encoder/config.json", "hidden_size", "33"},
+      {"text_encoder/config.json", "hidden_size", "32.0"},
+      {"text_encoder/config.json", "vocab_size", "\"many\""},
+      {"text_encoder/config.json", "hidden_act", "\"relu\""},
+      {"text_encoder_2/config.json", "d_ff", "-1"},
+      {"text_encoder_2/config.json", "d_kv", "18446744073709551615"},
+      {"text_encoder_2/config.json", "dense_act_fn", "\"relu\""},
+      {"text_encoder_2/config.json", "feed_forward_proj", "\"relu\""},
+      {"text_encoder_2/config.json", "is_gated_act", "false"},
+      {"transformer/config.json", "num_layers", "1001"},
+      {"transformer/config.json", "num_layers", "null"},
+      {"transformer/config.json", "axes_dims_rope", "[4,4,4]"},
+      {"transformer/config.json", "axes_dims_rope", "[3,5,8]"},
+      {"transformer/config.json", "guidance_embeds", "1"},
+      {"transformer/config.json", "_class_name", "\"SD3Transformer2DModel\""},
+      {"vae/config.json", "act_fn", "\"relu\""},
+      {"vae/config.json", "norm_num_groups", "1e9"},
+      {"vae/config.json", "block_out_channels", "[33]"},
+      {"vae/config.json", "up_block_types", "[\"AttnUpDecoderBlock2D\"]"},
+      {"scheduler/scheduler_config.json", "use_karras_sigmas", "true"},
+      {"scheduler/scheduler_config.json", "time_shift_type", "\"cubic\""},
+      {"scheduler/scheduler_config.json", "max_image_seq_len", "256"},
+      {"steadyflux.json", "width", "100"},
+      {"steadyflux.json", "max_sequence_length", "513"},
+  };
+  for (const BadValue& bad : kBad) {
+    write_pipeline();
+    json config = json::object();
+    if (fs::exists(folder_ / bad.file)) std::ifstream(folder_ / bad.file) >> config;
+    config[bad.key] = json::parse(bad.value);
+    write(bad.file, config.dump());
+    const std::string text = message([&] { ModelFolder::open(folder_); });
+    EXPECT_NE(text.find(bad.file), std::string::npos)
+        << bad.key << " " << bad.value << ": " << text;
+    EXPECT_NE(text.find(bad.key), std::string::npos) << bad.key << " " << bad.value << ": " << text;
+    fs::remove(folder_ / "steadyflux.json");
+  }
+}
+
+TEST_F(ConfigTest, PartsThatDoNotBelongTogether) {
+  write_pipeline();
+  write("text_encoder_2/config.json", R"({"d_model":64,"feed_forward_proj":"gated-gelu"})");
+  EXPECT_NE(message([&] { ModelFolder::open(folder_); }).find("joint_attention_dim is 48"),
+            std::string::npos);
+  write("model_index.json", R"({"_class_name":"StableDiffusionXLPipeline"})");
+  EXPECT_NE(message([&] {
+              ModelFolder::open(folder_);
+            }).find("this is a StableDiffusionXLPipeline, steadyflux runs FluxPipeline"),
+            std::string::npos);
+}
+
+TEST_F(ConfigTest, ReadsTheRealConfigurations) {
+  const fs::path real = STEADYFLUX_SOURCE_DIR "/../shared/flux1";
+  if (!fs::exists(real)) GTEST_SKIP() << "no ../shared/flux1 beside the checkout";
+  for (const bool dev : {false, true}) {
+    const ModelFolder model = ModelFolder::open(real / (dev ? "dev" : "schnell"));
+    EXPECT_EQ(model.name, dev ? "dev" : "schnell");
+    EXPECT_EQ(model.transformer.guidance_embeds, dev);
+    EXPECT_EQ(model.transformer.inner_dim(), 3072);
+    EXPECT_EQ(model.transformer.num_single_layers, 38);
+    EXPECT_EQ(model.text_encoder_2.num_layers, 24);
+    EXPECT_EQ(model.text_encoder.eos_token_id, 2);
+    EXPECT_EQ(model.vae.scale_factor(), 8);
+    EXPECT_DOUBLE_EQ(model.vae.shift_factor, 0.1159);
+    EXPECT_FALSE(model.vae.use_post_quant_conv);
+    EXPECT_EQ(model.scheduler.use_dynamic_shifting, dev);
+    EXPECT_EQ(model.scheduler.shift, dev ? 3.0 : 1.0);
+    EXPECT_EQ(model.defaults.num_inference_steps, dev ? 28 : 4);
+  }
+}
+
+TEST_F(ConfigTest, ResolvesModels) {
+  ::setenv("HF_HUB_CACHE", folder_.c_str(), 1);
+  ::unsetenv("STEADYFLUX_MODEL");
+  EXPECT_NE(message([] { resolve_model("org/name", {}); }).find("hf download org/name"),
+            std::string::npos);
+  fs::create_directories(folder_ / "models--org--name/snapshots/abc123");
+  EXPECT_EQ(resolve_model("org/name", {}), folder_ / "models--org--name/snapshots/abc123");
+  fs::create_directories(folder_ / "models--org--name/snapshots/def456");
+  write("models--org--name/refs/main", "def456\n");
+  EXPECT_EQ(resolve_model("org/name", {}), folder_ / "models--org--name/snapshots/def456");
+  EXPECT_EQ(resolve_model(folder_.string(), {}), folder_);
+  EXPECT_NE(message([] { resolve_model("flux.gguf", {}); }).find("single-file"), std::string::npos);
+  write("bundled/b/model_index.json", "{}");
+  write("bundled/a/other.json", "{}");
+  EXPECT_EQ(resolve_model(std::nullopt, {folder_ / "absent", folder_ / "bundled"}),
+            folder_ / "bundled/b");
+  EXPECT_NE(message([] { resolve_model(std::nullopt, {}); }).find("no bundled model"),
+            std::string::npos);
+  ::unsetenv("HF_HUB_CACHE");
+}
+
+}  // namespace
+}  // namespace steadyflux

@@ -1,0 +1,1 @@
+"""Trains the bundled emoji model: data, scenes, model shapes, optimisers, the recogniser."""

@@ -1,0 +1,48 @@
+"""The things the model can draw: names, synonyms and their pictures.
+
+concepts.txt lists all curated things, `CLDR name=word|synonym|...`; words.txt picks those to train
+on by their first word. The order of concepts.txt numbers them, and the numbers decide which
+combinations are held out of training (scenes.is_held_out): do not reorder either file while
+weights trained with it are in use.
+"""
+
+import json
+from dataclasses import dataclass
+
+from PIL import Image
+
+from . import paths
+
+
+@dataclass
+class Concept:
+    word: str
+    synonyms: list[str]  # the word itself comes first
+    picture: Image.Image  # RGBA, square, cropped to what is drawn
+
+
+def _square(picture):
+    picture = picture.crop(picture.getbbox())
+    side = max(picture.size)
+    square = Image.new("RGBA", (side, side), (0, 0, 0, 0))
+    square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+    return square
+
+
+def load(words=paths.WORDS):
+    """The concepts that `words` (a path, or None for all of concepts.txt) names, in file order."""
+    index = json.loads(paths.need(paths.PICTURES / "index.json", "extract_pictures.py").read_text())
+    keys = {entry["name"]: entry["key"] for entry in index}
+    wanted = {line.strip() for line in open(words) if line.strip()} if words else None
+    found, seen = [], set()
+    for line in open(paths.CONCEPTS):
+        name, _, synonyms = line.strip().partition("=")
+        synonyms = [word.lower() for word in (synonyms or name).split("|")]
+        if not name or name in seen or (wanted is not None and synonyms[0] not in wanted):
+            continue
+        seen.add(name)
+        picture = Image.open(paths.PICTURES / f"{keys[name]}.png").convert("RGBA")
+        found.append(Concept(synonyms[0], synonyms, _square(picture)))
+    if wanted is not None and len(found) != len(wanted):
+        raise SystemExit(f"{words}: not in concepts.txt: {wanted - {c.word for c in found}}")
+    return found

@@ -1,0 +1,235 @@
+"""Makes captions and the pictures that they describe.
+
+A scene has one to six things. They snap to the 16-pixel grid of the transformer's tokens, so that a
+caption nearly determines its picture. About a twelfth of all combinations (a thing and its tint, a
+thing and its background, two things) is held out of training by hash, to measure whether the model
+composes or only remembers.
+"""
+
+import zlib
+from dataclasses import dataclass
+
+from . import words
+from .pictures import (
+    BACKGROUND_COLORS, COLORS, LANDSCAPES, SHAPES, TINTS, Artist, Thing, draw_background,
+)  # fmt: skip
+
+GRID = 16
+WHITE = (255, 255, 255)
+PASTELS = [WHITE] * 10 + [
+    (253, 236, 236), (255, 246, 224), (233, 247, 233), (228, 240, 253), (242, 233, 252),
+    (238, 238, 238),
+]  # fmt: skip
+
+
+def is_held_out(*keys):
+    return zlib.crc32("|".join(map(str, keys)).encode()) % 12 == 0
+
+
+@dataclass
+class Mix:
+    """How often what is drawn. Shares are parts of 1; what `single` .. `count` leave is threes."""
+
+    single: float = 0.50
+    position: float = 0.10
+    pair: float = 0.26
+    count: float = 0.09
+    shape: float = 0.08  # of the things
+    tinted: float = 0.12  # of the things
+    color_background: float = 0.20
+    landscape: float = 0.12
+
+
+SINGLES = Mix(single=0.65, position=0.07, pair=0.18, count=0.065, tinted=0.08)
+
+
+@dataclass
+class Scene:
+    caption: str
+    width: int
+    height: int
+    things: list[Thing]
+    layout: list[tuple[int, int, int]]  # x, y, size of each thing
+    background: object  # see draw_background
+
+
+def snap(value):
+    return int(value) // GRID * GRID
+
+
+def _side(value):
+    return max(32, snap(value))
+
+
+def layout_single(width, height, size=""):
+    shorter = min(width, height)
+    side = {"": _side(0.76 * shorter), "small": _side(0.4 * shorter), "big": shorter}[size]
+    return [(snap((width - side) / 2), snap((height - side) / 2), side)]
+
+
+def layout_position(width, height, vertical, horizontal):
+    side = _side(0.5 * min(width, height))
+    x = {"left": 0, "right": width - side, "center": snap((width - side) / 2)}[horizontal]
+    y = {"top": 0, "bottom": height - side, "center": snap((height - side) / 2)}[vertical]
+    return [(snap(x), snap(y), side)]
+
+
+def layout_pair(width, height, stacked):
+    if stacked:
+        side = _side(min(height / 2, width))
+        x = snap((width - side) / 2)
+        return [(x, snap(height * part - side / 2), side) for part in (0.25, 0.75)]
+    side = _side(min(width / 2, height))
+    y = snap((height - side) / 2)
+    return [(snap(width * part - side / 2), y, side) for part in (0.25, 0.75)]
+
+
+def layout_count(width, height, n):
+    """Rows of equal things, as large as fits; None if n things do not fit at 32 pixels."""
+    best = None
+    for rows in range(1, n + 1):
+        columns = -(-n // rows)
+        side = _side(min(width / columns, height / rows))
+        fits = side * columns <= width and side * rows <= height
+        if (rows - 1) * columns < n and fits and (best is None or side > best[0]):
+            best = (side, rows, columns)
+    if best is None:
+        return None
+    side, rows, columns = best
+    cells, left = [], n
+    for row in range(rows):
+        in_row = min(columns, left)
+        left -= in_row
+        y = snap((height - side * rows) / 2 + row * side)
+        cells += [(snap((width - side * in_row) / 2 + i * side), y, side) for i in range(in_row)]
+    return cells
+
+
+class SceneMaker:
+    """Draws scenes from a random.Random: the same generator state gives the same scenes."""
+
+    def __init__(self, concepts, mix=None):
+        self.concepts = concepts
+        self.mix = mix or Mix()
+        self.artist = Artist(concepts)
+
+    def noun(self, thing, rng=None):
+        """What the thing is called; with a generator, two in five times by a synonym."""
+        if thing.kind == "shape":
+            noun = thing.what
+        else:
+            concept = self.concepts[thing.what]
+            vary = rng is not None and rng.random() < 0.4
+            noun = rng.choice(concept.synonyms) if vary else concept.word
+        return f"{thing.color} {noun}" if thing.color else noun
+
+    def pick(self, rng):
+        while True:
+            r = rng.random()
+            if r < self.mix.shape:
+                colors = [c for c in COLORS if c != "white"]
+                thing = Thing("shape", rng.choice(SHAPES), rng.choice(colors))
+            elif r < self.mix.shape + self.mix.tinted:
+                thing = Thing("emoji", rng.randrange(len(self.concepts)), rng.choice(TINTS))
+            else:
+                return Thing("emoji", rng.randrange(len(self.concepts)))
+            if not is_held_out(*thing.key()):
+                return thing
+
+    def pick_background(self, rng):
+        """A background and the words for it; pastels go unsaid."""
+        r = rng.random()
+        if r < self.mix.color_background:
+            color = rng.choice(BACKGROUND_COLORS)
+            return color, rng.choice([" on a %s background"] * 2 + [" with a %s background"]) % color
+        r -= self.mix.color_background
+        if r < self.mix.landscape:
+            place = rng.choice(list(LANDSCAPES))
+            return place, " " + rng.choice(words.PLACES[place])
+        if r < self.mix.landscape + 0.05:
+            return WHITE, " on a white background"
+        return rng.choice(PASTELS), ""
+
+    # Each of these returns (caption, things, layout), or None to try again.
+
+    def _single(self, rng, width, height):
+        thing = self.pick(rng)
+        r = rng.random()
+        size = "" if r < 0.76 else "small" if r < 0.88 else "big"
+        adjective = rng.choice(words.ADJECTIVES) + " " if rng.random() < 0.08 else ""
+        noun = adjective + rng.choice(words.SIZES[size]) + self.noun(thing, rng)
+        return words.with_article(noun), [thing], layout_single(width, height, size)
+
+    def _position(self, rng, width, height):
+        thing = self.pick(rng)
+        vertical = rng.choice(["top", "bottom", "center"])
+        horizontal = rng.choice(["left", "right", "center"])
+        phrase = words.corner_phrase(vertical, horizontal)
+        if rng.random() < 0.4:
+            phrase = phrase.replace(" corner", "")
+        caption = f"{words.with_article(self.noun(thing, rng))} {phrase}"
+        return caption, [thing], layout_position(width, height, vertical, horizontal)
+
+    def _pair(self, rng, width, height):
+        a, b = self.pick(rng), self.pick(rng)
+        if a == b or is_held_out(a.key(), b.key()):
+            return None
+        stacked = rng.random() >= 0.75 and width <= height * 1.4
+        relation = rng.choice(words.STACKED if stacked else words.SIDE_BY_SIDE)
+        name_a, name_b = (words.with_article(self.noun(thing, rng)) for thing in (a, b))
+        swapped = "right" in relation or relation in ("below", "under")
+        things = [b, a] if swapped else [a, b]
+        return f"{name_a} {relation} {name_b}", things, layout_pair(width, height, stacked)
+
+    def _count(self, rng, width, height):
+        n, thing = rng.choice([2, 2, 3, 3, 4, 4, 5, 6]), self.pick(rng)
+        layout = layout_count(width, height, n)
+        uncountable = thing.kind == "emoji" and self.concepts[thing.what].word in words.UNCOUNTABLE
+        if layout is None or uncountable:
+            return None
+        return f"{words.NUMBERS[n]} {words.plural(self.noun(thing, rng))}", [thing] * n, layout
+
+    def _three(self, rng, width, height):
+        things, layout = [self.pick(rng) for _ in range(3)], layout_count(width, height, 3)
+        if layout is None:
+            return None
+        names = [words.with_article(self.noun(thing, rng)) for thing in things]
+        return f"{names[0]}, {names[1]} and {names[2]}", things, layout
+
+    def make(self, rng, width, height):
+        """One scene, without its picture."""
+        mix, r = self.mix, rng.random()
+        kinds = [self._single, self._position, self._pair, self._count]
+        for make, share in zip(kinds, (mix.single, mix.position, mix.pair, mix.count)):
+            if r < share:
+                break
+            r -= share
+        else:
+            make = self._three
+        while True:
+            made = make(rng, width, height)
+            if made is None:
+                if make in (self._count, self._three):  # may never fit into this size
+                    make = self._single
+                continue
+            caption, things, layout = made
+            background, phrase = self.pick_background(rng)
+            if any(thing.color == background for thing in things):
+                continue
+            plain = len(things) == 1 and things[0].kind == "emoji" and not things[0].color
+            if plain and is_held_out("bg", things[0].what, background):
+                continue
+            opening = rng.choice(words.OPENINGS) if rng.random() < 0.15 else ""
+            return Scene(opening + caption + phrase, width, height, things, layout, background)
+
+    def draw(self, scene, rng):
+        picture = draw_background(scene.width, scene.height, scene.background, rng)
+        for thing, (x, y, size) in zip(scene.things, scene.layout):
+            drawn = self.artist.draw(thing, size)
+            picture.paste(drawn, (x, y), drawn)
+        return picture
+
+    def sample(self, rng, width, height):
+        """(caption, RGB picture)"""
+        scene = self.make(rng, width, height)
+        return scene.caption, self.draw(scene, rng)

@@ -34,7 +34,19 @@ add_library(libtorch::torch_cpu SHARED IMPORTED)
 set_target_properties(libtorch::torch_cpu PROPERTIES IMPORTED_LOCATION
                                                      ${_torch_root}/lib/libtorch_cpu.so)
 add_library(libtorch::libtorch INTERFACE IMPORTED)
-target_include_directories(libtorch::libtorch SYSTEM INTERFACE ${_torch_root}/include)
+# The wheel carries headers of its own fmt, which would shadow the system's, whose library we (and
+# spdlog) link. So the include folder is a view of libtorch's without that one.
+set(_torch_include ${CMAKE_BINARY_DIR}/libtorch-include)
+file(REMOVE_RECURSE ${_torch_include})
+file(MAKE_DIRECTORY ${_torch_include})
+file(GLOB _headers ${_torch_root}/include/*)
+foreach(_entry ${_headers})
+  get_filename_component(_name ${_entry} NAME)
+  if(NOT _name STREQUAL "fmt")
+    file(CREATE_LINK ${_entry} ${_torch_include}/${_name} SYMBOLIC)
+  endif()
+endforeach()
+target_include_directories(libtorch::libtorch SYSTEM INTERFACE ${_torch_include})
 target_link_libraries(libtorch::libtorch INTERFACE libtorch::torch_cpu libtorch::c10)
 
 # What libtorch_cpu itself links lies in the wheel's nvidia packages; the linker wants to see it.

@@ -1,0 +1,166 @@
+#include "image/metadata.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <nlohmann/json.hpp>
+
+#include "base/json.h"
+#include "base/utf8.h"
+#include "steadyflux/error.h"
+
+namespace steadyflux {
+namespace {
+
+using nlohmann::json;
+using nlohmann::ordered_json;
+
+constexpr std::int64_t kFormat = 1;  // raised when an old reader could misunderstand
+constexpr std::int64_t kMaxSide = 1 << 20;
+constexpr std::int64_t kMaxCount = 1 << 30;
+
+// One object of checked values; every failure names the file and the key.
+class Fields {
+ public:
+  Fields(const json& object, const std::string& file) : object_(object), file_(file) {}
+
+  std::string text(const char* key) const {
+    const json& value = at(key);
+    if (!value.is_string()) throw bad(key, value, "a string");
+    return value.get<std::string>();
+  }
+
+  std::int64_t integer(const char* key, std::int64_t smallest, std::int64_t largest) const {
+    const json& value = at(key);
+    const std::string expected = fmt::format("a whole number {}..{}", smallest, largest);
+    // Numbers from 2^63 on are unsigned and would wrap around.
+    if (!value.is_number_integer() ||
+        (value.is_number_unsigned() &&
+         value.get<std::uint64_t>() > static_cast<std::uint64_t>(largest))) {
+      throw bad(key, value, expected);
+    }
+    const auto number = value.get<std::int64_t>();
+    if (number < smallest || number > largest) throw bad(key, value, expected);
+    return number;
+  }
+
+  std::uint64_t unsigned_integer(const char* key) const {
+    const json& value = at(key);
+    if (!value.is_number_unsigned()) {
+      throw bad(key, value, "a whole number 0..18446744073709551615");
+    }
+    return value.get<std::uint64_t>();
+  }
+
+  std::optional<double> optional_number(const char* key) const {
+    const auto found = object_.find(key);
+    if (found == object_.end() || found->is_null()) return std::nullopt;
+    if (!found->is_number() || !std::isfinite(found->get<double>())) {
+      throw bad(key, *found, "a number");
+    }
+    return found->get<double>();
+  }
+
+ private:
+  const json& at(const char* key) const {
+    const auto found = object_.find(key);
+    if (found == object_.end()) {
+      throw Error(ErrorKind::kBadInput,
+                  fmt::format("{}: its steadyflux metadata lack '{}'", file_, key));
+    }
+    return *found;
+  }
+
+  Error bad(const char* key, const json& value, const std::string& expected) const {
+    const std::string found = value.dump(-1, ' ', false, json::error_handler_t::replace);
+    return Error(ErrorKind::kBadInput, fmt::format("{}: '{}' in its steadyflux metadata is {}, "
+                                                   "expected {}",
+                                                   file_, key, printable(found), expected));
+  }
+
+  const json& object_;
+  const std::string& file_;
+};
+
+// A1111 puts values that hold its separators into JSON quotes.
+std::string a1111_value(const std::string& value) {
+  if (value.find_first_of(",:\n") == std::string::npos) return value;
+  return json(value).dump(-1, ' ', false, json::error_handler_t::replace);
+}
+
+}  // namespace
+
+std::string to_json(const PictureMetadata& metadata) {
+  ordered_json object;
+  object["format"] = kFormat;
+  object["prompt"] = metadata.prompt;
+  object["width"] = metadata.width;
+  object["height"] = metadata.height;
+  object["num_inference_steps"] = metadata.num_inference_steps;
+  if (metadata.guidance_scale) object["guidance_scale"] = *metadata.guidance_scale;
+  object["seed"] = metadata.seed;
+  object["max_sequence_length"] = metadata.max_sequence_length;
+  object["model"] = metadata.model;
+  object["model_path"] = metadata.model_path;
+  object["model_hash"] = metadata.model_hash;
+  object["dtype"] = metadata.dtype;
+  object["device"] = metadata.device;
+  object["num_threads"] = metadata.num_threads;
+  object["steadyflux_version"] = metadata.steadyflux_version;
+  object["libtorch_version"] = metadata.libtorch_version;
+  object["cpu_capability"] = metadata.cpu_capability;
+  return object.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
+}
+
+PictureMetadata metadata_from_json(const std::string& text, const std::string& file) {
+  const json object = parse_json(text, file);
+  if (!object.is_object()) {
+    throw Error(ErrorKind::kBadInput,
+                fmt::format("{}: its steadyflux metadata are {}, expected an object", file,
+                            object.type_name()));
+  }
+  const Fields fields(object, file);
+  const std::int64_t format = fields.integer("format", 1, kMaxCount);
+  if (format != kFormat) {
+    throw Error(ErrorKind::kBadInput,
+                fmt::format("{}: its steadyflux metadata have format {}, this program knows {}; a "
+                            "newer steadyflux reads them",
+                            file, format, kFormat));
+  }
+  PictureMetadata metadata;
+  metadata.prompt = fields.text("prompt");
+  metadata.width = fields.integer("width", 1, kMaxSide);
+  metadata.height = fields.integer("height", 1, kMaxSide);
+  metadata.num_inference_steps = fields.integer("num_inference_steps", 1, kMaxCount);
+  metadata.guidance_scale = fields.optional_number("guidance_scale");
+  metadata.seed = fields.unsigned_integer("seed");
+  metadata.max_sequence_length = fields.integer("max_sequence_length", 1, 512);
+  metadata.model = fields.text("model");
+  metadata.model_path = fields.text("model_path");
+  metadata.model_hash = fields.text("model_hash");
+  metadata.dtype = fields.text("dtype");
+  metadata.device = fields.text("device");
+  metadata.num_threads = fields.integer("num_threads", 1, kMaxCount);
+  metadata.steadyflux_version = fields.text("steadyflux_version");
+  metadata.libtorch_version = fields.text("libtorch_version");
+  metadata.cpu_capability = fields.text("cpu_capability");
+  return metadata;
+}
+
+std::string a1111_parameters(const PictureMetadata& metadata) {
+  std::string text =
+      fmt::format("{}\nSteps: {}, Sampler: Euler, Schedule type: Simple, CFG scale: 1, ",
+                  metadata.prompt, metadata.num_inference_steps);
+  if (metadata.guidance_scale) {
+    text += fmt::format("Distilled CFG Scale: {}, ", *metadata.guidance_scale);
+  }
+  text += fmt::format("Seed: {}, Size: {}x{}, Model: {}, Version: steadyflux {}", metadata.seed,
+                      metadata.width, metadata.height, a1111_value(metadata.model),
+                      metadata.steadyflux_version);
+  std::replace(text.begin(), text.end(), '\0', ' ');  // PNG text must not hold zero bytes
+  return text;
+}
+
+}  // namespace steadyflux

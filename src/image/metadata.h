@@ -1,0 +1,42 @@
+// How a picture was made: everything needed to make it again bit for bit, or to say what differs.
+// Written into PNG files as JSON, and in the form that other programs' users know (A1111).
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+namespace steadyflux {
+
+struct PictureMetadata {
+  std::string prompt;
+  std::int64_t width = 0;   // pixels
+  std::int64_t height = 0;  // pixels
+  std::int64_t num_inference_steps = 0;
+  std::optional<double> guidance_scale;  // absent when the model has no guidance embedding
+  std::uint64_t seed = 0;                // of this picture, not of the first of its batch
+  std::int64_t max_sequence_length = 0;
+  std::string model;       // its folder's name
+  std::string model_path;  // as it was opened
+  std::string model_hash;  // model_identity() of that folder
+  std::string dtype;       // "bf16", "fp16", "fp32"
+  std::string device;      // "cpu", "cuda:0"
+  std::int64_t num_threads = 1;
+  std::string steadyflux_version;
+  std::string libtorch_version;
+  std::string cpu_capability;  // as libtorch says it: "AVX2", "AVX512"
+
+  bool operator==(const PictureMetadata&) const = default;
+};
+
+// One line of JSON, keys in the order above. Bytes that are no UTF-8 become U+FFFD.
+std::string to_json(const PictureMetadata& metadata);
+
+// The inverse. Unknown keys are ignored. Throws Error{kBadInput} that names `file` and the key
+// whose value is missing, of another type or out of range.
+PictureMetadata metadata_from_json(const std::string& text, const std::string& file);
+
+// "prompt\nSteps: 4, Sampler: Euler, ..." as Forge writes it for Flux; newlines of the prompt stay.
+std::string a1111_parameters(const PictureMetadata& metadata);
+
+}  // namespace steadyflux

@@ -1,0 +1,159 @@
+#!/usr/bin/env python3
+"""Scores pictures made by the steadyflux program: does each show what its prompt says?
+
+    scripts/evaluate_model.py --limit 20                      # build/release/steadyflux, quick look
+    scripts/evaluate_model.py --json scores.json              # everything at 64, 96 and 128 px
+    scripts/evaluate_model.py --diffusers --sizes 64          # the same prompts, drawn by diffusers
+    scripts/evaluate_model.py --originals                     # the recogniser on the true pictures
+
+Needs the training data (scripts/train/fetch_data.sh, extract_pictures.py) to compare with, and the
+packages of scripts/train/requirements.txt. Prompts and seeds are fixed by --seed.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "scripts/train"))
+
+from steadytrain import concepts, evaluation, paths, scenes  # noqa: E402
+
+COLUMNS = ["thing", "all", "color", "background"]
+
+
+def steadyflux_drawer(args):
+    """One run of the program for each picture."""
+    if not args.program.exists():
+        raise SystemExit(f"{args.program} does not exist: build it, or name it with --program")
+
+    def draw(items, size):
+        with tempfile.TemporaryDirectory() as folder:
+            for number, item in enumerate(items):
+                file = Path(folder) / f"{number}.png"
+                command = [
+                    args.program, "generate", item.prompt, "-m", args.model, "-W", size, "-H", size,
+                    "--steps", args.steps, "-s", args.seed + number,
+                    "--max-sequence-length", args.length, "-o", file, "-q",
+                ]  # fmt: skip
+                done = subprocess.run(
+                    [str(part) for part in command], capture_output=True, text=True
+                )
+                if done.returncode != 0:
+                    raise SystemExit(f"{item.prompt!r}: exit {done.returncode}: {done.stderr}")
+                yield np.asarray(Image.open(file).convert("RGB"))
+
+    return draw
+
+
+def diffusers_drawer(args):
+    import torch
+    from diffusers import FluxPipeline
+
+    torch.set_num_threads(args.threads)
+    pipeline = FluxPipeline.from_pretrained(args.model, torch_dtype=torch.bfloat16)
+    pipeline.set_progress_bar_config(disable=True)
+
+    def draw(items, size):
+        for start in range(0, len(items), 16):
+            batch = items[start : start + 16]
+            # One generator a picture, so that the noise is that of single runs.
+            generators = [
+                torch.Generator().manual_seed(args.seed + start + i) for i in range(len(batch))
+            ]
+            yield from (
+                np.asarray(picture)
+                for picture in pipeline(
+                    prompt=[item.prompt for item in batch],
+                    width=size,
+                    height=size,
+                    num_inference_steps=args.steps,
+                    guidance_scale=0.0,
+                    max_sequence_length=args.length,
+                    generator=generators,
+                ).images
+            )
+
+    return draw
+
+
+def contact_sheet(pictures, size, file):
+    columns = 8
+    rows = -(-len(pictures) // columns)
+    sheet = Image.new("RGB", (columns * (size + 2), rows * (size + 2)), (90, 90, 90))
+    for i, picture in enumerate(pictures):
+        sheet.paste(Image.fromarray(picture), (i % columns * (size + 2), i // columns * (size + 2)))
+    sheet.save(file)
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", type=Path, default=ROOT / "models/emoji")
+    parser.add_argument("--program", type=Path, default=ROOT / "build/release/steadyflux")
+    way = parser.add_mutually_exclusive_group()
+    way.add_argument("--diffusers", action="store_true", help="draw with diffusers instead")
+    way.add_argument("--originals", action="store_true", help="score the true pictures instead")
+    parser.add_argument("--words", type=Path, default=paths.WORDS, help="the list of things")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[64, 96, 128])
+    parser.add_argument("--groups", nargs="+", help="only these groups (rows of the table)")
+    parser.add_argument("--limit", type=int, help="prompts a group at most (default: all, 60)")
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--length", type=int, default=64, help="max_sequence_length")
+    parser.add_argument("--seed", type=int, default=4242)
+    parser.add_argument("--threads", type=int, default=1, help="of diffusers")
+    parser.add_argument("--json", type=Path, help="write the scores here")
+    parser.add_argument("--pictures", type=Path, help="keep a sheet of each group in this folder")
+    return parser.parse_args()
+
+
+def main():
+    args = parse_arguments()
+    maker = scenes.SceneMaker(concepts.load(args.words))
+    recogniser = evaluation.Recogniser(maker)
+    if args.originals:
+        draw = lambda items, size: (  # noqa: E731
+            evaluation.draw_original(maker, item, size) for item in items
+        )
+    else:
+        draw = diffusers_drawer(args) if args.diffusers else steadyflux_drawer(args)
+    drawn_by = "originals" if args.originals else "diffusers" if args.diffusers else "steadyflux"
+    report = dict(drawn_by=drawn_by, steps=args.steps, length=args.length, seed=args.seed, scores=[])
+    print(f"drawn by {drawn_by}, {args.steps} steps, {len(maker.concepts)} things; scores in %")
+    print(f"{'size':>4} {'group':<22}{'n':>4}" + "".join(f"{c:>12}" for c in COLUMNS) + "   s/picture")
+    for size in args.sizes:
+        groups = evaluation.make_items(maker, size, args.limit, args.seed)
+        for name, items in groups.items():
+            if args.groups and name not in args.groups:
+                continue
+            start = time.time()
+            pictures = list(draw(items, size))
+            seconds = (time.time() - start) / len(items)
+            scores = [recogniser.score(item, p) for item, p in zip(items, pictures)]
+            means = {}
+            for column in COLUMNS:
+                values = [score[column] for score in scores if column in score]
+                if values:
+                    means[column] = round(100 * float(np.mean(values)), 1)
+            cells = "".join(f"{means.get(c, ''):>12}" for c in COLUMNS)
+            print(f"{size:>4} {name:<22}{len(items):>4}{cells}{seconds:>12.2f}", flush=True)
+            row = dict(size=size, group=name, n=len(items), **means)
+            report["scores"].append(row | dict(seconds_per_picture=round(seconds, 3)))
+            if args.pictures:
+                args.pictures.mkdir(parents=True, exist_ok=True)
+                sheet = args.pictures / f"{size}-{name.replace(', ', '-').replace(' ', '-')}.png"
+                contact_sheet(pictures[:64], size, sheet)
+    if args.json:
+        args.json.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -85,9 +85,18 @@ def new_clip():
     )
 
 
-def load_tokenizers():
-    clip = paths.need(paths.TOKENIZERS / "clip", "train_tokenizers.py")
-    t5 = paths.need(paths.TOKENIZERS / "t5", "train_tokenizers.py")
+def tokenizer_folders(pipeline=None):
+    """(CLIP's, T5's): those of a pipeline folder, or the ones that train_tokenizers.py made."""
+    if pipeline:
+        return pipeline / "tokenizer", pipeline / "tokenizer_2"
+    return (
+        paths.need(paths.TOKENIZERS / "clip", "train_tokenizers.py"),
+        paths.need(paths.TOKENIZERS / "t5", "train_tokenizers.py"),
+    )
+
+
+def load_tokenizers(pipeline=None):
+    clip, t5 = tokenizer_folders(pipeline)
     return (
         CLIPTokenizer.from_pretrained(clip, model_max_length=CLIP_LENGTH),
         T5TokenizerFast.from_pretrained(t5, model_max_length=T5_LENGTH),

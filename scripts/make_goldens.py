@@ -65,7 +65,7 @@ REQUESTS = {
 def load_pipeline(folder: Path, dtype: torch.dtype):
     from diffusers import FluxPipeline
 
-    pipeline = FluxPipeline.from_pretrained(folder, torch_dtype=dtype, local_files_only=True)
+    pipeline = FluxPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

@@ -126,9 +126,11 @@ def main():
     else:
         draw = diffusers_drawer(args) if args.diffusers else steadyflux_drawer(args)
     drawn_by = "originals" if args.originals else "diffusers" if args.diffusers else "steadyflux"
-    report = dict(drawn_by=drawn_by, steps=args.steps, length=args.length, seed=args.seed, scores=[])
+    report = dict(drawn_by=drawn_by, steps=args.steps, length=args.length, seed=args.seed)
+    report["scores"] = []
     print(f"drawn by {drawn_by}, {args.steps} steps, {len(maker.concepts)} things; scores in %")
-    print(f"{'size':>4} {'group':<22}{'n':>4}" + "".join(f"{c:>12}" for c in COLUMNS) + "   s/picture")
+    heads = "".join(f"{c:>12}" for c in [*COLUMNS, "s/picture"])
+    print(f"{'size':>4} {'group':<22}{'n':>4}{heads}")
     for size in args.sizes:
         groups = evaluation.make_items(maker, size, args.limit, args.seed)
         for name, items in groups.items():
@@ -143,7 +145,7 @@ def main():
                 values = [score[column] for score in scores if column in score]
                 if values:
                     means[column] = round(100 * float(np.mean(values)), 1)
-            cells = "".join(f"{means.get(c, ''):>12}" for c in COLUMNS)
+            cells = "".join(f"{means.get(c, ''):>12}" for c in COLUMNS)  # blank: does not apply
             print(f"{size:>4} {name:<22}{len(items):>4}{cells}{seconds:>12.2f}", flush=True)
             row = dict(size=size, group=name, n=len(items), **means)
             report["scores"].append(row | dict(seconds_per_picture=round(seconds, 3)))

@@ -20,12 +20,14 @@ T5_PIECES = VOCABULARY - 100  # transformers adds 100 <extra_id_*> tokens
 BPE_MERGES = VOCABULARY - 2 * 256 - 2  # bytes, bytes at a word's end, start and end of text
 SIZES = [(128, 128), (96, 96), (64, 64), (160, 128), (128, 160), (192, 128)]
 CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,!?'\"-:;()&/%$#@+*=_"
-PROMPT_WORDS = """the a an of on in at with and to is are his her its their this that from for by as
-it photo picture image realistic high quality detailed 4k beautiful colorful style holding sign says
-hello world riding sitting standing running eating playing wearing flying sleeping jumping walking
-looking smiling happy sad angry old young new red green blue dark light bright sky cloud clouds water
-mountain mountains forest city street night day morning winter summer spring autumn one two three four
-five six seven eight nine ten behind front top bottom left right center middle corner side""".split()
+PROMPT_WORDS = """the a an of on in at with and to is are his her its their this that from for
+by as it photo picture image realistic high quality detailed 4k beautiful
+colorful style holding sign says hello world riding sitting standing running
+eating playing wearing flying sleeping jumping walking looking smiling happy
+sad angry old young new red green blue dark light bright sky cloud clouds
+water mountain mountains forest city street night day morning winter summer
+spring autumn one two three four five six seven eight nine ten behind front
+top bottom left right center middle corner side""".split()
 
 
 def make_corpus(captions, seed, words):

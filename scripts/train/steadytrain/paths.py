@@ -1,4 +1,4 @@
-"""Where things lie. Everything made by the scripts goes below scripts/train/work (git ignores it)."""
+"""Where things lie. What the scripts make goes below scripts/train/work (git ignores it)."""
 
 from pathlib import Path
 

@@ -21,7 +21,7 @@ CACHE_LIMIT = 40000
 
 @dataclass(frozen=True)
 class Thing:
-    """Something a scene shows: concept number `what`, perhaps tinted, or shape `what` in a colour."""
+    """Part of a scene: concept number `what`, perhaps tinted, or shape `what` in a colour."""
 
     kind: str  # "emoji" or "shape"
     what: int | str

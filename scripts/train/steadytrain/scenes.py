@@ -141,7 +141,7 @@ class SceneMaker:
         r = rng.random()
         if r < self.mix.color_background:
             color = rng.choice(BACKGROUND_COLORS)
-            return color, rng.choice([" on a %s background"] * 2 + [" with a %s background"]) % color
+            return color, f" {rng.choice(['on', 'on', 'with'])} a {color} background"
         r -= self.mix.color_background
         if r < self.mix.landscape:
             place = rng.choice(list(LANDSCAPES))

@@ -8,7 +8,8 @@ set(STEADYFLUX_LIBTORCH "" CACHE PATH "libtorch: a folder with include/ and lib/
 
 set(_candidates ${STEADYFLUX_LIBTORCH})
 if(NOT STEADYFLUX_LIBTORCH)
-  foreach(_prefix ${CMAKE_PREFIX_PATH} $ENV{CMAKE_PREFIX_PATH})
+  string(REPLACE ":" ";" _prefixes "$ENV{CMAKE_PREFIX_PATH}")
+  foreach(_prefix ${CMAKE_PREFIX_PATH} ${_prefixes})
     list(APPEND _candidates ${_prefix} ${_prefix}/torch ${_prefix}/../..)
   endforeach()
   file(GLOB _venvs ${CMAKE_SOURCE_DIR}/.venv/lib/python3*/site-packages/torch)

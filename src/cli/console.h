@@ -1,0 +1,66 @@
+// What the user sees on standard error while pictures are made: warnings, progress with an ETA, and
+// the table of phases at the end. Standard output carries only what was asked for (--json, -o -).
+#pragma once
+
+#include <chrono>
+#include <string>
+#include <vector>
+
+#include "cli/options.h"
+#include "steadyflux/pipeline.h"
+
+namespace steadyflux::cli {
+
+enum class Verbosity { kQuiet, kNormal, kVerbose };
+
+class Console {
+ public:
+  explicit Console(Verbosity verbosity);
+  Verbosity verbosity() const { return verbosity_; }
+  bool is_terminal() const { return is_terminal_; }
+
+  void info(const std::string& message);     // not with --quiet
+  void debug(const std::string& message);    // with --verbose only
+  void warning(const std::string& message);  // each text once; kept for --json
+  const std::vector<std::string>& warnings() const { return warnings_; }
+
+  // A line that the next call of any kind replaces; on terminals only. "" takes it away.
+  void status(const std::string& line);
+
+ private:
+  void print_line(const std::string& line);
+
+  Verbosity verbosity_;
+  bool is_terminal_;
+  bool has_color_;
+  bool has_status_ = false;
+  std::vector<std::string> warnings_;
+};
+
+// Shows the phases of a Pipeline on a Console, and keeps what they measured.
+class Progress : public Observer {
+ public:
+  explicit Progress(Console& console) : console_(console) {}
+
+  void phase_started(const std::string& name, std::int64_t total_steps) override;
+  void phase_progress(std::int64_t steps_done) override;
+  void phase_finished(const PhaseStats& stats) override;
+  void warning(const std::string& message) override { console_.warning(message); }
+  int interrupt_signal() override;
+
+  const std::vector<PhaseStats>& phases() const { return phases_; }
+
+ private:
+  Console& console_;
+  std::string name_;
+  std::int64_t total_steps_ = 0;
+  std::chrono::steady_clock::time_point start_;
+  std::chrono::steady_clock::time_point first_step_;
+  std::int64_t first_step_done_ = 0;
+  std::vector<PhaseStats> phases_;
+};
+
+// Seconds, device and host memory of every phase, with a line of totals.
+std::string phase_table(const std::vector<PhaseStats>& phases);
+
+}  // namespace steadyflux::cli

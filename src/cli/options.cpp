@@ -1,0 +1,269 @@
+// The command line through CLI11, one CLI::App per command. Which command is meant is decided
+// first: the first argument that is neither an option nor an option's value, if it is a command's
+// name; otherwise it is the prompt of `generate`. So options may stand before and after the prompt.
+#include "cli/options.h"
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <array>
+#include <sstream>
+
+#include "base/file.h"
+#include "base/utf8.h"
+#include "cli/version.h"
+#include "steadyflux/error.h"
+
+namespace steadyflux::cli {
+namespace {
+
+struct ValueOption {
+  std::optional<std::string> Options::*value;
+  const char* name;        // the long name, without dashes: the key in a --config file
+  const char* short_name;  // "-W", or "" if there is none
+  const char* placeholder;
+  const char* description;
+};
+
+struct Flag {
+  bool Options::*value;
+  const char* name;
+  const char* short_name;
+  const char* description;
+};
+
+constexpr std::array kValueOptions = {
+    ValueOption{&Options::output, "output", "-o", "FILE|-",
+                "the picture, .png or .jpg; - is standard output (default: out.png)"},
+    ValueOption{&Options::model, "model", "-m", "MODEL",
+                "a diffusers folder or a hub id in the local cache (default: $STEADYFLUX_MODEL, "
+                "else the bundled model)"},
+    ValueOption{&Options::width, "width", "-W", "PIXELS", "a multiple of 16"},
+    ValueOption{&Options::height, "height", "-H", "PIXELS", "a multiple of 16"},
+    ValueOption{&Options::steps, "steps", "", "N", "denoising steps"},
+    ValueOption{&Options::guidance, "guidance", "", "X",
+                "guidance scale, for models with a guidance embedding"},
+    ValueOption{&Options::seed, "seed", "-s", "N",
+                "0 to 2^64-1, or -1 for a random one (default: 0)"},
+    ValueOption{&Options::num_images, "num-images", "-n", "N",
+                "pictures with the seeds s, s+1, ...; the files are numbered (default: 1)"},
+    ValueOption{&Options::max_sequence_length, "max-sequence-length", "", "N",
+                "T5 tokens of the prompt, 1 to 512"},
+    ValueOption{&Options::threads, "threads", "", "N", "default: one per physical core"},
+    ValueOption{&Options::device, "device", "", "NAME",
+                "auto, cpu, cuda or cuda:N (default: auto)"},
+    ValueOption{&Options::dtype, "dtype", "", "NAME",
+                "auto, bf16, fp16 or fp32 (default: auto, that of the weights)"},
+};
+
+constexpr std::array kFlags = {
+    Flag{&Options::json, "json", "", "one JSON object on standard output"},
+    Flag{&Options::quiet, "quiet", "-q", "errors only"},
+    Flag{&Options::verbose, "verbose", "-v", "more details"},
+};
+
+const char kGenerateFooter[] = R"(
+Commands (steadyflux COMMAND --help says more):
+  generate      make a picture; the default
+  inspect PATH  what a model, a weight file or a picture of steadyflux holds
+  doctor        what this machine can do, and what would go wrong
+
+A prompt that is a command's name: steadyflux generate doctor
+A prompt that begins with a dash:  steadyflux -- "-5 degrees"
+
+Exit codes: 0 done, 1 bug, 2 usage, 3 bad model or input file, 4 does not fit into memory,
+            5 reading or writing failed, 130/143 interrupted)";
+
+[[noreturn]] void usage_error(const std::string& message) {
+  throw Error(ErrorKind::kUsage, message);
+}
+
+std::string joined_names(const char* name, const char* short_name) {
+  return *short_name == '\0' ? fmt::format("--{}", name) : fmt::format("{},--{}", short_name, name);
+}
+
+struct CommandApp {
+  CLI::App app;
+  std::optional<std::string> config_path;
+  bool version = false;
+};
+
+void add_value(CLI::App& app, const std::string& names, const char* placeholder,
+               const char* description, std::optional<std::string>& target) {
+  // A function, because CLI11 turns "" into an absent value when it fills a std::optional itself.
+  app.add_option_function<std::string>(
+         names, [&target](const std::string& text) { target = text; }, description)
+      ->type_name(placeholder)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+}
+
+void describe(CommandApp& command, CommandLine& line) {
+  CLI::App& app = command.app;
+  app.set_help_flag("-h,--help", "print this and leave");
+  app.add_flag("--version", command.version, "print the version and leave");
+  const bool generate = line.command == Command::kGenerate;
+  switch (line.command) {
+    case Command::kGenerate:
+      app.name("steadyflux");
+      app.description("Makes pictures from text with FLUX.1.");
+      app.footer(kGenerateFooter + 1);
+      add_value(app, "prompt", "", "what the picture shows; - reads it from standard input",
+                line.positional);
+      break;
+    case Command::kInspect:
+      app.name("steadyflux inspect");
+      app.description(
+          "Tells what a model folder, a component folder, a .safetensors file or a "
+          "picture made by steadyflux holds.");
+      add_value(app, "path", "", "what to look at", line.positional);
+      break;
+    case Command::kDoctor:
+      app.name("steadyflux doctor");
+      app.description("Tells what this machine can do, and what would go wrong.");
+      break;
+  }
+  for (const ValueOption& option : kValueOptions) {
+    const bool for_doctor = option.value == &Options::model || option.value == &Options::output;
+    if (!generate && !(line.command == Command::kDoctor && for_doctor)) continue;
+    add_value(app, joined_names(option.name, option.short_name), option.placeholder,
+              option.description, line.typed.*option.value);
+  }
+  if (generate) {
+    add_value(app, "--from", "FILE.png", "repeat the picture of this file; options override",
+              line.from);
+    add_value(app, "--config", "FILE", "TOML or INI file with the long names of the options",
+              command.config_path);
+  }
+  for (const Flag& flag : kFlags) {
+    app.add_flag(joined_names(flag.name, flag.short_name), line.typed.*flag.value,
+                 flag.description);
+  }
+}
+
+// Is `argument` an option whose value is the next argument?
+bool takes_next_argument(const std::string& argument) {
+  if (argument == "--from" || argument == "--config") return true;
+  for (const ValueOption& option : kValueOptions) {
+    if (argument == fmt::format("--{}", option.name)) return true;
+    if (*option.short_name != '\0' && argument == option.short_name) return true;
+  }
+  return false;
+}
+
+// Removes the command's name from the arguments.
+Command take_command(std::vector<std::string>& arguments) {
+  for (std::size_t i = 0; i < arguments.size() && arguments[i] != "--"; ++i) {
+    const std::string& argument = arguments[i];
+    if (argument.size() > 1 && argument.front() == '-') {
+      if (takes_next_argument(argument)) ++i;
+      continue;
+    }
+    constexpr std::array<std::pair<const char*, Command>, 3> kCommands = {
+        {{"generate", Command::kGenerate},
+         {"inspect", Command::kInspect},
+         {"doctor", Command::kDoctor}}};
+    for (const auto& [name, command] : kCommands) {
+      if (argument == name) {
+        arguments.erase(arguments.begin() + static_cast<std::ptrdiff_t>(i));
+        return command;
+      }
+    }
+    break;
+  }
+  return Command::kGenerate;
+}
+
+bool parse_flag(const std::string& path, const CLI::ConfigItem& item) {
+  const std::string& text = item.inputs.front();
+  if (text == "true") return true;
+  if (text == "false") return false;
+  throw Error(ErrorKind::kBadInput, fmt::format("{}: '{}' is {}, expected true or false", path,
+                                                item.name, printable(text)));
+}
+
+Options read_config(const std::string& path) {
+  std::istringstream stream(read_text_file(path, 1 << 20));
+  std::vector<CLI::ConfigItem> items;
+  try {
+    items = CLI::ConfigTOML().from_config(stream);
+  } catch (const CLI::Error& error) {
+    throw Error(ErrorKind::kBadInput, fmt::format("{}: {}", path, error.what()));
+  }
+  Options options;
+  for (const CLI::ConfigItem& item : items) {
+    if (item.name == "++" || item.name == "--") {
+      // CLI11's marks for the beginning and the end of a [section].
+      throw Error(ErrorKind::kBadInput,
+                  fmt::format("{}: section [{}] is unknown; all keys stand outside of sections",
+                              path, printable(item.parents.empty() ? "" : item.parents.back())));
+    }
+    const auto value = std::find_if(kValueOptions.begin(), kValueOptions.end(),
+                                    [&](const ValueOption& o) { return o.name == item.name; });
+    const auto flag = std::find_if(kFlags.begin(), kFlags.end(),
+                                   [&](const Flag& f) { return f.name == item.name; });
+    if (!item.parents.empty() || (value == kValueOptions.end() && flag == kFlags.end())) {
+      throw Error(ErrorKind::kBadInput,
+                  fmt::format("{}: unknown key '{}'; the keys are the long names of the options, "
+                              "see steadyflux --help",
+                              path, printable(item.fullname())));
+    }
+    if (item.inputs.size() != 1) {
+      throw Error(ErrorKind::kBadInput, fmt::format("{}: '{}' has {} values, expected one", path,
+                                                    item.name, item.inputs.size()));
+    }
+    if (value != kValueOptions.end()) {
+      options.*(value->value) = item.inputs.front();
+    } else {
+      options.*(flag->value) = parse_flag(path, item);
+    }
+  }
+  return options;
+}
+
+[[noreturn]] void explain_extras(const CLI::App& app, Command command) {
+  const std::vector<std::string> extras = app.remaining();
+  for (const std::string& extra : extras) {
+    if (extra.size() > 1 && extra.front() == '-') {
+      usage_error(
+          fmt::format("unknown option {}; see {} --help", printable(extra), app.get_name()));
+    }
+  }
+  const std::string first = extras.empty() ? "" : printable(extras.front());
+  if (command == Command::kGenerate) {
+    usage_error(
+        fmt::format("more than one prompt ('{}' is left over): put the prompt in quotes", first));
+  }
+  usage_error(fmt::format("unexpected argument '{}'; see {} --help", first, app.get_name()));
+}
+
+}  // namespace
+
+CommandLine parse_command_line(const std::vector<std::string>& arguments) {
+  CommandLine line;
+  std::vector<std::string> rest = arguments;
+  line.command = take_command(rest);
+  CommandApp command;
+  describe(command, line);
+  std::reverse(rest.begin(), rest.end());  // CLI11 takes them from the back
+  try {
+    command.app.parse(rest);
+  } catch (const CLI::CallForHelp&) {
+    line.info = command.app.help();
+    return line;
+  } catch (const CLI::ExtrasError&) {
+    explain_extras(command.app, line.command);
+  } catch (const CLI::ParseError& error) {
+    usage_error(fmt::format("{}; see {} --help", error.what(), command.app.get_name()));
+  }
+  if (command.version) {
+    line.info = version_line() + "\n";
+    return line;
+  }
+  if (command.config_path) line.configured = read_config(*command.config_path);
+  if (line.typed.quiet && line.typed.verbose)
+    usage_error("--quiet and --verbose exclude each other");
+  return line;
+}
+
+}  // namespace steadyflux::cli

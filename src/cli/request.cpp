@@ -1,0 +1,265 @@
+#include "cli/request.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <charconv>
+#include <cmath>
+#include <filesystem>
+#include <iostream>
+#include <iterator>
+#include <limits>
+#include <random>
+
+#include "base/utf8.h"
+#include "cli/model_places.h"
+#include "image/output_file.h"
+#include "image/png.h"
+#include "steadyflux/error.h"
+
+namespace steadyflux::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::int64_t kMaxSide = 16384;                          // pixels
+constexpr std::int64_t kMaxPixelBytes = std::int64_t{512} << 20;  // what the image writers take
+
+[[noreturn]] void usage_error(const std::string& message) {
+  throw Error(ErrorKind::kUsage, message);
+}
+
+template <typename Number>
+std::optional<Number> parse_number(const std::string& text) {
+  Number value{};
+  const char* end = text.data() + text.size();
+  const auto parsed = std::from_chars(text.data(), end, value);
+  if (parsed.ec != std::errc() || parsed.ptr != end) return std::nullopt;
+  return value;
+}
+
+std::int64_t parse_in_range(const char* name, const std::string& text, std::int64_t lowest,
+                            std::int64_t highest) {
+  const auto value = parse_number<std::int64_t>(text);
+  if (!value || *value < lowest || *value > highest) {
+    usage_error(fmt::format("--{} {}: expected a whole number from {} to {}", name, printable(text),
+                            lowest, highest));
+  }
+  return *value;
+}
+
+std::int64_t parse_side(const char* name, const std::string& text) {
+  const std::int64_t side = parse_in_range(name, text, 1, kMaxSide);
+  if (side % 16 == 0) return side;
+  if (side < 16)
+    usage_error(fmt::format("{} {} is not a multiple of 16: use 16 or 32", name, side));
+  const std::int64_t below = side / 16 * 16;
+  usage_error(
+      fmt::format("{} {} is not a multiple of 16: use {} or {}", name, side, below, below + 16));
+}
+
+double parse_guidance(const std::string& text) {
+  const auto value = parse_number<double>(text);
+  if (!value || !std::isfinite(*value) || *value < 0) {
+    usage_error(fmt::format("--guidance {}: expected a number, 0 or more", printable(text)));
+  }
+  return *value;
+}
+
+std::uint64_t parse_seed(const std::string& text) {
+  if (text == "-1") return std::random_device{}();  // 32 bits: short enough to type again
+  const auto value = parse_number<std::uint64_t>(text);
+  if (!value) {
+    usage_error(
+        fmt::format("--seed {}: expected a whole number from 0 to {}, or -1 for a random "
+                    "one",
+                    printable(text), std::numeric_limits<std::uint64_t>::max()));
+  }
+  return *value;
+}
+
+void check_one_of(const char* name, const std::string& text,
+                  std::initializer_list<const char*> accepted) {
+  for (const char* word : accepted) {
+    if (text == word) return;
+  }
+  usage_error(
+      fmt::format("--{} {}: expected {}", name, printable(text), fmt::join(accepted, ", ")));
+}
+
+void check_device(const std::string& text) {
+  if (text.rfind("cuda:", 0) == 0 && parse_number<std::uint8_t>(text.substr(5))) return;
+  check_one_of("device", text, {"auto", "cpu", "cuda", "cuda:N"});
+  if (text == "cuda:N") usage_error("--device cuda:N: N is the number of a GPU, such as cuda:0");
+}
+
+std::string read_prompt(const std::string& positional) {
+  if (positional != "-") return positional;
+  std::string prompt{std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>()};
+  if (!prompt.empty() && prompt.back() == '\n') prompt.pop_back();
+  if (!prompt.empty() && prompt.back() == '\r') prompt.pop_back();
+  return prompt;
+}
+
+PictureMetadata read_recorded(const std::string& path) {
+  const auto texts = read_png_text(path);
+  const auto it = texts.find(kPngSteadyflux);
+  if (it == texts.end()) {
+    throw Error(ErrorKind::kBadInput,
+                fmt::format("{}: holds no record of steadyflux, so it cannot be repeated", path));
+  }
+  return metadata_from_json(it->second, path);
+}
+
+// The folder that made a recorded picture: where it was, else a model of the same name.
+fs::path find_recorded_model(const PictureMetadata& recorded, const std::string& from) {
+  std::error_code error;
+  if (fs::is_directory(recorded.model_path, error)) return recorded.model_path;
+  for (const fs::path& models : bundled_model_dirs()) {
+    if (!recorded.model.empty() && fs::is_directory(models / recorded.model, error)) {
+      return models / recorded.model;
+    }
+  }
+  try {
+    return resolve_model(recorded.model, {});
+  } catch (const Error&) {
+    throw Error(ErrorKind::kBadInput,
+                fmt::format("{}: was made with the model {} at {}, which is not there; name it "
+                            "with -m",
+                            from, printable(recorded.model), printable(recorded.model_path)));
+  }
+}
+
+// What was typed, else what was recorded, else what was configured: in this order.
+class Layers {
+ public:
+  Layers(const CommandLine& line, bool has_record) : line_(line), has_record_(has_record) {}
+
+  // The text given for an option, unless the record has a say in between.
+  std::optional<std::string> picture(std::optional<std::string> Options::*option) const {
+    if (line_.typed.*option || has_record_) return line_.typed.*option;
+    return line_.configured.*option;
+  }
+  // For options that a record says nothing about.
+  std::optional<std::string> other(std::optional<std::string> Options::*option) const {
+    return line_.typed.*option ? line_.typed.*option : line_.configured.*option;
+  }
+
+ private:
+  const CommandLine& line_;
+  bool has_record_;
+};
+
+void check_output(const GenerateJob& job) {
+  if (job.output != "-") {
+    check_output_path(job.output);
+    return;
+  }
+  if (job.json) usage_error("--json and -o - would both write to standard output; give -o a file");
+  if (job.request.num_images > 1) {
+    usage_error("-o - takes one picture; give -o a file name for more");
+  }
+  if (isatty(STDOUT_FILENO) == 1) {
+    usage_error("-o - would write a picture into the terminal; redirect it: -o - > out.png");
+  }
+}
+
+void fill_defaults(GenerateJob& job) {
+  Request& request = job.request;
+  if (job.recorded) {
+    const PictureMetadata& recorded = *job.recorded;
+    request.prompt = recorded.prompt;
+    request.width = recorded.width;
+    request.height = recorded.height;
+    request.num_inference_steps = recorded.num_inference_steps;
+    request.guidance_scale = recorded.guidance_scale.value_or(job.model.defaults.guidance_scale);
+    request.seed = recorded.seed;
+    request.max_sequence_length = recorded.max_sequence_length;
+    return;
+  }
+  const GenerationDefaults& defaults = job.model.defaults;
+  request.width = defaults.width;
+  request.height = defaults.height;
+  request.num_inference_steps = defaults.num_inference_steps;
+  request.guidance_scale = defaults.guidance_scale;
+  request.max_sequence_length = defaults.max_sequence_length;
+}
+
+// Everything that needs no model. Values that are not given stay as they are.
+void apply_options(GenerateJob& job, const Layers& layers) {
+  Request& request = job.request;
+  const auto number = [&](std::optional<std::string> Options::*option, const char* name,
+                          std::int64_t highest, std::int64_t& target) {
+    if (const auto text = layers.picture(option)) target = parse_in_range(name, *text, 1, highest);
+  };
+  if (const auto text = layers.picture(&Options::width)) request.width = parse_side("width", *text);
+  if (const auto text = layers.picture(&Options::height)) {
+    request.height = parse_side("height", *text);
+  }
+  number(&Options::steps, "steps", 1000, request.num_inference_steps);
+  number(&Options::num_images, "num-images", 10000, request.num_images);
+  number(&Options::max_sequence_length, "max-sequence-length", 512, request.max_sequence_length);
+  if (const auto text = layers.picture(&Options::guidance)) {
+    request.guidance_scale = parse_guidance(*text);
+  }
+  if (const auto text = layers.picture(&Options::seed)) request.seed = parse_seed(*text);
+  const auto last = static_cast<std::uint64_t>(request.num_images - 1);
+  if (request.seed > std::numeric_limits<std::uint64_t>::max() - last) {
+    usage_error(fmt::format("--seed {} with --num-images {}: the last seed would be above 2^64-1",
+                            request.seed, request.num_images));
+  }
+  if (request.width * request.height * 3 > kMaxPixelBytes) {
+    usage_error(fmt::format("{} x {} is larger than the {} pixels a picture may have",
+                            request.width, request.height, kMaxPixelBytes / 3));
+  }
+  std::int64_t threads = job.recorded ? job.recorded->num_threads : 0;
+  number(&Options::threads, "threads", 1024, threads);
+  job.pipeline.num_threads = static_cast<int>(threads);
+  job.pipeline.dtype =
+      layers.picture(&Options::dtype).value_or(job.recorded ? job.recorded->dtype : "auto");
+  check_one_of("dtype", job.pipeline.dtype, {"auto", "bf16", "fp16", "fp32"});
+  const bool made_on_cpu = job.recorded && job.recorded->device == "cpu";
+  job.pipeline.device = layers.picture(&Options::device).value_or(made_on_cpu ? "cpu" : "auto");
+  check_device(job.pipeline.device);
+}
+
+}  // namespace
+
+Verbosity verbosity_of(const CommandLine& line) {
+  if (line.typed.quiet) return Verbosity::kQuiet;
+  if (line.typed.verbose) return Verbosity::kVerbose;
+  if (line.configured.quiet) return Verbosity::kQuiet;
+  return line.configured.verbose ? Verbosity::kVerbose : Verbosity::kNormal;
+}
+
+GenerateJob make_generate_job(const CommandLine& line) {
+  if (!line.positional && !line.from) {
+    usage_error("no prompt given; try: steadyflux \"a red apple\", or steadyflux --help");
+  }
+  GenerateJob job;
+  if (line.from) job.recorded = read_recorded(*line.from);
+  const Layers layers(line, job.recorded.has_value());
+  job.json = line.typed.json || line.configured.json;
+  job.verbosity = verbosity_of(line);
+  job.output = layers.other(&Options::output).value_or("out.png");
+  apply_options(job, layers);  // first without a model: wrong options are found even if it is bad
+  check_output(job);
+
+  const auto model = layers.picture(&Options::model);
+  job.pipeline.model = job.recorded && !model ? find_recorded_model(*job.recorded, *line.from)
+                                              : resolve_model(model, bundled_model_dirs());
+  job.model = ModelFolder::open(job.pipeline.model);
+  const std::uint64_t seed = job.request.seed;
+  fill_defaults(job);
+  apply_options(job, layers);
+  if (layers.picture(&Options::seed)) job.request.seed = seed;  // a random one is drawn once
+  if (line.positional) job.request.prompt = read_prompt(*line.positional);
+  if (!is_valid_utf8(job.request.prompt)) usage_error("the prompt is not UTF-8");
+  if (layers.picture(&Options::guidance) && !job.model.transformer.guidance_embeds) {
+    job.warnings.push_back(
+        fmt::format("--guidance has no effect: {} has no guidance embedding", job.model.name));
+  }
+  return job;
+}
+
+}  // namespace steadyflux::cli

@@ -6,7 +6,7 @@
 
 #include <thread>
 
-#include "memory/temp_folder.h"
+#include "temp_folder.h"
 
 namespace steadyflux {
 namespace {

@@ -1,0 +1,153 @@
+#include "image/metadata.h"
+
+#include <gtest/gtest.h>
+
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "image/expect_error.h"
+#include "image/model_identity.h"
+#include "temp_folder.h"
+
+namespace steadyflux {
+namespace {
+
+PictureMetadata example() {
+  PictureMetadata metadata;
+  metadata.prompt = "a \"red\" apple,\nca\u00e9 \U0001F600";
+  metadata.width = 512;
+  metadata.height = 768;
+  metadata.num_inference_steps = 28;
+  metadata.guidance_scale = 3.5;
+  metadata.seed = std::numeric_limits<std::uint64_t>::max();
+  metadata.max_sequence_length = 256;
+  metadata.model = "FLUX.1-dev";
+  metadata.model_path = "models/FLUX.1-dev";
+  metadata.model_hash = "0123456789abcdef";
+  metadata.dtype = "bf16";
+  metadata.device = "cpu";
+  metadata.num_threads = 8;
+  metadata.steadyflux_version = "0.1.0";
+  metadata.libtorch_version = "2.15.0";
+  metadata.cpu_capability = "AVX512";
+  return metadata;
+}
+
+TEST(Metadata, JsonBringsAllBack) {
+  PictureMetadata metadata = example();
+  EXPECT_EQ(metadata_from_json(to_json(metadata), "x.png"), metadata);
+  metadata.guidance_scale.reset();
+  EXPECT_EQ(metadata_from_json(to_json(metadata), "x.png"), metadata);
+  EXPECT_EQ(to_json(metadata).find("guidance"), std::string::npos);
+  for (const double guidance : {0.0, -1.0, 0.1, 1.0 / 3.0}) {
+    metadata.guidance_scale = guidance;
+    EXPECT_EQ(metadata_from_json(to_json(metadata), "x.png"), metadata) << guidance;
+  }
+  for (const std::uint64_t seed : {0ull, (1ull << 53) + 1, (1ull << 63) + 1}) {
+    metadata.seed = seed;
+    EXPECT_EQ(metadata_from_json(to_json(metadata), "x.png").seed, seed);
+  }
+}
+
+TEST(Metadata, BytesThatAreNoUtf8AreReplaced) {
+  PictureMetadata metadata = example();
+  metadata.model_path = "models/\xff";
+  EXPECT_EQ(metadata_from_json(to_json(metadata), "x.png").model_path, "models/\ufffd");
+}
+
+TEST(Metadata, EveryKeyIsCheckedAndNamed) {
+  const auto good = nlohmann::json::parse(to_json(example()));
+  const nlohmann::json wrong = nlohmann::json::array();
+  for (const auto& [key, value] : good.items()) {
+    SCOPED_TRACE(key);
+    nlohmann::json changed = good;
+    changed[key] = wrong;
+    expect_error(ErrorKind::kBadInput, "'" + key + "'",
+                 [&] { metadata_from_json(changed.dump(), "x.png"); });
+    changed.erase(key);
+    if (key == "guidance_scale") continue;  // may be absent
+    expect_error(ErrorKind::kBadInput, "'" + key + "'",
+                 [&] { metadata_from_json(changed.dump(), "x.png"); });
+  }
+}
+
+TEST(Metadata, NumbersOutOfRange) {
+  const auto refuse = [](const char* key, const std::string& value) {
+    SCOPED_TRACE(std::string(key) + " " + value);
+    auto object = nlohmann::json::parse(to_json(example()));
+    object[key] = nlohmann::json::parse(value);
+    expect_error(ErrorKind::kBadInput, std::string("'") + key + "'",
+                 [&] { metadata_from_json(object.dump(), "x.png"); });
+  };
+  for (const char* key :
+       {"width", "height", "num_inference_steps", "max_sequence_length", "num_threads"}) {
+    for (const char* value : {"0", "-1", "1.5", "\"8\"", "null", "9223372036854775808",
+                              "18446744073709551615", "1e300"}) {
+      refuse(key, value);
+    }
+  }
+  refuse("max_sequence_length", "513");
+  for (const char* value : {"-1", "1.0", "18446744073709551616", "\"1\"", "true"}) {
+    refuse("seed", value);
+  }
+  refuse("guidance_scale", "\"3.5\"");
+}
+
+TEST(Metadata, OtherJson) {
+  expect_error(ErrorKind::kBadInput, "x.png", [] { metadata_from_json("", "x.png"); });
+  expect_error(ErrorKind::kBadInput, "x.png", [] { metadata_from_json("{\"seed\":1", "x.png"); });
+  expect_error(ErrorKind::kBadInput, "expected an object",
+               [] { metadata_from_json("[1]", "x.png"); });
+  auto object = nlohmann::json::parse(to_json(example()));
+  object["later_addition"] = {1, 2};
+  EXPECT_EQ(metadata_from_json(object.dump(), "x.png"), example());
+  object["format"] = 2;
+  expect_error(ErrorKind::kBadInput, "newer", [&] { metadata_from_json(object.dump(), "x.png"); });
+}
+
+TEST(Metadata, A1111) {
+  PictureMetadata metadata = example();
+  metadata.prompt = "a red apple\non a table";
+  metadata.seed = 7;
+  EXPECT_EQ(a1111_parameters(metadata),
+            "a red apple\non a table\nSteps: 28, Sampler: Euler, Schedule type: Simple, "
+            "CFG scale: 1, Distilled CFG Scale: 3.5, Seed: 7, Size: 512x768, Model: FLUX.1-dev, "
+            "Version: steadyflux 0.1.0");
+  metadata.guidance_scale.reset();
+  metadata.model = "a, b: c";
+  metadata.prompt = std::string("x\0y", 3);
+  EXPECT_EQ(a1111_parameters(metadata),
+            "x y\nSteps: 28, Sampler: Euler, Schedule type: Simple, CFG scale: 1, Seed: 7, "
+            "Size: 512x768, Model: \"a, b: c\", Version: steadyflux 0.1.0");
+}
+
+TEST(ModelIdentity, FollowsTheContentAndNothingElse) {
+  TempFolder a;
+  TempFolder b;
+  const std::string big(3 << 20, 'w');
+  for (const TempFolder* folder : {&a, &b}) {
+    folder->write("model_index.json", "{}");
+    folder->write("transformer/weights.safetensors", big);
+  }
+  const std::string identity = model_identity(a.path());
+  EXPECT_EQ(identity.size(), 16u);
+  EXPECT_EQ(model_identity(b.path()), identity);
+  b.write("README.md", "notes");
+  b.write(".cache/x.json", "{}");
+  EXPECT_EQ(model_identity(b.path()), identity);
+  b.write("model_index.json", "{ }");
+  EXPECT_NE(model_identity(b.path()), identity);
+  for (const std::size_t at : {std::size_t{0}, big.size() - 1}) {
+    std::string changed = big;
+    changed[at] = 'x';
+    a.write("transformer/weights.safetensors", changed);
+    EXPECT_NE(model_identity(a.path()), identity) << at;
+  }
+  a.write("transformer/weights.safetensors", big + "w");
+  EXPECT_NE(model_identity(a.path()), identity);
+  expect_error(ErrorKind::kBadInput, "none", [&] { model_identity(a / "none"); });
+}
+
+}  // namespace
+}  // namespace steadyflux

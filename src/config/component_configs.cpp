@@ -85,9 +85,12 @@ T5Config read_t5_config(const std::filesystem::path& file) {
                       "the gated tanh-gelu (feed_forward_proj \"gated-gelu\")");
   }
   if (config.has("dense_act_fn")) {
-    config.choice("dense_act_fn", "", {"gelu_new", "gelu_pytorch_tanh"});
-  } else if (projection != "gated-gelu" && projection != "gated-gelu_new" &&
-             projection != "gated-gelu_pytorch_tanh") {
+    t5.dense_act_fn = config.choice("dense_act_fn", "", {"gelu_new", "gelu_pytorch_tanh"});
+  } else if (projection == "gated-gelu" || projection == "gated-gelu_new") {
+    t5.dense_act_fn = "gelu_new";
+  } else if (projection == "gated-gelu_pytorch_tanh") {
+    t5.dense_act_fn = "gelu_pytorch_tanh";
+  } else {
     throw config.fail("feed_forward_proj", "\"gated-gelu\"");
   }
   return t5;

@@ -36,6 +36,8 @@ struct T5Config {
   std::int64_t relative_attention_num_buckets = 32;
   std::int64_t relative_attention_max_distance = 128;
   double layer_norm_epsilon = 1e-6;
+  // Both are the tanh approximation; "gelu_new" rounds after every operation in half precision.
+  std::string dense_act_fn = "gelu_pytorch_tanh";  // or "gelu_new"
 };
 
 // transformer/config.json (FluxTransformer2DModel)

@@ -3,7 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <cmath>
-#include <limits>
+#include <numbers>
 
 namespace steadyflux {
 namespace {
@@ -12,6 +12,14 @@ namespace {
 at::Tensor t5_layer_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
   const auto variance = x.to(at::kFloat).pow(2).mean(-1, /*keepdim=*/true);
   return weight * (x * at::rsqrt(variance + eps)).to(weight.scalar_type());
+}
+
+// The two spellings of the tanh-GELU. "gelu_new" is computed operation by operation, which in half
+// precision rounds at each: so does the reference, so must we.
+at::Tensor activate(const at::Tensor& x, const std::string& dense_act_fn) {
+  if (dense_act_fn != "gelu_new") return at::gelu(x, "tanh");
+  const auto inner = (x + at::pow(x, 3.0) * 0.044715) * std::sqrt(2.0 / std::numbers::pi);
+  return x * 0.5 * (at::tanh(inner) + 1.0);
 }
 
 // fp16 overflows in T5; transformers clamps after each half of a block.
@@ -64,7 +72,7 @@ at::Tensor T5Block::forward(const at::Tensor& hidden_states, const at::Tensor& p
 
   const auto& ff = ff_layer.dense_relu_dense;
   const auto y = t5_layer_norm(h, ff_layer.layer_norm, config.layer_norm_epsilon);
-  const auto gated = at::gelu(ff.wi_0(y), "tanh") * ff.wi_1(y);  // [B, S, d_ff]
+  const auto gated = activate(ff.wi_0(y), config.dense_act_fn) * ff.wi_1(y);  // [B, S, d_ff]
   const auto ff_output = ff.wo(gated.to(ff.wo.weight.scalar_type()));
   // With wo in fp32 the sum, and all that follows, would be fp32 in transformers too: the residual
   // stream is promoted there, and T5LayerNorm rounds it back.

@@ -20,8 +20,9 @@ Bytes gradient(std::int64_t width, std::int64_t height) {
   Bytes rgb;
   for (std::int64_t y = 0; y < height; ++y) {
     for (std::int64_t x = 0; x < width; ++x) {
-      rgb.insert(rgb.end(), {static_cast<std::uint8_t>(x * 7), static_cast<std::uint8_t>(y * 5),
-                             static_cast<std::uint8_t>(x + y)});
+      rgb.push_back(static_cast<std::uint8_t>(x * 7));
+      rgb.push_back(static_cast<std::uint8_t>(y * 5));
+      rgb.push_back(static_cast<std::uint8_t>(x + y));
     }
   }
   return rgb;
@@ -205,7 +206,7 @@ TEST(ReadPngText, OtherPeoplesFiles) {
                         {"iTXt", "alsopacked" + std::string("\0\1\0\0\0zz", 7)},
                         {"iTXt", "titled" + std::string("\0\0\0de\0Titel\0text", 16)},
                         {"tEXt", std::string("empty\0", 6)}});
-  png.insert(png.end(), {'t', 'r', 'a', 'i', 'l'});
+  for (const char c : std::string("trail")) png.push_back(static_cast<std::uint8_t>(c));
   const auto read = parse_png_text(png, "x.png");
   const std::map<std::string, std::string> expected = {
       {"Software", "x"}, {"titled", "text"}, {"empty", ""}};

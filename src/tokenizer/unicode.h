@@ -1,7 +1,9 @@
 // The few questions about Unicode that both tokenizers ask. Strings are UTF-8, already checked by
 // check_utf8; the tables come from ICU. White space is the White_Space property, which is what the
 // regular expressions and the white-space splitting of the reference tokenizers use: U+0085, U+00A0
-// and U+3000 are white space, U+180E and U+200B are not.
+// and U+3000 are white space, U+180E and U+200B are not. The reference's tables are of different
+// Unicode versions (normalisation 9.0, classes 16.0, lower case 17.0); where that can be seen,
+// these functions follow it, whatever the version of ICU.
 #pragma once
 
 #include <cstddef>

@@ -38,7 +38,7 @@ def run(arguments, **environment):
 
 
 def run_json(arguments, **environment):
-    done = run([*arguments, "--json"], **environment)
+    done = run([arguments[0], "--json", *arguments[1:]], **environment)
     if done.returncode != 0:
         raise RuntimeError(f"exit {done.returncode}: {done.stderr.strip()[-500:]}")
     return json.loads(done.stdout)

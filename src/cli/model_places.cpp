@@ -1,9 +1,65 @@
 #include "cli/model_places.h"
 
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <optional>
+
+#include "base/file.h"
+#include "config/model_config.h"
+#include "steadyflux/error.h"
+
 namespace steadyflux::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::vector<fs::path> entries(const fs::path& folder) {
+  std::vector<fs::path> found;
+  std::error_code error;
+  for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
+    found.push_back(it->path());
+  }
+  std::sort(found.begin(), found.end());
+  return found;
+}
+
+std::optional<fs::path> from_environment(const char* variable, const char* below) {
+  const char* value = std::getenv(variable);
+  if (value == nullptr || *value == '\0') return std::nullopt;
+  return fs::path(value) / below;
+}
+
+// The same order as resolve_model.
+fs::path hub_cache() {
+  if (const auto path = from_environment("HF_HUB_CACHE", "")) return *path;
+  if (const auto path = from_environment("HF_HOME", "hub")) return *path;
+  if (const auto path = from_environment("XDG_CACHE_HOME", "huggingface/hub")) return *path;
+  return from_environment("HOME", ".cache/huggingface/hub").value_or(".cache/huggingface/hub");
+}
+
+// "models--org--name" -> "org/name"
+std::optional<std::string> hub_id(const std::string& folder_name) {
+  const std::string prefix = "models--";
+  if (folder_name.rfind(prefix, 0) != 0) return std::nullopt;
+  const std::size_t dashes = folder_name.find("--", prefix.size());
+  if (dashes == std::string::npos) return std::nullopt;
+  return fmt::format("{}/{}", folder_name.substr(prefix.size(), dashes - prefix.size()),
+                     folder_name.substr(dashes + 2));
+}
+
+bool is_flux_pipeline(const fs::path& folder) {
+  try {
+    return read_text_file(folder / "model_index.json").find("FluxPipeline") != std::string::npos;
+  } catch (const Error&) {
+    return false;
+  }
+}
+
+}  // namespace
 
 std::vector<std::filesystem::path> bundled_model_dirs() {
-  namespace fs = std::filesystem;
   std::error_code error;
   const fs::path executable = fs::read_symlink("/proc/self/exe", error);
   if (error) return {};
@@ -17,6 +73,37 @@ std::vector<std::filesystem::path> bundled_model_dirs() {
   std::vector<fs::path> found;
   for (const fs::path& candidate : candidates) {
     if (fs::is_directory(candidate, error)) found.push_back(candidate);
+  }
+  return found;
+}
+
+std::vector<FoundModel> find_models() {
+  std::vector<FoundModel> found;
+  std::error_code error;
+  for (const fs::path& models : bundled_model_dirs()) {
+    for (const fs::path& folder : entries(models)) {
+      if (fs::exists(folder / "model_index.json", error)) {
+        found.push_back({folder.string(), folder, "bundled"});
+      }
+    }
+  }
+  const char* chosen = std::getenv("STEADYFLUX_MODEL");
+  if (chosen != nullptr && *chosen != '\0') {
+    try {
+      found.push_back({chosen, resolve_model(chosen, {}), "STEADYFLUX_MODEL"});
+    } catch (const Error&) {
+      found.push_back({chosen, chosen, "STEADYFLUX_MODEL"});  // opening it will tell what is wrong
+    }
+  }
+  for (const fs::path& repository : entries(hub_cache())) {
+    const auto id = hub_id(repository.filename().string());
+    if (!id) continue;
+    try {
+      const fs::path folder = resolve_model(*id, {});
+      if (is_flux_pipeline(folder)) found.push_back({*id, folder, "Hugging Face cache"});
+    } catch (const Error&) {
+      continue;  // no snapshot: nothing that could be named with -m
+    }
   }
   return found;
 }

@@ -1,0 +1,402 @@
+"""Runs the real program with the bundled model: exit codes, what is said on which stream, and what
+is left on the disk. Usage: cli_test.py PROGRAM MODEL_FOLDER [unittest arguments]"""
+
+import json
+import os
+import pathlib
+import pty
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+import zlib
+
+PROGRAM = ""
+MODEL = ""
+SMALL = ["-W", "32", "-H", "32", "--steps", "1", "--device", "cpu"]
+
+
+def environment(**changes):
+    result = {k: v for k, v in os.environ.items() if k not in ("HF_HOME", "HF_HUB_CACHE")}
+    result.update(STEADYFLUX_MODEL=MODEL, HOME="/nonexistent", XDG_CACHE_HOME="/nonexistent")
+    result.update(changes)
+    return result
+
+
+def png_text(data, keyword):
+    """The text of an uncompressed iTXt or tEXt chunk, its checksum verified."""
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    at = 8
+    while at < len(data):
+        length, kind = struct.unpack(">I4s", data[at : at + 8])
+        body = data[at + 8 : at + 8 + length]
+        (crc,) = struct.unpack(">I", data[at + 8 + length : at + 12 + length])
+        assert crc == zlib.crc32(kind + body)
+        name, _, rest = body.partition(b"\0")
+        if name == keyword.encode() and kind == b"iTXt":
+            return rest[2:].split(b"\0", 2)[2].decode()
+        if name == keyword.encode() and kind == b"tEXt":
+            return rest.decode("latin-1")
+        at += 12 + length
+    raise AssertionError(f"no text {keyword}")
+
+
+class CliTest(unittest.TestCase):
+    def setUp(self):
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="steadyflux-cli-"))
+        self.addCleanup(shutil.rmtree, self.folder)
+
+    def run_program(self, *arguments, stdin=b"", env=None, **options):
+        return subprocess.run(
+            [PROGRAM, *map(str, arguments)], input=stdin, capture_output=True, timeout=120,
+            cwd=self.folder, env=env or environment(), **options)
+
+    def files(self):
+        return sorted(p.name for p in self.folder.iterdir())
+
+    def succeed(self, *arguments, **options):
+        done = self.run_program(*arguments, **options)
+        self.assertEqual(done.returncode, 0, done.stderr.decode())
+        return done
+
+    def fail_with(self, code, *arguments, says=(), **options):
+        """One line on stderr, nothing on stdout, no new file."""
+        before = self.files()
+        done = self.run_program(*arguments, **options)
+        error = done.stderr.decode()
+        self.assertEqual(done.returncode, code, error)
+        self.assertTrue(error.startswith("steadyflux: error: "), error)
+        self.assertEqual(error.count("\n"), 1, error)
+        for text in [says] if isinstance(says, str) else says:
+            self.assertIn(text, error)
+        self.assertEqual(done.stdout, b"")
+        self.assertEqual(self.files(), before)
+
+
+class InformationTest(CliTest):
+    def test_help_and_version_go_to_stdout_quickly(self):
+        best = min(self.timed("--help") for _ in range(5))
+        self.assertLess(best, 0.5)  # the promise of the developers' page; best of five
+        self.assertIn(b"--steps", self.succeed("--help").stdout)
+        self.assertRegex(self.succeed("--version").stdout, rb"^steadyflux \d+\.\d+\.\d+ \(libtorch")
+        self.assertIn(b"doctor", self.succeed("doctor", "--help").stdout)
+
+    def timed(self, *arguments):
+        start = time.monotonic()
+        self.succeed(*arguments)
+        return time.monotonic() - start
+
+    def test_inspect_model_folder(self):
+        report = json.loads(self.succeed("inspect", MODEL, "--json").stdout)
+        self.assertEqual(report["kind"], "model")
+        self.assertEqual(report["components"]["vae"]["class"], "AutoencoderKL")
+        stored = pathlib.Path(MODEL, "vae", "diffusion_pytorch_model.safetensors").stat().st_size
+        self.assertLess(report["components"]["vae"]["bytes"], stored)
+        self.assertGreater(report["components"]["vae"]["bytes"], 0.9 * stored)
+        self.assertIn(b"FLUX.1 pipeline", self.succeed("inspect", MODEL).stdout)
+
+    def test_inspect_weights_and_component(self):
+        vae = pathlib.Path(MODEL, "vae")
+        part = json.loads(self.succeed("inspect", "--json", vae).stdout)
+        self.assertEqual(part["class"], "AutoencoderKL")
+        file = vae / "diffusion_pytorch_model.safetensors"
+        whole = json.loads(self.succeed("inspect", "--json", "-v", file).stdout)
+        self.assertEqual(whole["bytes"], part["bytes"])
+        self.assertEqual(len(whole["tensor_list"]), whole["tensors"])
+        self.assertIn(b"decoder.conv_in.weight [", self.succeed("inspect", "-v", file).stdout)
+
+    def test_inspect_bad_paths(self):
+        (self.folder / "notes.txt").write_text("hello")
+        (self.folder / "cut.safetensors").write_bytes(b"\x10\0\0")
+        (self.folder / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0")
+        for name in ["notes.txt", "cut.safetensors", "cut.png", "missing", ".", "/dev/null"]:
+            self.fail_with(3, "inspect", name)
+        self.fail_with(2, "inspect", says="no path")
+
+    def test_doctor(self):
+        report = json.loads(self.succeed("doctor", "--json").stdout)
+        self.assertGreater(report["memory"]["total"], 0)
+        self.assertGreaterEqual(report["cores"], 1)
+        self.assertIn(MODEL, [m["folder"] for m in report["models"]])
+        self.assertIn(b"libtorch", self.succeed("doctor").stdout)
+
+    def test_doctor_names_what_is_wrong(self):
+        broken = self.folder / "broken"
+        shutil.copytree(MODEL, broken)
+        (broken / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+        report = json.loads(self.succeed("doctor", "--json", "-m", broken, "-o", "no/x.png").stdout)
+        self.assertTrue(any("vae" in p for p in report["problems"]), report["problems"])
+        self.assertTrue(any("no such folder" in p for p in report["problems"]))
+
+
+class UsageTest(CliTest):
+    def test_no_prompt(self):
+        self.fail_with(2, says="no prompt")
+        self.fail_with(2, "generate", says="no prompt")
+
+    def test_prompt_without_quotes(self):
+        self.fail_with(2, "a", "red", "apple", says="put the prompt in quotes")
+
+    def test_wrong_values(self):
+        cases = {
+            ("-W", "100"): "100 is not a multiple of 16: use 96 or 112",
+            ("-H", "8"): "use 16 or 32",
+            ("-H", "0"): "from 1 to 16384",
+            ("-W", "99999999999999999999"): "from 1 to 16384",
+            ("-W", "16384", "-H", "16384"): "larger than",
+            ("--steps", "0"): "from 1 to 1000",
+            ("--steps", "2.5"): "from 1 to 1000",
+            ("--steps", ""): "from 1 to 1000",
+            ("--guidance", "nan"): "0 or more",
+            ("--guidance", "-1"): "0 or more",
+            ("-s", "-2"): "-1 for a random one",
+            ("-s", "18446744073709551616"): "18446744073709551615",
+            ("-s", "18446744073709551615", "-n", "2"): "above 2^64-1",
+            ("-n", "0"): "from 1 to 10000",
+            ("--max-sequence-length", "513"): "from 1 to 512",
+            ("--threads", "0"): "from 1 to 1024",
+            ("--dtype", "int8"): "auto, bf16, fp16, fp32",
+            ("--device", "tpu"): "cuda:N",
+            ("--device", "cuda:x"): "cuda:N",
+            ("-q", "-v"): "exclude each other",
+            ("--lora", "x"): "unknown option --lora",
+            ("--steps",): "--steps",
+            ("-o", "out.gif"): ".png",
+            ("-o", "-", "--json"): "--json and -o -",
+            ("-o", "-", "-n", "2"): "-o -",
+        }
+        for arguments, text in cases.items():
+            with self.subTest(arguments):
+                self.fail_with(2, "x", *arguments, says=text)
+
+    def test_prompt_must_be_utf8(self):
+        self.fail_with(2, "-", stdin=b"caf\xe9", says="UTF-8")
+
+    def test_a_command_word_is_a_prompt_after_generate(self):
+        self.succeed("generate", "doctor", *SMALL, "-q")
+        self.assertEqual(self.prompt_of("out.png"), "doctor")
+
+    def test_options_stand_anywhere_and_dashes_end_them(self):
+        self.succeed(*SMALL, "-q", "-o", "a.png", "x")
+        self.succeed("x", "-o", "b.png", *SMALL, "-q")
+        self.assertEqual((self.folder / "a.png").read_bytes(), (self.folder / "b.png").read_bytes())
+        self.succeed(*SMALL, "-q", "--", "-odd [a, b]")
+        self.assertEqual(self.prompt_of("out.png"), "-odd [a, b]")
+
+    def test_brackets_and_the_empty_prompt_are_prompts(self):
+        for prompt in ["", "[a,b]", "[]", "a\nb  c", "\N{RED APPLE}"]:
+            self.succeed(prompt, *SMALL, "-q")
+            self.assertEqual(self.prompt_of("out.png"), prompt)
+
+    def test_prompt_from_stdin(self):
+        self.succeed("-", *SMALL, "-q", stdin=b"two\nlines\n\n")
+        self.assertEqual(self.prompt_of("out.png"), "two\nlines\n")
+
+    def prompt_of(self, name):
+        return json.loads(png_text((self.folder / name).read_bytes(), "steadyflux"))["prompt"]
+
+
+class OutputTest(CliTest):
+    def test_quiet_says_nothing(self):
+        done = self.succeed("a red apple", *SMALL, "-q")
+        self.assertEqual((done.stdout, done.stderr), (b"", b""))
+        self.assertEqual(self.files(), ["out.png"])
+
+    def test_table_and_path_on_stderr(self):
+        done = self.succeed("a red apple", *SMALL, "-o", "apple.png")
+        self.assertEqual(done.stdout, b"")
+        for word in [b"encode", b"denoise", b"decode", b"total", b"RSS", b"apple.png"]:
+            self.assertIn(word, done.stderr)
+        self.assertNotIn(b"\x1b", done.stderr)
+
+    def test_progress_on_a_terminal(self):
+        main, terminal = pty.openpty()
+        process = subprocess.Popen([PROGRAM, "x", *SMALL], cwd=self.folder, env=environment(),
+                                   stdout=terminal, stderr=terminal)
+        os.close(terminal)
+        shown = b""
+        try:
+            while chunk := os.read(main, 4096):
+                shown += chunk
+        except OSError:
+            pass  # Linux says EIO when the last writer has gone
+        os.close(main)
+        self.assertEqual(process.wait(60), 0)
+        for phase in [b"encode", b"denoise", b"decode"]:
+            self.assertRegex(shown, phase + rb" *\[#*\.*\] \d+/\d+")
+
+    def test_json(self):
+        done = self.succeed("a red apple", *SMALL, "-s", "7", "-n", "2", "--json")
+        result = json.loads(done.stdout)
+        self.assertEqual(result["images"], [{"output": "out-1.png", "seed": 7},
+                                            {"output": "out-2.png", "seed": 8}])
+        self.assertEqual([p["name"] for p in result["phases"]], ["encode", "denoise", "decode"])
+        self.assertEqual((result["width"], result["steps"], result["guidance"]), (32, 1, None))
+        self.assertGreater(result["phases"][1]["peak_rss"], 1 << 20)
+        self.assertEqual(self.files(), ["out-1.png", "out-2.png"])
+
+    def test_numbered_pictures_are_those_of_single_runs(self):
+        self.succeed("x", *SMALL, "-q", "-s", "18446744073709551613", "-n", "3", "-o", "n.png")
+        self.succeed("x", *SMALL, "-q", "-s", "18446744073709551615", "-o", "one.png")
+        self.assertEqual((self.folder / "n-3.png").read_bytes(),
+                         (self.folder / "one.png").read_bytes())
+        self.assertNotEqual((self.folder / "n-1.png").read_bytes(),
+                            (self.folder / "n-2.png").read_bytes())
+
+    def test_stdout(self):
+        done = self.succeed("x", *SMALL, "-o", "-")
+        self.assertEqual(self.files(), [])
+        self.succeed("x", *SMALL, "-q")
+        self.assertEqual(done.stdout, (self.folder / "out.png").read_bytes())
+
+    def test_stdout_that_is_closed_or_full(self):
+        reader, writer = os.pipe()
+        os.close(reader)
+        for target in [writer, os.open("/dev/full", os.O_WRONLY)]:
+            done = subprocess.run([PROGRAM, "x", *SMALL, "-q", "-o", "-"], cwd=self.folder,
+                                  env=environment(), stdout=target, stderr=subprocess.PIPE,
+                                  timeout=60)
+            os.close(target)
+            self.assertEqual(done.returncode, 5, done.stderr)
+
+    def test_jpeg(self):
+        self.succeed("x", *SMALL, "-q", "-o", "x.JPG")
+        self.assertEqual((self.folder / "x.JPG").read_bytes()[:3], b"\xff\xd8\xff")
+
+    def test_unwritable_outputs(self):
+        (self.folder / "folder.png").mkdir()
+        self.fail_with(5, "x", "-o", "missing/out.png", says="missing")
+        self.fail_with(5, "x", "-o", "folder.png", says="folder.png")
+        if os.geteuid() != 0:  # root may write everywhere
+            (self.folder / "closed").mkdir(mode=0o500)
+            self.fail_with(5, "x", "-o", "closed/out.png", says="closed")
+
+    def test_guidance_without_embedding_warns_once_and_changes_nothing(self):
+        done = self.succeed("x", *SMALL, "-o", "a.png", "--guidance", "7")
+        self.assertEqual(done.stderr.count(b"warning:"), 1)
+        self.succeed("x", *SMALL, "-q", "-o", "b.png")
+        self.assertEqual((self.folder / "a.png").read_bytes(), (self.folder / "b.png").read_bytes())
+
+    def test_words_lost_are_named_once(self):
+        prompt = "apple " * 100 + "zebra"
+        result = json.loads(self.succeed(prompt, *SMALL, "--json").stdout)
+        self.assertTrue(any("zebra" in w for w in result["warnings"]), result["warnings"])
+        self.assertEqual(len(set(result["warnings"])), len(result["warnings"]))
+
+
+class RepeatTest(CliTest):
+    def test_from_repeats_bit_for_bit(self):
+        self.succeed("a red apple", *SMALL, "-q", "-s", "5", "-n", "2", "-o", "first.png",
+                     "--dtype", "bf16", "--max-sequence-length", "20", "--threads", "1")
+        done = self.succeed("--from", "first-2.png", "-o", "again.png",
+                            env=environment(STEADYFLUX_MODEL="/nonexistent"))
+        self.assertEqual((self.folder / "first-2.png").read_bytes(),
+                         (self.folder / "again.png").read_bytes())
+        self.assertNotIn(b"warning", done.stderr)
+
+    def test_options_override_and_differences_are_said(self):
+        self.succeed("x", *SMALL, "-q", "-o", "first.png", "--threads", "1")
+        done = self.succeed("generate", "--from", "first.png", "-s", "9", "--threads", "2", "-o",
+                            "other.png")
+        self.assertIn(b"thread count differs", done.stderr)
+        record = json.loads(png_text((self.folder / "other.png").read_bytes(), "steadyflux"))
+        self.assertEqual((record["seed"], record["prompt"]), (9, "x"))
+
+    def test_changed_weights_are_said(self):
+        model = self.folder / "model"
+        shutil.copytree(MODEL, model)
+        self.succeed("x", *SMALL, "-q", "-m", model, "-o", "first.png")
+        weights = model / "vae" / "diffusion_pytorch_model.safetensors"
+        data = bytearray(weights.read_bytes())
+        data[-1] ^= 1
+        weights.write_bytes(data)
+        done = self.succeed("--from", "first.png", "-o", "again.png")
+        self.assertIn(b"warning: model", done.stderr)
+
+    def test_model_that_has_gone(self):
+        model = self.folder / "gone-model"
+        shutil.copytree(MODEL, model)
+        self.succeed("x", *SMALL, "-q", "-m", model, "-o", "first.png")
+        shutil.rmtree(model)
+        self.fail_with(3, "--from", "first.png", says=["gone-model", "-m"])
+
+    def test_pictures_without_a_record(self):
+        (self.folder / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+        self.fail_with(3, "--from", "bad.png", says="bad.png")
+        self.fail_with(3, "--from", "missing.png", says="missing.png")
+
+    def test_inspect_tells_how_a_picture_was_made(self):
+        self.succeed("a red apple", *SMALL, "-q", "-s", "3")
+        report = json.loads(self.succeed("inspect", "out.png", "--json").stdout)
+        self.assertEqual(report["steadyflux"]["seed"], 3)
+        self.assertIn("Seed: 3", report["parameters"])
+        self.assertIn(b"a red apple", self.succeed("inspect", "out.png").stdout)
+
+
+class ConfigTest(CliTest):
+    def write(self, text):
+        (self.folder / "my.toml").write_text(text)
+
+    def test_values_from_a_file_and_options_over_them(self):
+        self.write('# mine\nwidth = 32\nheight = 48\nsteps = 1\ndevice = "cpu"\njson = true\n'
+                   'seed = 18446744073709551615\n')
+        result = json.loads(self.succeed("x", "--config", "my.toml", "-H", "16").stdout)
+        self.assertEqual((result["width"], result["height"]), (32, 16))
+        self.assertEqual(result["images"][0]["seed"], 18446744073709551615)
+
+    def test_bad_files(self):
+        self.fail_with(3, "x", "--config", "missing.toml", says="missing.toml")
+        for text, says in [("stesp = 3\n", "stesp"), ("[generate]\nsteps = 3\n", "my.toml"),
+                           ("steps = [1, 2]\n", "2 values"), ("json = 3\n", "true or false"),
+                           ("prompt = 'x'\n", "prompt")]:
+            with self.subTest(text):
+                self.write(text)
+                self.fail_with(3, "x", "--config", "my.toml", says=["my.toml", says])
+        self.write("steps = many\n")
+        self.fail_with(2, "x", "--config", "my.toml", says="many")
+
+
+class ModelTest(CliTest):
+    def test_missing_models(self):
+        self.fail_with(3, "x", "-m", "no/such/folder", says="no/such/folder")
+        self.fail_with(3, "x", "-m", "some-org/some-model", says="hf download")
+        self.fail_with(3, "x", env=environment(STEADYFLUX_MODEL="/nonexistent/model"))
+
+    def test_damaged_models_leave_nothing(self):
+        model = self.folder / "model"
+        shutil.copytree(MODEL, model)
+        weights = model / "transformer" / "diffusion_pytorch_model.safetensors"
+        data = weights.read_bytes()
+        weights.write_bytes(data[: len(data) // 2])
+        self.fail_with(3, "x", "-q", "-m", model, says="transformer")
+        weights.unlink()
+        self.fail_with(3, "x", "-q", "-m", model, says="transformer")
+
+
+class InterruptTest(CliTest):
+    def interrupt(self, number):
+        process = subprocess.Popen([PROGRAM, "x", "--steps", "1000", "--device", "cpu"],
+                                   cwd=self.folder, env=environment(), stdout=subprocess.PIPE,
+                                   stderr=subprocess.PIPE)
+        line = process.stderr.readline()  # "encode ...": the long phase has begun
+        self.assertIn(b"encode", line)
+        process.send_signal(number)
+        _, error = process.communicate(timeout=60)
+        self.assertEqual(process.returncode, 128 + number, error)
+        self.assertIn(b"steadyflux: error: interrupted", error)
+        self.assertEqual(self.files(), [])
+
+    def test_ctrl_c(self):
+        self.interrupt(signal.SIGINT)
+
+    def test_sigterm(self):
+        self.interrupt(signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    PROGRAM, MODEL = (str(pathlib.Path(a).resolve()) for a in sys.argv[1:3])
+    unittest.main(argv=[sys.argv[0], *sys.argv[3:]])

@@ -3,7 +3,7 @@
 # pinned torch wheel into .venv. Does nothing, in a fraction of a second, when everything is there.
 #
 #   scripts/setup.sh [--cuda] [--with-checks]
-#     --cuda         also the CUDA libraries that the program loads for --device cuda (about 4 GB)
+#     --cuda         also the CUDA libraries that the program loads for --device cuda (4.2 GB with the rest)
 #     --with-checks  also what .ci/run needs: clang-format, clang-tidy, shellcheck
 #
 # A libtorch of your own is used instead of the wheel when CMAKE_PREFIX_PATH leads to one.
@@ -111,9 +111,9 @@ if ! .venv/bin/python -c 'import pip' 2>/dev/null; then
   quietly "python -m venv" "$python" -m venv --clear .venv || die "could not create .venv: see above"
 fi
 if [[ $flavour == cpu ]]; then
-  say "installing libtorch into .venv: about 0.7 GB to download, 1.3 GB on disk"
+  say "installing libtorch into .venv: 1.3 GB on disk"
 else
-  say "installing libtorch with CUDA into .venv: about 2.5 GB to download, 5 GB on disk"
+  say "installing libtorch with CUDA into .venv: 4.2 GB on disk"
 fi
 requirements=()
 for file in "${pins[@]}"; do

@@ -39,7 +39,7 @@ double gemm_roof(std::int64_t tokens, std::int64_t dim, at::ScalarType dtype) {
 double step_flops(const FluxTransformerConfig& c, double image, double text) {
   const auto d = static_cast<double>(c.inner_dim());
   const double s = image + text;
-  const double linear = s * 12 * d * d;     // per block: q, k, v, out (4) + MLP (8)
+  const double linear = s * 12 * d * d;    // per block: q, k, v, out (4) + MLP (8)
   const double attention = 2 * s * s * d;  // q k^T and p v
   const double blocks = static_cast<double>(c.num_layers + c.num_single_layers);
   return 2 * blocks * (linear + attention);

@@ -15,14 +15,14 @@ namespace steadyflux {
 
 // One prompt and what to do with it. Validated by Pipeline::check.
 struct Request {
-  std::string prompt;                     // UTF-8, may be empty
-  std::int64_t width = 1024;              // pixels, a multiple of 16
-  std::int64_t height = 1024;             // pixels, a multiple of 16
-  std::int64_t num_inference_steps = 4;   // >= 1
-  double guidance_scale = 3.5;            // used by models with guidance_embeds only
-  std::uint64_t seed = 0;                 // of the first picture; picture i has seed + i
-  std::int64_t num_images = 1;            // >= 1
-  std::int64_t max_sequence_length = 512; // T5 tokens, 1..512
+  std::string prompt;                      // UTF-8, may be empty
+  std::int64_t width = 1024;               // pixels, a multiple of 16
+  std::int64_t height = 1024;              // pixels, a multiple of 16
+  std::int64_t num_inference_steps = 4;    // >= 1
+  double guidance_scale = 3.5;             // used by models with guidance_embeds only
+  std::uint64_t seed = 0;                  // of the first picture; picture i has seed + i
+  std::int64_t num_images = 1;             // >= 1
+  std::int64_t max_sequence_length = 512;  // T5 tokens, 1..512
 };
 
 // 8-bit RGB, rows from top to bottom, no padding.
@@ -36,7 +36,7 @@ struct Image {
 struct PhaseStats {
   std::string name;  // "encode", "denoise", "decode"
   double seconds = 0;
-  double load_seconds = 0;  // part of `seconds` spent opening weights
+  double load_seconds = 0;                 // part of `seconds` spent opening weights
   std::int64_t device_peak_allocated = 0;  // 0 on the CPU
   std::int64_t device_peak_reserved = 0;
   std::int64_t peak_rss = 0;
@@ -59,15 +59,16 @@ class Observer {
 };
 
 struct PipelineOptions {
-  std::filesystem::path model;   // a diffusers folder
-  std::string device = "auto";   // auto, cpu, cuda, cuda:N
-  std::string dtype = "auto";    // auto (that of the transformer's weights), bf16, fp16, fp32
-  int num_threads = 0;           // 0: as many as there are physical cores for this process
+  std::filesystem::path model;  // a diffusers folder
+  std::string device = "auto";  // auto, cpu, cuda, cuda:N
+  std::string dtype = "auto";   // auto (that of the transformer's weights), bf16, fp16, fp32
+  int num_threads = 0;          // 0: as many as there are physical cores for this process
 };
 
 class Pipeline {
  public:
-  // Reads the configuration files and picks device and dtype; loads no weights.
+  // Reads the configuration files and the weight files' headers, picks device and dtype; loads no
+  // weights.
   explicit Pipeline(const PipelineOptions& options);
   ~Pipeline();
   Pipeline(Pipeline&&) noexcept;

@@ -2,6 +2,10 @@
 
 #include <ATen/ATen.h>
 
+#include <cmath>
+
+#include "nn/flash_attention_cpu.h"
+
 namespace steadyflux {
 
 void Linear::visit(const SlotScope& scope, std::int64_t in_features, std::int64_t out_features,
@@ -53,6 +57,10 @@ at::Tensor layer_norm_no_affine(const at::Tensor& x, double eps) {
 
 at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                      const at::Tensor& mask, bool is_causal, std::optional<double> scale) {
+  if (!mask.defined() && !is_causal && flash_attention_cpu_usable(q, k, v)) {
+    const double default_scale = 1.0 / std::sqrt(static_cast<double>(q.size(3)));
+    return flash_attention_cpu(q, k, v, scale.value_or(default_scale));
+  }
   std::optional<at::Tensor> attn_mask;
   if (mask.defined()) attn_mask = mask;
   auto out = at::scaled_dot_product_attention(q, k, v, attn_mask, /*dropout_p=*/0.0, is_causal,

@@ -8,6 +8,7 @@
 #include <optional>
 #include <set>
 
+#include "base/utf8.h"
 #include "steadyflux/error.h"
 
 namespace steadyflux {
@@ -46,37 +47,19 @@ std::optional<std::string> find_name(const Checkpoint& checkpoint, const TensorS
   return std::nullopt;
 }
 
-}  // namespace
-
-at::Tensor to_tensor(const TensorView& view) {
-  const auto type = weight_scalar_type(view.dtype);
-  if (!type) {
-    throw Error(ErrorKind::kBadInput,
-                fmt::format("{}: {} is not a dtype of plain weights; steadyflux reads F32, F16, BF16",
-                            view.file->path().string(), to_string(view.dtype)));
-  }
-  auto* data = const_cast<std::byte*>(view.data);
-  const auto options = at::TensorOptions().dtype(*type);
-  if (reinterpret_cast<std::uintptr_t>(data) % item_size(view.dtype) != 0) {
-    auto bytes = at::empty({static_cast<std::int64_t>(view.nbytes)}, at::kByte);
-    std::copy_n(data, view.nbytes, static_cast<std::byte*>(bytes.data_ptr()));
-    return bytes.view(*type).view(view.shape);
-  }
-  return at::from_blob(data, view.shape, [file = view.file](void*) {}, options);
-}
-
-void load_slots(const Checkpoint& checkpoint, const std::vector<TensorSlot>& slots,
-                const LoadOptions& options) {
+// The tensor for every slot, in their order; throws as load_slots says.
+std::vector<const TensorView*> match_slots(const Checkpoint& checkpoint,
+                                           const std::vector<TensorSlot>& slots,
+                                           const LoadOptions& options) {
   const auto where = checkpoint.path().string();
   std::set<std::string> used;
   std::vector<const TensorView*> views;
-  std::int64_t total = 0;
   for (const auto& slot : slots) {
     const auto name = find_name(checkpoint, slot, options.optional_prefix);
     if (!name) {
       throw Error(ErrorKind::kBadInput,
-                  fmt::format("{}: tensor {} is missing; the config asks for it with shape {}", where,
-                              slot.name, shape_to_string(slot.shape)));
+                  fmt::format("{}: tensor {} is missing; the config asks for it with shape {}",
+                              where, slot.name, shape_to_string(slot.shape)));
     }
     const auto* view = checkpoint.find(*name);
     if (view->shape != slot.shape) {
@@ -93,15 +76,47 @@ void load_slots(const Checkpoint& checkpoint, const std::vector<TensorSlot>& slo
     used.insert(*name);
     for (const auto& alias : slot.aliases) used.insert(alias);
     views.push_back(view);
-    total += static_cast<std::int64_t>(view->nbytes);
   }
   for (const auto& [name, view] : checkpoint.tensors()) {
     if (used.count(name) || starts_with_any(name, options.ignored_prefixes)) continue;
     throw Error(ErrorKind::kBadInput,
                 fmt::format("{}: tensor {} has no place in the model that the config describes",
-                            view.file->path().string(), name));
+                            view.file->path().string(), printable(name)));
   }
+  return views;
+}
 
+}  // namespace
+
+at::Tensor to_tensor(const TensorView& view) {
+  const auto type = weight_scalar_type(view.dtype);
+  if (!type) {
+    throw Error(
+        ErrorKind::kBadInput,
+        fmt::format("{}: {} is not a dtype of plain weights; steadyflux reads F32, F16, BF16",
+                    view.file->path().string(), to_string(view.dtype)));
+  }
+  auto* data = const_cast<std::byte*>(view.data);
+  const auto options = at::TensorOptions().dtype(*type);
+  if (reinterpret_cast<std::uintptr_t>(data) % item_size(view.dtype) != 0) {
+    auto bytes = at::empty({static_cast<std::int64_t>(view.nbytes)}, at::kByte);
+    std::copy_n(data, view.nbytes, static_cast<std::byte*>(bytes.data_ptr()));
+    return bytes.view(*type).view(view.shape);
+  }
+  return at::from_blob(
+      data, view.shape, [file = view.file](void*) {}, options);
+}
+
+void check_slots(const Checkpoint& checkpoint, const std::vector<TensorSlot>& slots,
+                 const LoadOptions& options) {
+  match_slots(checkpoint, slots, options);
+}
+
+void load_slots(const Checkpoint& checkpoint, const std::vector<TensorSlot>& slots,
+                const LoadOptions& options) {
+  const auto views = match_slots(checkpoint, slots, options);
+  std::int64_t total = 0;
+  for (const auto* view : views) total += static_cast<std::int64_t>(view->nbytes);
   std::int64_t done = 0;
   for (std::size_t i = 0; i < slots.size(); ++i) {
     if (options.progress) options.progress(done, total);
@@ -122,9 +137,8 @@ void load_slots(const Checkpoint& checkpoint, const std::vector<TensorSlot>& slo
 at::ScalarType dominant_dtype(const Checkpoint& checkpoint) {
   std::map<DType, std::size_t> bytes;
   for (const auto& [name, view] : checkpoint.tensors()) bytes[view.dtype] += view.nbytes;
-  const auto most =
-      std::max_element(bytes.begin(), bytes.end(),
-                       [](const auto& a, const auto& b) { return a.second < b.second; });
+  const auto most = std::max_element(
+      bytes.begin(), bytes.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
   if (most == bytes.end()) return at::kFloat;
   const auto type = weight_scalar_type(most->first);
   return type && *type != at::kDouble ? *type : at::kFloat;

@@ -23,17 +23,21 @@ struct LoadOptions {
   c10::Device device = c10::Device(c10::kCPU);
   // Key -> key with what some writers add in front removed ("text_model."); may be empty.
   std::string optional_prefix;
-  // Keys of the checkpoint that a model legitimately leaves out (prefixes): encoder half of the VAE,
-  // position_ids buffers, tied copies.
+  // Keys of the checkpoint that a model legitimately leaves out (prefixes): encoder half of the
+  // VAE, position_ids buffers, tied copies.
   std::vector<std::string> ignored_prefixes;
   // Called with bytes done and bytes in all, between tensors; may throw to end the load.
   std::function<void(std::int64_t, std::int64_t)> progress;
 };
 
-// Throws Error{kBadInput} naming file and tensor: missing, of the wrong shape, of a dtype that is no
-// floating-point weight, or left over.
+// Throws Error{kBadInput} naming file and tensor: missing, of the wrong shape, of a dtype that is
+// no floating-point weight, or left over.
 void load_slots(const Checkpoint& checkpoint, const std::vector<TensorSlot>& slots,
                 const LoadOptions& options);
+
+// The same checks without making a tensor: what costs nothing is found before anything is computed.
+void check_slots(const Checkpoint& checkpoint, const std::vector<TensorSlot>& slots,
+                 const LoadOptions& options);
 
 // The dtype that most bytes of the checkpoint have, as a scalar type (fp32, fp16 or bf16).
 at::ScalarType dominant_dtype(const Checkpoint& checkpoint);

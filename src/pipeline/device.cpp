@@ -63,13 +63,12 @@ c10::Device select_device(const std::string& spec) {
   }
   const auto count = count_gpus(problem);
   if (count == 0) {
-    throw Error(ErrorKind::kUsage,
-                fmt::format("--device {}: {}; use --device cpu", spec, problem));
+    throw Error(ErrorKind::kUsage, fmt::format("--device {}: {}; use --device cpu", spec, problem));
   }
   if (index >= count) {
-    throw Error(ErrorKind::kUsage,
-                fmt::format("--device {}: there is no such GPU, the last one is cuda:{}", spec,
-                            count - 1));
+    throw Error(
+        ErrorKind::kUsage,
+        fmt::format("--device {}: there is no such GPU, the last one is cuda:{}", spec, count - 1));
   }
   return c10::Device(c10::kCUDA, static_cast<c10::DeviceIndex>(index));
 }

@@ -16,9 +16,9 @@ namespace steadyflux {
 c10::Device select_device(const std::string& spec);
 
 struct DeviceInfo {
-  std::string name;         // "cuda:0"
-  std::int64_t free = 0;    // bytes
-  std::int64_t total = 0;   // bytes
+  std::string name;        // "cuda:0"
+  std::int64_t free = 0;   // bytes
+  std::int64_t total = 0;  // bytes
 };
 
 // The GPUs there are, and, if there are none, why.

@@ -28,6 +28,10 @@ struct PromptEmbeddings {
   at::Tensor pooled_prompt_embeds;  // [1, pooled_projection_dim]
 };
 
+// Reads the headers of all weight files: throws Error{kBadInput} if a tensor is missing, misshapen
+// or cut off. So a damaged VAE is found before minutes of denoising.
+void check_weights(const ModelFolder& model);
+
 // Progress steps: one for CLIP, one for each T5 block.
 std::int64_t encode_steps(const ModelFolder& model);
 PromptEmbeddings encode_prompt(const PhaseContext& context, const std::string& prompt,

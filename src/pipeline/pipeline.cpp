@@ -92,6 +92,7 @@ struct Pipeline::State {
 
 Pipeline::Pipeline(const PipelineOptions& options) : state_(std::make_unique<State>()) {
   state_->model = ModelFolder::open(options.model);
+  check_weights(state_->model);
   state_->device = select_device(options.device);
   state_->dtype = select_dtype(options.dtype, state_->model);
   state_->device_name = state_->device.is_cpu() ? "cpu" : state_->device.str();
@@ -126,11 +127,10 @@ void Pipeline::generate(const Request& request, Observer& observer,
   const c10::InferenceMode inference_mode;
   PromptEmbeddings embeddings;
   std::vector<at::Tensor> latents;
-  state_->run_phase("encode", encode_steps(state_->model), observer,
-                    [&](const PhaseContext& context) {
-                      embeddings =
-                          encode_prompt(context, request.prompt, request.max_sequence_length);
-                    });
+  state_->run_phase(
+      "encode", encode_steps(state_->model), observer, [&](const PhaseContext& context) {
+        embeddings = encode_prompt(context, request.prompt, request.max_sequence_length);
+      });
   state_->run_phase(
       "denoise", request.num_images * request.num_inference_steps, observer,
       [&](const PhaseContext& context) { latents = denoise(context, request, embeddings); });

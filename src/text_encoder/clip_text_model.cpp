@@ -63,9 +63,8 @@ at::Tensor ClipTextModel::forward(const at::Tensor& input_ids) const {
   hidden_states = final_layer_norm(hidden_states, config.layer_norm_eps);
 
   // eos_token_id 2 is what old configs say wrongly; transformers then takes the largest id's place.
-  const auto marks = config.eos_token_id == 2
-                         ? input_ids
-                         : input_ids.eq(config.eos_token_id).to(at::kInt);
+  const auto marks =
+      config.eos_token_id == 2 ? input_ids : input_ids.eq(config.eos_token_id).to(at::kInt);
   const auto eos = marks.argmax(-1);  // [B], the first of equals
   const auto batch = at::arange(input_ids.size(0), input_ids.options());
   return hidden_states.index({batch, eos});  // [B, D]

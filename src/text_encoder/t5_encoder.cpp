@@ -54,7 +54,8 @@ void T5Block::visit(const SlotScope& scope, const T5Config& config,
   const auto dense = layer1.scope("DenseReluDense");
   ff_layer.dense_relu_dense.wi_0.visit(dense.scope("wi_0"), d, config.d_ff, false);
   ff_layer.dense_relu_dense.wi_1.visit(dense.scope("wi_1"), d, config.d_ff, false);
-  dense.scope("wo").tensor("weight", ff_layer.dense_relu_dense.wo.weight, {d, config.d_ff})
+  dense.scope("wo")
+      .tensor("weight", ff_layer.dense_relu_dense.wo.weight, {d, config.d_ff})
       .keep_in_fp32 = true;
   layer1.scope("layer_norm").tensor("weight", ff_layer.layer_norm, {d});
 }
@@ -97,8 +98,8 @@ std::vector<TensorSlot> T5Encoder::slots() {
 
 at::Tensor t5_position_bias(const Embedding& relative_attention_bias, std::int64_t length,
                             const T5Config& config) {
-  const auto options = at::TensorOptions().dtype(at::kLong).device(
-      relative_attention_bias.weight.device());
+  const auto options =
+      at::TensorOptions().dtype(at::kLong).device(relative_attention_bias.weight.device());
   const auto positions = at::arange(length, options);
   auto relative = positions.unsqueeze(0) - positions.unsqueeze(1);  // [S, S], memory - query
   // Half of the buckets for each direction; in each, half exact, half logarithmic.
@@ -106,9 +107,8 @@ at::Tensor t5_position_bias(const Embedding& relative_attention_bias, std::int64
   const auto max_exact = num_buckets / 2;
   auto bucket = relative.gt(0).to(at::kLong) * num_buckets;
   relative = relative.abs();
-  const double log_range =
-      std::log(static_cast<double>(config.relative_attention_max_distance) /
-               static_cast<double>(max_exact));
+  const double log_range = std::log(static_cast<double>(config.relative_attention_max_distance) /
+                                    static_cast<double>(max_exact));
   auto large = max_exact + (at::log(relative.to(at::kFloat) / static_cast<double>(max_exact)) /
                             log_range * static_cast<double>(num_buckets - max_exact))
                                .to(at::kLong);

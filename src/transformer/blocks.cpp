@@ -96,8 +96,8 @@ void FluxTransformerBlock::forward_(at::Tensor& hidden_states, at::Tensor& encod
                                       normed_heads(attn.to_k(x), attn.norm_k)},
                                      1),
                              image_rotary_emb);
-    const auto value = split_heads(at::cat({attn.add_v_proj(t), attn.to_v(x)}, 1),
-                                   config.attention_head_dim);
+    const auto value =
+        split_heads(at::cat({attn.add_v_proj(t), attn.to_v(x)}, 1), config.attention_head_dim);
     attn_output = attention(query, key, value);
   }
   add_gated_(hidden_states, attn.to_out_0(attn_output.narrow(1, text_len, image_len).contiguous()),

@@ -63,8 +63,7 @@ struct FluxSingleTransformerBlock {
   Modulation modulate(const at::Tensor& silu_temb) const;
   // Updates hidden_states [B, S_txt + S_img, dim] in place.
   void forward_(at::Tensor& hidden_states, const Modulation& modulation,
-                const RotaryEmbedding& image_rotary_emb,
-                const FluxTransformerConfig& config) const;
+                const RotaryEmbedding& image_rotary_emb, const FluxTransformerConfig& config) const;
 };
 
 // layer_norm(x) * (1 + scale) + shift, with scale and shift [B, dim] and x [B, S, dim].

@@ -66,8 +66,7 @@ FluxModulations FluxTransformer::modulations(const at::Tensor& timestep, const a
   // The reference multiplies by 1000 in the model's dtype: in bf16, 988.41 becomes 988.
   const auto dtype = x_embedder.weight.scalar_type();
   const auto scaled = [&](const at::Tensor& t) { return t.defined() ? t.to(dtype) * 1000 : t; };
-  const auto temb =
-      time_text_embed.forward(scaled(timestep), scaled(guidance), pooled_projections);
+  const auto temb = time_text_embed.forward(scaled(timestep), scaled(guidance), pooled_projections);
   const auto silu_temb = at::silu(temb);
   FluxModulations result;
   for (const auto& block : transformer_blocks) {
@@ -85,7 +84,7 @@ at::Tensor FluxTransformer::forward(const at::Tensor& hidden_states_in,
                                     const FluxModulations& modulations,
                                     const RotaryEmbedding& image_rotary_emb,
                                     const AfterBlock& after_block) const {
-  auto hidden_states = x_embedder(hidden_states_in);                  // [B, S_img, dim]
+  auto hidden_states = x_embedder(hidden_states_in);                        // [B, S_img, dim]
   auto encoder_hidden_states = context_embedder(encoder_hidden_states_in);  // [B, S_txt, dim]
   const auto text_len = encoder_hidden_states.size(1);
   const auto image_len = hidden_states.size(1);
@@ -116,8 +115,7 @@ at::Tensor FluxTransformer::forward(const at::Tensor& hidden_states_in,
 at::Tensor sinusoidal_embedding(const at::Tensor& t) {
   const auto half = kTimeEmbedDim / 2;
   const auto options = at::TensorOptions().dtype(at::kFloat).device(t.device());
-  const auto exponent =
-      at::arange(half, options) * -std::log(10000.0) / static_cast<double>(half);
+  const auto exponent = at::arange(half, options) * -std::log(10000.0) / static_cast<double>(half);
   const auto angles = t.to(at::kFloat).unsqueeze(1) * at::exp(exponent).unsqueeze(0);
   return at::cat({at::cos(angles), at::sin(angles)}, -1);
 }

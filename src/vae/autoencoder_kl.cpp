@@ -40,9 +40,9 @@ void VaeAttention::visit(const SlotScope& scope, std::int64_t channels) {
 at::Tensor VaeAttention::forward(const at::Tensor& x, std::int64_t groups) const {
   const auto channels = x.size(1);
   const auto flat = group_norm(x.flatten(2), groups, kNormEps).transpose(1, 2);  // [B, H W, C]
-  const auto h = to_out_0(attention(split_heads(to_q(flat), channels),
-                                    split_heads(to_k(flat), channels),
-                                    split_heads(to_v(flat), channels)));
+  const auto h =
+      to_out_0(attention(split_heads(to_q(flat), channels), split_heads(to_k(flat), channels),
+                         split_heads(to_v(flat), channels)));
   return h.transpose(1, 2).reshape(x.sizes()) + x;
 }
 

@@ -1,0 +1,268 @@
+#include "nn/flash_attention_cpu.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <ATen/native/CPUBlas.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#ifndef __clang__
+#pragma GCC diagnostic ignored "-Wuninitialized"  // g++ 12's own intrinsics: _mm512_undefined_ps
+#endif
+#include <immintrin.h>
+#define STEADYFLUX_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")))
+#endif
+
+namespace steadyflux {
+
+#ifdef STEADYFLUX_AVX512
+namespace {
+
+using BFloat16 = at::BFloat16;
+
+constexpr std::int64_t kQueryBlock = 64;
+constexpr std::int64_t kKeyBlock = 256;
+constexpr std::int64_t kPad = 32;  // key blocks are padded to this; the padding gets weight 0
+
+std::int64_t padded(std::int64_t n) { return (n + kPad - 1) / kPad * kPad; }
+
+// One head's keys or values in memory: rows of head_dim values, `stride` values apart.
+struct Rows {
+  const BFloat16* data;
+  std::int64_t stride;
+  const BFloat16* row(std::int64_t i) const { return data + i * stride; }
+};
+
+// Keys for scores = Q K^T: the GEMM's right side is K^T with pairs of rows side by side,
+// [head_dim / 2][n_pad][2]. A pair is 32 bits, so this is a transpose of 32-bit words.
+void pack_keys(const Rows& keys, std::int64_t n, std::int64_t head_dim, BFloat16* out) {
+  const auto n_pad = padded(n);
+  const auto pairs = head_dim / 2;
+  auto* words = reinterpret_cast<std::uint32_t*>(out);
+  for (std::int64_t begin = 0; begin < n_pad; begin += 16) {
+    const auto end = std::min(begin + 16, n_pad);
+    for (std::int64_t pair = 0; pair < pairs; ++pair) {
+      for (std::int64_t j = begin; j < end; ++j) {
+        std::uint32_t word = 0;
+        if (j < n) std::memcpy(&word, keys.row(j) + 2 * pair, sizeof word);
+        words[pair * n_pad + j] = word;
+      }
+    }
+  }
+}
+
+// Values for out = P V: [n_pad / 2][head_dim][2], two rows interleaved.
+void pack_values(const Rows& values, std::int64_t n, std::int64_t head_dim, BFloat16* out) {
+  const auto n_pad = padded(n);
+  for (std::int64_t j = 0; j < n_pad; j += 2) {
+    const auto* even = j < n ? values.row(j) : nullptr;
+    const auto* odd = j + 1 < n ? values.row(j + 1) : nullptr;
+    auto* to = out + j * head_dim;
+    for (std::int64_t i = 0; i < head_dim; ++i) {
+      to[2 * i] = even ? even[i] : BFloat16(0.0f);
+      to[2 * i + 1] = odd ? odd[i] : BFloat16(0.0f);
+    }
+  }
+}
+
+// exp(x) for x <= 0: 2^round(x log2 e) times a polynomial, relative error below 1e-6.
+STEADYFLUX_AVX512 inline __m512 exp512(__m512 x) {
+  x = _mm512_max_ps(x, _mm512_set1_ps(-104.0f));
+  const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)),
+                                        _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
+  r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
+  __m512 p = _mm512_set1_ps(1.0f / 720);  // Taylor series on |r| <= ln 2 / 2
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f / 120));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f / 24));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f / 6));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.5f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
+  return _mm512_scalef_ps(p, n);
+}
+
+// One row of the running softmax: scores[0..n) become probabilities (bf16, zero up to n_pad)
+// relative to the largest score so far; what was summed before is rescaled to it.
+STEADYFLUX_AVX512 void softmax_row(const float* scores, std::int64_t n, std::int64_t n_pad,
+                                   float scale, BFloat16* probabilities, float& largest, float& sum,
+                                   float* out, std::int64_t head_dim) {
+  const __m512 vscale = _mm512_set1_ps(scale);
+  const __m512 none = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
+  __m512 vmax = none;
+  for (std::int64_t j = 0; j < n; j += 16) {
+    const auto mask = static_cast<__mmask16>(n - j >= 16 ? 0xffff : (1u << (n - j)) - 1);
+    vmax = _mm512_max_ps(vmax, _mm512_mask_mul_ps(none, mask, _mm512_loadu_ps(scores + j), vscale));
+  }
+  const float now = std::max(largest, _mm512_reduce_max_ps(vmax));
+  const __m512 vnow = _mm512_set1_ps(now);
+  __m512 vsum = _mm512_setzero_ps();
+  for (std::int64_t j = 0; j < n_pad; j += 16) {
+    const auto rest = n - j;
+    const auto mask =
+        static_cast<__mmask16>(rest >= 16 ? 0xffff : (rest <= 0 ? 0 : (1u << rest) - 1));
+    const __m512 x = _mm512_fmsub_ps(_mm512_loadu_ps(scores + j), vscale, vnow);
+    const __m512 p = _mm512_maskz_mov_ps(mask, exp512(x));
+    vsum = _mm512_add_ps(vsum, p);
+    const __m256bh half = _mm512_cvtneps_pbh(p);
+    std::memcpy(probabilities + j, &half, sizeof half);
+  }
+  const float before = std::exp(largest - now);  // 0 for the first block
+  sum = sum * before + _mm512_reduce_add_ps(vsum);
+  largest = now;
+  if (before == 1.0f) return;
+  const __m512 factor = _mm512_set1_ps(before);
+  for (std::int64_t i = 0; i < head_dim; i += 16) {
+    _mm512_storeu_ps(out + i, _mm512_mul_ps(_mm512_loadu_ps(out + i), factor));
+  }
+}
+
+STEADYFLUX_AVX512 void store_row(const float* out, float sum, BFloat16* to, std::int64_t head_dim) {
+  const __m512 factor = _mm512_set1_ps(1.0f / sum);
+  for (std::int64_t i = 0; i < head_dim; i += 16) {
+    const __m256bh half = _mm512_cvtneps_pbh(_mm512_mul_ps(_mm512_loadu_ps(out + i), factor));
+    std::memcpy(to + i, &half, sizeof half);
+  }
+}
+
+void gemm(std::int64_t m, std::int64_t n, std::int64_t k, const BFloat16* a, std::int64_t ld_a,
+          const BFloat16* b, std::int64_t ld_b, float* c, std::int64_t ld_c, bool add) {
+  at::native::cpublas::brgemm(m, n, k, ld_a, ld_b, ld_c, add, a, b, c, /*is_vnni=*/true);
+}
+
+// Packed keys and values of one head, block by block, and room for one query block.
+struct Workspace {
+  Workspace(std::int64_t keys, std::int64_t head_dim)
+      : packed_keys(static_cast<std::size_t>(padded(keys) * head_dim)),
+        packed_values(static_cast<std::size_t>(padded(keys) * head_dim)),
+        scores(static_cast<std::size_t>(kQueryBlock * kKeyBlock)),
+        probabilities(static_cast<std::size_t>(kQueryBlock * kKeyBlock)),
+        out(static_cast<std::size_t>(kQueryBlock * head_dim)),
+        largest(kQueryBlock),
+        sum(kQueryBlock) {}
+  std::vector<BFloat16> packed_keys, packed_values;
+  std::vector<float> scores;
+  std::vector<BFloat16> probabilities;
+  std::vector<float> out, largest, sum;
+};
+
+void pack_head(const Rows& k, const Rows& v, std::int64_t keys, std::int64_t head_dim,
+               Workspace& work) {
+  for (std::int64_t begin = 0; begin < keys; begin += kKeyBlock) {
+    const auto n = std::min(kKeyBlock, keys - begin);
+    pack_keys({k.row(begin), k.stride}, n, head_dim, work.packed_keys.data() + begin * head_dim);
+    pack_values({v.row(begin), v.stride}, n, head_dim,
+                work.packed_values.data() + begin * head_dim);
+  }
+}
+
+// m <= kQueryBlock queries of one head against all its keys; writes rows of `to`.
+void attend(const Rows& q, std::int64_t m, std::int64_t keys, std::int64_t head_dim, float scale,
+            Workspace& work, BFloat16* to, std::int64_t to_stride) {
+  std::fill(work.largest.begin(), work.largest.end(), -std::numeric_limits<float>::infinity());
+  std::fill(work.sum.begin(), work.sum.end(), 0.0f);
+  std::fill(work.out.begin(), work.out.end(), 0.0f);
+  for (std::int64_t begin = 0; begin < keys; begin += kKeyBlock) {
+    const auto n = std::min(kKeyBlock, keys - begin);
+    const auto n_pad = padded(n);
+    gemm(m, n_pad, head_dim, q.data, q.stride, work.packed_keys.data() + begin * head_dim, n_pad,
+         work.scores.data(), n_pad, false);
+    for (std::int64_t i = 0; i < m; ++i) {
+      const auto row = static_cast<std::size_t>(i);
+      softmax_row(work.scores.data() + i * n_pad, n, n_pad, scale,
+                  work.probabilities.data() + i * n_pad, work.largest[row], work.sum[row],
+                  work.out.data() + i * head_dim, head_dim);
+    }
+    gemm(m, head_dim, n_pad, work.probabilities.data(), n_pad,
+         work.packed_values.data() + begin * head_dim, head_dim, work.out.data(), head_dim, true);
+  }
+  for (std::int64_t i = 0; i < m; ++i) {
+    store_row(work.out.data() + i * head_dim, work.sum[static_cast<std::size_t>(i)],
+              to + i * to_stride, head_dim);
+  }
+}
+
+// The GEMM piece is there on this CPU and multiplies: tried once with a product known beforehand.
+bool probe_gemm() {
+  if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
+      !__builtin_cpu_supports("avx512vl") || !__builtin_cpu_supports("avx512dq") ||
+      !__builtin_cpu_supports("avx512bf16")) {
+    return false;
+  }
+  try {
+    const std::vector<BFloat16> a(32 * 32, BFloat16(1.0f)), b(32 * 32, BFloat16(2.0f));
+    std::vector<float> c(32 * 32, 0.0f);
+    gemm(32, 32, 32, a.data(), 32, b.data(), 32, c.data(), 32, false);
+    at::native::cpublas::brgemm_release();
+    return std::all_of(c.begin(), c.end(), [](float value) { return value == 64.0f; });
+  } catch (const c10::Error&) {
+    return false;
+  }
+}
+
+bool rows_contiguous(const at::Tensor& x) {
+  return x.device().is_cpu() && x.scalar_type() == at::kBFloat16 && x.dim() == 4 &&
+         x.stride(3) == 1;
+}
+
+}  // namespace
+
+bool flash_attention_cpu_usable(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+  if (!rows_contiguous(q) || !rows_contiguous(k) || !rows_contiguous(v)) return false;
+  if (q.size(3) % 32 != 0 || k.size(2) == 0) return false;
+  static const bool usable = probe_gemm();
+  return usable;
+}
+
+at::Tensor flash_attention_cpu(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                               double scale) {
+  const auto batch = q.size(0), heads = q.size(1), queries = q.size(2), head_dim = q.size(3);
+  const auto keys = k.size(2);
+  auto result = at::empty({batch, queries, heads * head_dim}, q.options());
+  const auto rows = [](const at::Tensor& x, std::int64_t b, std::int64_t h) {
+    return Rows{x.const_data_ptr<BFloat16>() + b * x.stride(0) + h * x.stride(1), x.stride(2)};
+  };
+  // A task is one head, or a part of its queries where there are more threads than heads.
+  const auto threads = static_cast<std::int64_t>(at::get_num_threads());
+  const auto blocks = (queries + kQueryBlock - 1) / kQueryBlock;
+  const auto parts =
+      std::clamp((threads + batch * heads - 1) / (batch * heads), std::int64_t{1}, blocks);
+  const auto part_size = (blocks + parts - 1) / parts * kQueryBlock;
+  auto* out = result.mutable_data_ptr<BFloat16>();
+  at::parallel_for(0, batch * heads * parts, 1, [&](std::int64_t first, std::int64_t last) {
+    Workspace work(keys, head_dim);
+    for (std::int64_t task = first; task < last; ++task) {
+      const auto b = task / (heads * parts), h = task / parts % heads, part = task % parts;
+      const auto query_rows = rows(q, b, h);
+      pack_head(rows(k, b, h), rows(v, b, h), keys, head_dim, work);
+      const auto end = std::min(queries, (part + 1) * part_size);
+      for (auto begin = part * part_size; begin < end; begin += kQueryBlock) {
+        attend({query_rows.row(begin), query_rows.stride}, std::min(kQueryBlock, end - begin), keys,
+               head_dim, static_cast<float>(scale), work,
+               out + (b * queries + begin) * heads * head_dim + h * head_dim, heads * head_dim);
+      }
+    }
+    at::native::cpublas::brgemm_release();
+  });
+  return result;
+}
+
+#else
+
+bool flash_attention_cpu_usable(const at::Tensor&, const at::Tensor&, const at::Tensor&) {
+  return false;
+}
+
+at::Tensor flash_attention_cpu(const at::Tensor&, const at::Tensor&, const at::Tensor&, double) {
+  return {};
+}
+
+#endif
+
+}  // namespace steadyflux

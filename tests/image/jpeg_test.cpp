@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "image/expect_error.h"
+#include "expect_error.h"
 
 namespace steadyflux {
 namespace {

@@ -6,7 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
-#include "image/expect_error.h"
+#include "expect_error.h"
 #include "image/model_identity.h"
 #include "temp_folder.h"
 

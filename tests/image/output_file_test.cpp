@@ -15,7 +15,7 @@
 #include <thread>
 #include <vector>
 
-#include "image/expect_error.h"
+#include "expect_error.h"
 #include "image/file_names.h"
 #include "temp_folder.h"
 

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "image/expect_error.h"
+#include "expect_error.h"
 #include "temp_folder.h"
 
 namespace steadyflux {

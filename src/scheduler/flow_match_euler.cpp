@@ -48,6 +48,22 @@ void stretch_to_terminal(double terminal, std::vector<float>& sigmas) {
   }
 }
 
+// The s of shift_dynamic. mu is a straight line over the number of tokens that diffusers does not
+// clamp: far out, its exponential is infinite (the schedule is NaN), or mu itself is negative (the
+// schedule rises).
+float dynamic_shift(const FlowMatchEulerConfig& config, std::int64_t image_seq_len) {
+  const double mu = calculate_shift(image_seq_len, config);
+  const auto s = static_cast<float>(config.time_shift_type == "linear" ? mu : std::exp(mu));
+  if (!std::isfinite(s) || s <= 0) {
+    throw Error(ErrorKind::kBadInput,
+                fmt::format("this model's scheduler shifts the noise of a picture of {} tokens by "
+                            "{}, expected a finite number above 0; check base_shift, max_shift, "
+                            "base_image_seq_len and max_image_seq_len in its configuration",
+                            image_seq_len, s));
+  }
+  return s;
+}
+
 }  // namespace
 
 double calculate_shift(std::int64_t image_seq_len, const FlowMatchEulerConfig& config) {
@@ -68,8 +84,7 @@ FlowMatchEulerSchedule make_schedule(const FlowMatchEulerConfig& config,
   FlowMatchEulerSchedule schedule;
   schedule.sigmas = linspace_to_zero(num_inference_steps);
   if (config.use_dynamic_shifting) {
-    const double mu = calculate_shift(image_seq_len, config);
-    const float s = static_cast<float>(config.time_shift_type == "linear" ? mu : std::exp(mu));
+    const float s = dynamic_shift(config, image_seq_len);
     for (float& sigma : schedule.sigmas) sigma = shift_dynamic(s, sigma);
   } else {
     for (float& sigma : schedule.sigmas) sigma = shift_static(config.shift, sigma);

@@ -17,7 +17,8 @@ struct FlowMatchEulerSchedule {
   std::vector<float> timesteps;  // num_inference_steps values: sigma * num_train_timesteps
 };
 
-// Throws Error{kUsage} unless num_inference_steps >= 1.
+// Throws Error: kUsage unless num_inference_steps >= 1, kBadInput if the model's shift for a
+// picture of this size is not a positive number.
 FlowMatchEulerSchedule make_schedule(const FlowMatchEulerConfig& config,
                                      std::int64_t num_inference_steps, std::int64_t image_seq_len);
 

@@ -88,5 +88,16 @@ TEST(FlowMatchEuler, RefusesWhatHasNoSchedule) {
   EXPECT_THROW(make_schedule(terminal, 1, 1024), Error);  // diffusers divides 0 by 0 here
 }
 
+TEST(FlowMatchEuler, RefusesShiftsThatAreNoNumbers) {
+  FlowMatchEulerConfig steep;
+  steep.use_dynamic_shifting = true;
+  steep.max_image_seq_len = steep.base_image_seq_len + 1;
+  EXPECT_NO_THROW(make_schedule(steep, 4, 256));
+  EXPECT_THROW(make_schedule(steep, 4, 4096), Error);  // exp(mu) is infinite
+  steep.time_shift_type = "linear";
+  EXPECT_NO_THROW(make_schedule(steep, 4, 4096));
+  EXPECT_THROW(make_schedule(steep, 4, 100), Error);  // mu is negative
+}
+
 }  // namespace
 }  // namespace steadyflux

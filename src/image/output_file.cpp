@@ -34,7 +34,7 @@ fs::path parent_of(const fs::path& path) {
 // A symbolic link to a file stays, and what it points to is replaced.
 fs::path resolved(const fs::path& path) {
   std::error_code error;
-  const fs::path target = fs::canonical(path, error);
+  fs::path target = fs::canonical(path, error);
   if (error) throw io_error(path, "cannot be resolved", error.value());
   return target;
 }

@@ -135,8 +135,8 @@ class Reader {
       throw bad(fmt::format("is cut off: {} bytes at {}, expected a whole chunk", left, at_));
     }
     const std::uint32_t length = u32(at_);
-    const std::string type(bytes_.begin() + static_cast<std::ptrdiff_t>(at_ + 4),
-                           bytes_.begin() + static_cast<std::ptrdiff_t>(at_ + 8));
+    std::string type(bytes_.begin() + static_cast<std::ptrdiff_t>(at_ + 4),
+                     bytes_.begin() + static_cast<std::ptrdiff_t>(at_ + 8));
     const auto is_letter = [](char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); };
     if (!std::all_of(type.begin(), type.end(), is_letter)) {
       throw bad(fmt::format("has a damaged chunk at byte {}: type '{}'", at_, printable(type)));
@@ -178,10 +178,9 @@ class Reader {
     return utf8_from_latin1(keyword);
   }
 
-  void keep(const std::string& keyword, std::string text) {
-    const auto [entry, is_new] = texts_.try_emplace(keyword, std::move(text));
-    // A second text under the same name: which one made the picture would be a guess. try_emplace
-    // leaves `text` alone if the keyword is there.
+  void keep(const std::string& keyword, const std::string& text) {
+    const auto [entry, is_new] = texts_.try_emplace(keyword, text);
+    // A second text under the same name: which one made the picture would be a guess.
     if (!is_new && entry->second != text) {
       throw bad(fmt::format("has two different texts '{}'", printable(keyword)));
     }

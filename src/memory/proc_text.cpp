@@ -8,7 +8,7 @@ namespace steadyflux {
 std::optional<std::string> read_small_file(const std::filesystem::path& path) {
   std::ifstream in(path, std::ios::binary);
   if (!in) return std::nullopt;
-  std::string text(64 * 1024, '\0');
+  std::string text(std::size_t{64} * 1024, '\0');
   in.read(text.data(), static_cast<std::streamsize>(text.size()));
   if (in.bad() || in.gcount() == 0) return std::nullopt;
   text.resize(static_cast<std::size_t>(in.gcount()));

@@ -124,10 +124,12 @@ AddedTokens::AddedTokens(const fs::path& folder, std::map<std::string, std::stri
     const fs::path map_file = folder / "special_tokens_map.json";
     read_declared(map_file, read_optional_json_object(map_file), true, declared);
     const fs::path legacy_file = folder / "added_tokens.json";
-    for (const auto& [content, id] : read_optional_json_object(legacy_file).items()) {
-      const bool special = std::any_of(declared.named.begin(), declared.named.end(),
-                                       [&](const auto& t) { return t.second.content == content; });
-      add(AddedToken{.content = content, .normalized = !special});
+    const json legacy = read_optional_json_object(legacy_file);
+    for (const auto& entry : legacy.items()) {
+      const bool special =
+          std::any_of(declared.named.begin(), declared.named.end(),
+                      [&](const auto& named) { return named.second.content == entry.key(); });
+      add(AddedToken{.content = entry.key(), .normalized = !special});
     }
     const fs::path tokenizer_file = folder / "tokenizer.json";
     const json tokenizer = read_optional_json_object(tokenizer_file);
@@ -160,7 +162,17 @@ AddedTokens::AddedTokens(const fs::path& folder, std::map<std::string, std::stri
 void AddedTokens::add(AddedToken token) {
   const auto same = [&](const AddedToken& other) { return other.content == token.content; };
   if (!token.content.empty() && std::none_of(tokens_.begin(), tokens_.end(), same)) {
+    token.pattern = token.content;
     tokens_.push_back(std::move(token));
+  }
+}
+
+void AddedTokens::normalize_patterns(
+    const std::function<std::string(const std::string&)>& normalize) {
+  for (AddedToken& token : tokens_) {
+    if (token.normalized) {
+      token.pattern = normalize(token.content);
+    }
   }
 }
 
@@ -191,9 +203,9 @@ const AddedToken* AddedTokens::match(std::string_view text, std::size_t pos,
                                      bool normalized) const {
   const AddedToken* longest = nullptr;
   for (const AddedToken& token : tokens_) {
-    if (token.normalized == normalized && token.content[0] == text[pos] &&
-        text.compare(pos, token.content.size(), token.content) == 0 &&
-        (longest == nullptr || token.content.size() > longest->content.size())) {
+    if (token.normalized == normalized && !token.pattern.empty() && token.pattern[0] == text[pos] &&
+        text.compare(pos, token.pattern.size(), token.pattern) == 0 &&
+        (longest == nullptr || token.pattern.size() > longest->pattern.size())) {
       longest = &token;
     }
   }
@@ -203,8 +215,8 @@ const AddedToken* AddedTokens::match(std::string_view text, std::size_t pos,
 std::vector<TextSpan> AddedTokens::split(std::string_view text, bool normalized) const {
   std::array<bool, 256> may_start{};
   for (const AddedToken& token : tokens_) {
-    if (token.normalized == normalized) {
-      may_start[static_cast<unsigned char>(token.content[0])] = true;
+    if (token.normalized == normalized && !token.pattern.empty()) {
+      may_start[static_cast<unsigned char>(token.pattern[0])] = true;
     }
   }
   std::vector<TextSpan> spans;
@@ -217,7 +229,7 @@ std::vector<TextSpan> AddedTokens::split(std::string_view text, bool normalized)
       continue;
     }
     std::size_t begin = pos;
-    std::size_t end = pos + token->content.size();
+    std::size_t end = pos + token->pattern.size();
     pos = end;
     if (token->single_word && inside_word(text, begin, end)) {
       continue;

@@ -16,6 +16,7 @@ namespace steadyflux {
 
 struct AddedToken {
   std::string content;
+  std::string pattern{};     // what is looked for: the content, normalised if `normalized`
   bool normalized = false;   // looked for after normalisation, not before
   bool lstrip = false;       // takes the white space before it along
   bool rstrip = false;       // takes the white space behind it along
@@ -37,6 +38,9 @@ class AddedTokens {
   // and tokenizer.json, each if it is there.
   AddedTokens(const std::filesystem::path& folder, std::map<std::string, std::string> defaults,
               const std::vector<std::string>& extra);
+
+  // Normalises the patterns of the tokens that are looked for in normalised text.
+  void normalize_patterns(const std::function<std::string(const std::string&)>& normalize);
 
   // Gives every token its id: that of the same string in the model's vocabulary, or the next one
   // behind it (`model_size` is the size of the vocabulary).

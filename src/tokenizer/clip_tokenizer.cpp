@@ -152,6 +152,7 @@ class ClipTokenizer : public Tokenizer {
             {}),
         bpe_(load_bpe(folder, added_.name("unk_token"))),
         vocab_size_(vocab_size) {
+    added_.normalize_patterns([](const std::string& text) { return lower_case(nfc(text)); });
     added_.assign_ids([&](const std::string& token) { return bpe_.id(token); }, bpe_.vocab_size());
     bos_ = added_.id("bos_token");
     eos_ = added_.id("eos_token");

@@ -165,7 +165,7 @@ class T5Tokenizer : public Tokenizer {
       : T5Tokenizer(folder, vocab_size, extra_ids, load_model(folder, extra_ids)) {}
 
   T5Tokenizer(const fs::path& folder, std::int64_t vocab_size, std::int64_t extra_ids,
-              SpieceModel model)
+              const SpieceModel& model)
       : added_(folder, {{"eos_token", "</s>"}, {"unk_token", "<unk>"}, {"pad_token", "<pad>"}},
                extra_tokens(model, extra_ids)),
         unigram_(model.pieces, kUnkId),
@@ -188,6 +188,7 @@ class T5Tokenizer : public Tokenizer {
       bad_tokenizer_file(folder, "the precompiled charsmap is damaged");
     }
     charsmap_ = *charsmap;
+    added_.normalize_patterns([&](const std::string& text) { return charsmap_.apply(text).text; });
   }
 
   static std::vector<std::string> extra_tokens(const SpieceModel& model, std::int64_t extra_ids) {

@@ -73,7 +73,7 @@ TEST(FormatBytes, PicksTheUnit) {
   EXPECT_EQ(format_bytes(1024), "1.00 KiB");
   EXPECT_EQ(format_bytes(1536 * kMiB), "1.50 GiB");
   EXPECT_EQ(format_bytes(-5 * kMiB), "-5.00 MiB");
-  EXPECT_EQ(format_bytes(3000 * 1024 * 1024 * kMiB), "3000.00 TiB");  // there is no larger unit
+  EXPECT_EQ(format_bytes(kMiB * 1024 * 1024 * 3000), "3000.00 TiB");  // there is no larger unit
 }
 
 TEST(FormatBytes, NeverPrints1024OfAUnit) {

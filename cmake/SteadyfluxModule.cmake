@@ -18,6 +18,10 @@ if(STEADYFLUX_SANITIZE)
   add_link_options(-fsanitize=${STEADYFLUX_SANITIZE})
 endif()
 
+if(STEADYFLUX_FUZZ)
+  add_compile_options(-fsanitize=fuzzer-no-link)
+endif()
+
 if(STEADYFLUX_PCH)
   file(WRITE ${CMAKE_BINARY_DIR}/pch.cpp "")
   add_library(steadyflux_pch OBJECT ${CMAKE_BINARY_DIR}/pch.cpp)

@@ -1,13 +1,16 @@
 // steadyflux: parse the command line, run the command, turn what was thrown into one line on
 // standard error and an exit code. The only place where errors are caught for good.
 #include <c10/util/Exception.h>
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <cstdio>
 #include <new>
 #include <string>
 #include <vector>
 
+#include "base/utf8.h"
 #include "cli/commands.h"
 #include "cli/options.h"
 #include "cli/signals.h"
@@ -35,8 +38,28 @@ void run(const std::vector<std::string>& arguments) {
   }
 }
 
+// A started program may find its standard streams closed (2>&-). The next file it opened would take
+// their numbers, and messages would land in a picture. A stand-in that cannot be written takes
+// them.
+void occupy_standard_streams() {
+  for (int fd = 0; fd <= STDERR_FILENO; ++fd) {
+    if (fcntl(fd, F_GETFD) < 0) ::open("/dev/null", O_RDONLY);
+  }
+}
+
+// File names and arguments may hold newlines and escape sequences; messages are one line of text.
+std::string one_line(const std::string& text) {
+  std::string line;
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    line += byte < 0x20 || byte == 0x7f ? fmt::format("\\x{:02X}", byte) : std::string(1, c);
+  }
+  return steadyflux::is_valid_utf8(line) ? line : steadyflux::printable(line, line.size());
+}
+
 int report(const Error& error) {
-  fmt::print(stderr, "steadyflux: error: {}\n", error.what());
+  // Not fmt::print, which throws if standard error cannot be written.
+  std::fputs(fmt::format("steadyflux: error: {}\n", one_line(error.what())).c_str(), stderr);
   return error.exit_code();
 }
 
@@ -62,6 +85,7 @@ int report(const c10::Error& error) {
 
 int main(int argc, char** argv) {
   try {
+    occupy_standard_streams();
     steadyflux::cli::install_signal_handlers();
     run(std::vector<std::string>(argv + (argc > 0 ? 1 : 0), argv + argc));
     return 0;

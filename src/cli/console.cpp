@@ -44,9 +44,10 @@ Console::Console(Verbosity verbosity)
       is_terminal_(isatty(STDERR_FILENO) == 1),
       has_color_(is_terminal_ && wants_color()) {}
 
+// fputs, because fmt::print throws if standard error is closed or full: no reason to give up.
 void Console::print_line(const std::string& line) {
   status("");
-  fmt::print(stderr, "{}\n", line);
+  std::fputs((line + "\n").c_str(), stderr);
 }
 
 void Console::info(const std::string& message) {
@@ -67,7 +68,7 @@ void Console::warning(const std::string& message) {
 
 void Console::status(const std::string& line) {
   if (!is_terminal_ || verbosity_ == Verbosity::kQuiet || (line.empty() && !has_status_)) return;
-  fmt::print(stderr, "\r\x1b[K{}", line.substr(0, terminal_width() - 1));
+  std::fputs(("\r\x1b[K" + line.substr(0, terminal_width() - 1)).c_str(), stderr);
   std::fflush(stderr);
   has_status_ = !line.empty();
 }

@@ -137,7 +137,8 @@ void describe(CommandApp& command, CommandLine& line) {
   }
   for (const Flag& flag : kFlags) {
     app.add_flag(joined_names(flag.name, flag.short_name), line.typed.*flag.value,
-                 flag.description);
+                 flag.description)
+        ->disable_flag_override();  // --json=no would otherwise be a way to say --json
   }
 }
 

@@ -108,7 +108,10 @@ Json result_json(const PictureMetadata& metadata, const Json& pictures, const Pr
                  const Console& console) {
   double seconds = 0;
   for (const PhaseStats& phase : progress.phases()) seconds += phase.seconds;
-  Json result = {{"images", pictures},
+  // output and seed are those of the first picture, for scripts that make one.
+  Json result = {{"output", pictures.at(0).at("output")},
+                 {"seed", metadata.seed},
+                 {"images", pictures},
                  {"prompt", metadata.prompt},
                  {"width", metadata.width},
                  {"height", metadata.height},

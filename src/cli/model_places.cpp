@@ -25,20 +25,6 @@ std::vector<fs::path> entries(const fs::path& folder) {
   return found;
 }
 
-std::optional<fs::path> from_environment(const char* variable, const char* below) {
-  const char* value = std::getenv(variable);
-  if (value == nullptr || *value == '\0') return std::nullopt;
-  return fs::path(value) / below;
-}
-
-// The same order as resolve_model.
-fs::path hub_cache() {
-  if (const auto path = from_environment("HF_HUB_CACHE", "")) return *path;
-  if (const auto path = from_environment("HF_HOME", "hub")) return *path;
-  if (const auto path = from_environment("XDG_CACHE_HOME", "huggingface/hub")) return *path;
-  return from_environment("HOME", ".cache/huggingface/hub").value_or(".cache/huggingface/hub");
-}
-
 // "models--org--name" -> "org/name"
 std::optional<std::string> hub_id(const std::string& folder_name) {
   const std::string prefix = "models--";
@@ -95,7 +81,7 @@ std::vector<FoundModel> find_models() {
       found.push_back({chosen, chosen, "STEADYFLUX_MODEL"});  // opening it will tell what is wrong
     }
   }
-  for (const fs::path& repository : entries(hub_cache())) {
+  for (const fs::path& repository : entries(hugging_face_hub_cache())) {
     const auto id = hub_id(repository.filename().string());
     if (!id) continue;
     try {

@@ -121,6 +121,10 @@ struct ModelFolder {
   static ModelFolder open(const std::filesystem::path& root);
 };
 
+// Where Hugging Face's tools keep what they downloaded: $HF_HUB_CACHE, $HF_HOME/hub,
+// $XDG_CACHE_HOME/huggingface/hub, ~/.cache/huggingface/hub (the order of huggingface_hub).
+std::filesystem::path hugging_face_hub_cache();
+
 // What `-m` says -> a folder: an existing folder, or a hub id ("black-forest-labs/FLUX.1-schnell")
 // in the local Hugging Face cache (HF_HUB_CACHE, HF_HOME, ~/.cache/huggingface/hub; refs/main,
 // snapshots). nullopt -> STEADYFLUX_MODEL, else the bundled model, looked for in `model_dirs`.

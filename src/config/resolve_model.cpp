@@ -21,16 +21,6 @@ std::optional<std::string> environment(const char* name) {
   return value;
 }
 
-// The order of huggingface_hub's constants.py.
-fs::path hub_cache() {
-  if (const auto cache = environment("HF_HUB_CACHE")) return *cache;
-  if (const auto home = environment("HF_HOME")) return fs::path(*home) / "hub";
-  if (const auto cache = environment("XDG_CACHE_HOME")) {
-    return fs::path(*cache) / "huggingface" / "hub";
-  }
-  return fs::path(environment("HOME").value_or(".")) / ".cache" / "huggingface" / "hub";
-}
-
 std::vector<fs::path> subfolders(const fs::path& folder) {
   std::vector<fs::path> found;
   std::error_code error;
@@ -91,7 +81,7 @@ fs::path resolve_spec(const std::string& spec) {
                             printable(spec, 200)));
   }
   if (is_hub_id(spec)) {
-    const fs::path cache = hub_cache();
+    const fs::path cache = hugging_face_hub_cache();
     if (const auto folder = find_in_cache(cache, spec)) return *folder;
     throw Error(ErrorKind::kBadInput,
                 fmt::format("{}: neither a folder nor in the Hugging Face cache ({}); fetch it "
@@ -106,6 +96,15 @@ fs::path resolve_spec(const std::string& spec) {
 }
 
 }  // namespace
+
+fs::path hugging_face_hub_cache() {
+  if (const auto cache = environment("HF_HUB_CACHE")) return *cache;
+  if (const auto home = environment("HF_HOME")) return fs::path(*home) / "hub";
+  if (const auto cache = environment("XDG_CACHE_HOME")) {
+    return fs::path(*cache) / "huggingface" / "hub";
+  }
+  return fs::path(environment("HOME").value_or(".")) / ".cache" / "huggingface" / "hub";
+}
 
 fs::path resolve_model(const std::optional<std::string>& spec,
                        const std::vector<fs::path>& model_dirs) {

@@ -17,6 +17,9 @@ namespace {
 using nlohmann::json;
 namespace fs = std::filesystem;
 
+// T5 has 100. The searches below are linear, so there has to be a limit.
+constexpr std::size_t kMaxTokens = 16384;
+
 constexpr std::array kRoles = {"bos_token", "eos_token", "unk_token", "sep_token",
                                "pad_token", "cls_token", "mask_token"};
 
@@ -118,7 +121,7 @@ AddedTokens::AddedTokens(const fs::path& folder, std::map<std::string, std::stri
       by_id[id] = parse_token(config_file, value, false);
     }
     for (auto& [id, token] : by_id) {
-      add(std::move(token));
+      add(folder, std::move(token));
     }
   } else {
     const fs::path map_file = folder / "special_tokens_map.json";
@@ -129,7 +132,7 @@ AddedTokens::AddedTokens(const fs::path& folder, std::map<std::string, std::stri
       const bool special =
           std::any_of(declared.named.begin(), declared.named.end(),
                       [&](const auto& named) { return named.second.content == entry.key(); });
-      add(AddedToken{.content = entry.key(), .normalized = !special});
+      add(folder, AddedToken{.content = entry.key(), .normalized = !special});
     }
     const fs::path tokenizer_file = folder / "tokenizer.json";
     const json tokenizer = read_optional_json_object(tokenizer_file);
@@ -139,29 +142,32 @@ AddedTokens::AddedTokens(const fs::path& folder, std::map<std::string, std::stri
         bad_tokenizer_file(tokenizer_file, "\"added_tokens\" is not a list");
       }
       for (const json& value : *added) {
-        add(parse_token(tokenizer_file, value, false));
+        add(folder, parse_token(tokenizer_file, value, false));
       }
     }
   }
   for (auto& [role, token] : declared.named) {
     named_[role] = token.content;
-    add(std::move(token));
+    add(folder, std::move(token));
   }
   for (const auto& [role, content] : named_) {
-    add(AddedToken{.content = content});
+    add(folder, AddedToken{.content = content});
   }
   for (AddedToken& token : declared.extra) {
-    add(std::move(token));
+    add(folder, std::move(token));
   }
   for (const std::string& content : extra) {
-    add(AddedToken{.content = content});
+    add(folder, AddedToken{.content = content});
   }
 }
 
 // The first declaration of a string decides its flags.
-void AddedTokens::add(AddedToken token) {
+void AddedTokens::add(const fs::path& folder, AddedToken token) {
   const auto same = [&](const AddedToken& other) { return other.content == token.content; };
   if (!token.content.empty() && std::none_of(tokens_.begin(), tokens_.end(), same)) {
+    if (tokens_.size() == kMaxTokens) {
+      bad_tokenizer_file(folder, fmt::format("more than {} added tokens", kMaxTokens));
+    }
     token.pattern = token.content;
     tokens_.push_back(std::move(token));
   }

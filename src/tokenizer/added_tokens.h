@@ -35,7 +35,7 @@ class AddedTokens {
  public:
   // Named tokens ("eos_token", ...) start with the class's `defaults`; the files override them.
   // `extra` is added last. Reads tokenizer_config.json, special_tokens_map.json, added_tokens.json
-  // and tokenizer.json, each if it is there.
+  // and tokenizer.json, each if it is there. Error{kBadInput} if they are damaged.
   AddedTokens(const std::filesystem::path& folder, std::map<std::string, std::string> defaults,
               const std::vector<std::string>& extra);
 
@@ -56,7 +56,7 @@ class AddedTokens {
   std::vector<TextSpan> split(std::string_view text, bool normalized) const;
 
  private:
-  void add(AddedToken token);
+  void add(const std::filesystem::path& folder, AddedToken token);
   const AddedToken* match(std::string_view text, std::size_t pos, bool normalized) const;
 
   std::vector<AddedToken> tokens_;

@@ -8,9 +8,9 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "temp_folder.h"
 #include "tokenizer/clip_tokenizer.h"
 #include "tokenizer/t5_tokenizer.h"
-#include "tokenizer/temporary_folder.h"
 
 namespace steadyflux {
 namespace {
@@ -60,7 +60,7 @@ TEST_P(TokenizerGolden, EqualsTransformers) {
   if (!fs::exists(param.folder)) {
     GTEST_SKIP() << "no FLUX.1 tokenizers beside the checkout (../shared/flux1)";
   }
-  const TemporaryFolder temporary;
+  const TempFolder temporary;
   for (const std::string& file : param.files) {
     fs::copy_file(param.folder / file, temporary.path() / file);
   }

@@ -4,7 +4,7 @@
 #                                                           that its libraries find each other
 #   share/steadyflux/models                                 the bundled model
 # The CUDA libraries go along where they are all there (setup.sh --cuda). Debian's libraries
-# (sentencepiece, ICU, fmt, spdlog) are left to the system.
+# (ICU, fmt) are left to the system.
 set_target_properties(steadyflux PROPERTIES INSTALL_RPATH "$ORIGIN/../lib/steadyflux/torch/lib")
 install(TARGETS steadyflux RUNTIME DESTINATION bin)
 install(DIRECTORY models/ DESTINATION share/steadyflux/models)

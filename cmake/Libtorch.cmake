@@ -35,8 +35,8 @@ add_library(libtorch::torch_cpu SHARED IMPORTED)
 set_target_properties(libtorch::torch_cpu PROPERTIES IMPORTED_LOCATION
                                                      ${_torch_root}/lib/libtorch_cpu.so)
 add_library(libtorch::libtorch INTERFACE IMPORTED)
-# The wheel carries headers of its own fmt, which would shadow the system's, whose library we (and
-# spdlog) link. So the include folder is a view of libtorch's without that one.
+# The wheel carries headers of its own fmt, which would shadow the system's, whose library we link.
+# So the include folder is a view of libtorch's without that one.
 set(_torch_include ${CMAKE_BINARY_DIR}/libtorch-include)
 file(REMOVE_RECURSE ${_torch_include})
 file(MAKE_DIRECTORY ${_torch_include})

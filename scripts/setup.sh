@@ -26,7 +26,7 @@ done
 # --- Debian packages ---------------------------------------------------------------------------
 
 packages=(g++ cmake ninja-build ccache pkg-config
-  libcli11-dev libfmt-dev libspdlog-dev nlohmann-json3-dev libicu-dev libsentencepiece-dev
+  libcli11-dev libfmt-dev nlohmann-json3-dev libicu-dev
   libstb-dev libgtest-dev)
 [[ -z $checks ]] || packages+=(clang-format clang-tidy shellcheck)
 

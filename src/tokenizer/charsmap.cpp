@@ -22,6 +22,9 @@ std::uint32_t value(std::uint32_t unit) { return unit & 0x7fffffffu; }
 std::uint32_t offset(std::uint32_t unit) { return unit >> 10 << ((unit & 0x200u) >> 6); }
 
 constexpr std::size_t kMaxGraphemeRule = 5;  // bytes
+// Bytes of one replacement. The longest of NFKC has 33 (U+FDFA); a damaged file must not make one
+// character into megabytes.
+constexpr std::size_t kMaxReplacement = 256;
 
 // The ends of the grapheme clusters of `text`.
 std::vector<std::size_t> grapheme_ends(std::string_view text) {
@@ -71,6 +74,13 @@ std::optional<Charsmap> Charsmap::parse(std::string_view blob) {
     map.trie_.push_back(read_u32(at));
   }
   map.strings_ = std::string(blob.substr(4 + trie_bytes));
+  for (std::size_t begin = 0; begin < map.strings_.size();) {
+    const std::size_t end = std::min(map.strings_.find('\0', begin), map.strings_.size());
+    if (end - begin > kMaxReplacement) {
+      return std::nullopt;
+    }
+    begin = end + 1;
+  }
   return map;
 }
 

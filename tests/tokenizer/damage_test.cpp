@@ -107,6 +107,14 @@ TEST(T5Tokenizer, RefusesDamagedFiles) {
     SCOPED_TRACE(text);
     expect_bad_t5("tokenizer.json", text);
   }
+  // A whole charsmap (4 bytes of trie), but one replacement is 301 times "x".
+  std::string charsmap = "BAAAAAAAAAB4";
+  for (int i = 0; i < 100; ++i) {
+    charsmap += "eHh4";
+  }
+  expect_bad_t5("tokenizer.json", R"({"model": {"vocab": [["a",0],["b",0],["c",0]]},
+      "normalizer": {"type": "Precompiled", "precompiled_charsmap": ")" +
+                                      charsmap + "\"}}");
 }
 
 TEST(T5Tokenizer, SurvivesCutAndScrambledModels) {

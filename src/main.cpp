@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <new>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "base/utf8.h"
@@ -95,6 +96,12 @@ int main(int argc, char** argv) {
     return report(error);
   } catch (const std::bad_alloc&) {
     return report_out_of_memory("");
+  } catch (const std::system_error& error) {
+    if (error.code() == std::errc::resource_unavailable_try_again ||
+        error.code() == std::errc::not_enough_memory) {  // a thread could not be started
+      return report_out_of_memory(fmt::format(" ({})", error.what()));
+    }
+    return report(Error(ErrorKind::kInternal, error.what()));
   } catch (const std::exception& error) {
     return report(Error(ErrorKind::kInternal, error.what()));
   }

@@ -56,6 +56,11 @@ std::shared_ptr<const MappedFile> MappedFile::open(const std::filesystem::path& 
   const auto size = static_cast<std::size_t>(info.st_size);
   // Shared and read-only: the pages are the page cache's own, counted once however often mapped.
   void* address = ::mmap(nullptr, size, PROT_READ, MAP_SHARED, file.fd, 0);
+  if (address == MAP_FAILED && errno == ENOMEM) {
+    throw Error(ErrorKind::kDoesNotFit,
+                fmt::format("{}: no address space to map its {} bytes; see ulimit -v",
+                            path.string(), size));
+  }
   if (address == MAP_FAILED) throw io_error(path, "mmap");
   return std::shared_ptr<const MappedFile>(
       new MappedFile(path, static_cast<const std::byte*>(address), size));

@@ -12,6 +12,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "base/utf8.h"
 #include "steadyflux/error.h"
 #include "tokenizer/added_tokens.h"
 #include "tokenizer/bpe.h"
@@ -154,6 +155,13 @@ class ClipTokenizer : public Tokenizer {
         vocab_size_(vocab_size) {
     added_.normalize_patterns([](const std::string& text) { return lower_case(nfc(text)); });
     added_.assign_ids([&](const std::string& token) { return bpe_.id(token); }, bpe_.vocab_size());
+    for (const char* role : {"bos_token", "eos_token"}) {
+      // The reference would give it a new id, whose embedding means something else.
+      if (!bpe_.id(added_.name(role))) {
+        bad_tokenizer_file(folder, fmt::format("the vocabulary lacks the {} '{}'", role,
+                                               printable(added_.name(role))));
+      }
+    }
     bos_ = added_.id("bos_token");
     eos_ = added_.id("eos_token");
     pad_ = added_.id("pad_token");

@@ -128,11 +128,15 @@ SpieceModel read_spiece_model(const fs::path& file) {
   constexpr std::uint64_t kUnigram = 1;
   const std::string content = read_text_file(file);
   SpieceModel model;
+  // Trainer and normaliser stand after the pieces: a file without them was cut between two pieces.
+  bool has_trainer = false, has_normalizer = false;
   Message message(file, content);
   for (Field field; message.next(field);) {
     if (field.wire_type != 2) {
       continue;
     }
+    has_trainer = has_trainer || field.number == 2;
+    has_normalizer = has_normalizer || field.number == 3;
     if (field.number == 1) {
       read_piece(file, field.bytes, model);
     } else if (field.number == 2) {
@@ -153,6 +157,9 @@ SpieceModel read_spiece_model(const fs::path& file) {
   }
   if (model.pieces.empty()) {
     bad_tokenizer_file(file, "no pieces; not a sentencepiece model, or cut short");
+  }
+  if (!has_trainer || !has_normalizer) {
+    bad_tokenizer_file(file, "cut short: nothing follows the pieces");
   }
   return model;
 }

@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/json.h"
+#include "base/utf8.h"
 #include "steadyflux/error.h"
 #include "tokenizer/added_tokens.h"
 #include "tokenizer/charsmap.h"
@@ -175,6 +176,11 @@ class T5Tokenizer : public Tokenizer {
       bad_tokenizer_file(folder, fmt::format("{} pieces are too few for T5", num_pieces));
     }
     added_.assign_ids([&](const std::string& piece) { return unigram_.id(piece); }, num_pieces);
+    // The reference would give it a new id, whose embedding means something else.
+    if (!unigram_.id(added_.name("eos_token"))) {
+      bad_tokenizer_file(folder, fmt::format("the vocabulary lacks the eos_token '{}'",
+                                             printable(added_.name("eos_token"))));
+    }
     eos_ = added_.id("eos_token");
     pad_ = added_.id("pad_token");
     const std::int64_t largest = std::max({num_pieces - 1, eos_, pad_});

@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <ostream>
 
 namespace steadyflux {
 namespace {
@@ -15,6 +16,11 @@ namespace {
 struct Shape {
   std::int64_t batch, heads, queries, keys, head_dim;
 };
+
+// What ctest shows as the name of a case.
+std::ostream& operator<<(std::ostream& out, const Shape& s) {
+  return out << s.batch << 'x' << s.heads << 'x' << s.queries << 'x' << s.keys << 'x' << s.head_dim;
+}
 
 at::Tensor heads_of(const Shape& s, std::int64_t length, double spread) {
   // [B, S, heads, head_dim] transposed, as the projections leave it.

@@ -100,7 +100,9 @@ void synchronize_device(c10::Device device) {
 }
 
 void release_device_memory(c10::Device device) {
-  if (!device.is_cpu()) at::accelerator::emptyCache();
+  if (device.is_cpu()) return;
+  at::accelerator::emptyCache();
+  at::accelerator::emptyHostCache();
 }
 
 }  // namespace steadyflux

@@ -36,7 +36,7 @@ struct DeviceMemory {
 void reset_device_peak(c10::Device device);
 DeviceMemory device_peak(c10::Device device);
 
-// Waits for the device's work; gives cached blocks back.
+// Waits for the device's work; gives cached blocks back, those of pinned host memory too.
 void synchronize_device(c10::Device device);
 void release_device_memory(c10::Device device);
 

@@ -1,0 +1,146 @@
+// The phases on an accelerator that is not the CPU: no tensor is left on the wrong side, the
+// results are those of the CPU, and what a phase allocated is gone when it returns.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <tuple>
+
+#include "device/run_phases.h"
+#include "golden_file.h"
+
+namespace steadyflux {
+namespace {
+
+using testing::device_bytes;
+using testing::expect_close;
+using testing::golden_model;
+using testing::kRuns;
+using testing::PhaseResults;
+using testing::run_phases;
+using testing::simulated_device;
+using testing::small_request;
+
+class PhasesOnDevice : public ::testing::TestWithParam<const char*> {};
+
+// The simulated device runs the CPU's kernels, so almost all is equal to the bit. Attention is not:
+// there libtorch takes its plain path (softmax of the whole score matrix) instead of the CPU's
+// blocked kernel, and sums are rounded in another order. That is what the tolerances of
+// golden_file.h are made for; the later phases go on from the differences of the earlier, so they
+// get twice that per denoising step and once more for the decoder.
+TEST_P(PhasesOnDevice, GiveWhatTheCpuGives) {
+  const auto model = golden_model(GetParam());
+  const auto request = small_request();
+  const auto steps = static_cast<double>(request.num_inference_steps);
+  for (const auto& run : kRuns) {
+    const auto expected = run_phases(model, c10::Device(c10::kCPU), run.dtype, request);
+    const auto found = run_phases(model, simulated_device(), run.dtype, request);
+
+    EXPECT_EQ(found.embeddings.prompt_embeds.device(), simulated_device());
+    EXPECT_EQ(found.embeddings.pooled_prompt_embeds.device(), simulated_device());
+    expect_close(run.name + " prompt_embeds", found.embeddings.prompt_embeds.cpu(),
+                 expected.embeddings.prompt_embeds, run.tolerance);
+    expect_close(run.name + " pooled_prompt_embeds", found.embeddings.pooled_prompt_embeds.cpu(),
+                 expected.embeddings.pooled_prompt_embeds, run.tolerance);
+
+    ASSERT_EQ(found.latents.size(), expected.latents.size());
+    for (std::size_t i = 0; i < found.latents.size(); ++i) {
+      EXPECT_EQ(found.latents[i].device(), simulated_device());
+      expect_close(run.name + " latents", found.latents[i].cpu(), expected.latents[i],
+                   2 * steps * run.tolerance);
+    }
+
+    ASSERT_EQ(found.images.size(), expected.images.size());
+    for (std::size_t i = 0; i < found.images.size(); ++i) {
+      const auto& a = found.images[i].rgb;
+      const auto& b = expected.images[i].rgb;
+      ASSERT_EQ(a.size(), b.size());
+      int largest = 0;
+      double sum = 0;
+      for (std::size_t j = 0; j < a.size(); ++j) {
+        const int difference = std::abs(int{a[j]} - int{b[j]});
+        largest = std::max(largest, difference);
+        sum += difference;
+      }
+      const double mean = sum / static_cast<double>(a.size());
+      std::cout << run.name << " picture " << i << ": largest difference " << largest << ", mean "
+                << mean << " of 255\n";
+      // What the project promises between two correct programs: see pipeline_golden_test.cpp.
+      if (run.dtype == at::kFloat) {
+        EXPECT_LE(largest, 2);
+      }
+      EXPECT_LE(mean, run.dtype == at::kFloat ? 0.05 : 3.0);
+    }
+  }
+}
+
+// Bytes of the storages, which are what the device has to keep; a view would show as too many.
+std::int64_t storage_bytes(const std::vector<at::Tensor>& tensors) {
+  std::int64_t bytes = 0;
+  for (const auto& tensor : tensors) bytes += static_cast<std::int64_t>(tensor.storage().nbytes());
+  return bytes;
+}
+
+std::int64_t value_bytes(const std::vector<at::Tensor>& tensors) {
+  std::int64_t bytes = 0;
+  for (const auto& tensor : tensors) bytes += static_cast<std::int64_t>(tensor.nbytes());
+  return bytes;
+}
+
+TEST_P(PhasesOnDevice, LeaveOnlyTheirResultsOnTheDevice) {
+  const auto model = golden_model(GetParam());
+  ASSERT_EQ(device_bytes(), 0);
+  std::vector<std::string> phases;
+  run_phases(model, simulated_device(), at::kBFloat16, small_request(),
+             [&](const char* phase, const PhaseResults& results) {
+               phases.emplace_back(phase);
+               std::vector<at::Tensor> kept = results.latents;
+               kept.push_back(results.embeddings.prompt_embeds);
+               kept.push_back(results.embeddings.pooled_prompt_embeds);
+               EXPECT_EQ(device_bytes(), storage_bytes(kept)) << "after " << phase;
+               EXPECT_EQ(storage_bytes(kept), value_bytes(kept)) << "after " << phase;
+               EXPECT_EQ(testing::pinned_bytes_in_use(), 0) << "after " << phase;
+             });
+  EXPECT_EQ(phases, (std::vector<std::string>{"encode", "denoise", "decode"}));
+  EXPECT_EQ(device_bytes(), 0);
+}
+
+// Bytes of a component's files: with equal dtypes, what its weights take on the device.
+std::int64_t weight_bytes(const ModelFolder& model, const char* component) {
+  const auto checkpoint = Checkpoint::open(model.root / component);
+  std::int64_t bytes = 0;
+  for (const auto& [name, view] : checkpoint.tensors()) {
+    bytes += static_cast<std::int64_t>(view.nbytes);
+  }
+  return bytes;
+}
+
+TEST_P(PhasesOnDevice, PeakOfAPhaseHoldsItsWeightsAndNoOthers) {
+  const auto model = golden_model(GetParam());
+  const auto device = simulated_device();
+  const auto transformer = weight_bytes(model, "transformer");
+  const auto text_encoders =
+      std::max(weight_bytes(model, "text_encoder"), weight_bytes(model, "text_encoder_2"));
+  reset_device_peak(device);
+  run_phases(model, device, at::kFloat, small_request(),
+             [&](const char* phase, const PhaseResults&) {
+               const auto peak = device_peak(device);
+               std::cout << phase << ": peak " << peak.peak_allocated << " bytes, reserved "
+                         << peak.peak_reserved << "\n";
+               EXPECT_LE(peak.peak_allocated, peak.peak_reserved);
+               if (std::string(phase) == "encode") {
+                 EXPECT_GE(peak.peak_allocated, text_encoders);
+               } else if (std::string(phase) == "denoise") {
+                 EXPECT_GE(peak.peak_allocated, transformer);
+               }
+               release_device_memory(device);
+               reset_device_peak(device);
+               // Nothing is cached now, so reserved is what the results take.
+               EXPECT_EQ(device_peak(device).peak_reserved, device_bytes());
+             });
+}
+
+INSTANTIATE_TEST_SUITE_P(Goldens, PhasesOnDevice, ::testing::Values("a", "b"));
+
+}  // namespace
+}  // namespace steadyflux

@@ -50,6 +50,10 @@ class Load : public ::testing::Test {
   at::Tensor a_, b_;
 };
 
+TensorSlot slot_for(const std::string& name, at::Tensor& tensor, std::vector<std::int64_t> shape) {
+  return {name, &tensor, std::move(shape), false, {}};
+}
+
 std::uintptr_t address(const at::Tensor& tensor) {
   return reinterpret_cast<std::uintptr_t>(tensor.const_data_ptr());
 }
@@ -57,14 +61,14 @@ std::uintptr_t address(const at::Tensor& tensor) {
 TEST_F(Load, AlignedTensorsLieInTheFile) {
   const auto x = at::randn({2, 3});
   const auto file = checkpoint({{"x", x}});
-  load_slots(file, {{"x", &a_, {2, 3}}}, {});
+  load_slots(file, {slot_for("x", a_, {2, 3})}, {});
   EXPECT_TRUE(at::equal(a_, x));
   EXPECT_EQ(a_.const_data_ptr(), file.find("x")->data);
 }
 
 TEST_F(Load, TheMappingLivesAsLongAsItsTensors) {
   const auto x = at::randn({2, 3});
-  load_slots(checkpoint({{"x", x}}), {{"x", &a_, {2, 3}}}, {});
+  load_slots(checkpoint({{"x", x}}), {slot_for("x", a_, {2, 3})}, {});
   EXPECT_TRUE(at::equal(a_, x));
 }
 
@@ -72,7 +76,7 @@ TEST_F(Load, UnalignedTensorsAreCopied) {
   for (const std::size_t shift : {1, 2, 3, 4, 5, 6, 7}) {
     const auto x = at::randn({5, 3}), y = at::randn({7}).to(at::kBFloat16);
     const auto file = checkpoint({{"x", x}, {"y", y}}, shift);
-    load_slots(file, {{"x", &a_, {5, 3}}, {"y", &b_, {7}}}, {});
+    load_slots(file, {slot_for("x", a_, {5, 3}), slot_for("y", b_, {7})}, {});
     EXPECT_TRUE(at::equal(a_, x)) << "shift " << shift;
     EXPECT_TRUE(at::equal(b_, y.to(at::kFloat))) << "shift " << shift;
     EXPECT_EQ(address(a_) % sizeof(float), 0u);
@@ -84,7 +88,8 @@ TEST_F(Load, UnalignedTensorsAreCopied) {
 
 TEST_F(Load, EmptyAndScalarTensors) {
   const auto x = at::empty({0, 4}), y = at::scalar_tensor(2.5, at::kFloat);
-  load_slots(checkpoint({{"x", x}, {"y", y}}, 3), {{"x", &a_, {0, 4}}, {"y", &b_, {}}}, {});
+  load_slots(checkpoint({{"x", x}, {"y", y}}, 3),
+             {slot_for("x", a_, {0, 4}), slot_for("y", b_, {})}, {});
   EXPECT_EQ(a_.sizes(), x.sizes());
   EXPECT_EQ(b_.item<float>(), 2.5f);
 }
@@ -92,11 +97,11 @@ TEST_F(Load, EmptyAndScalarTensors) {
 TEST_F(Load, KeepInFp32CountsInFp16Only) {
   const auto x = at::randn({4}), y = at::randn({4});
   for (const auto dtype : {at::kFloat, at::kBFloat16, at::kHalf}) {
-    TensorSlot kept{"x", &a_, {4}};
+    auto kept = slot_for("x", a_, {4});
     kept.keep_in_fp32 = true;
     LoadOptions options;
     options.dtype = dtype;
-    load_slots(checkpoint({{"x", x}, {"y", y}}), {kept, {"y", &b_, {4}}}, options);
+    load_slots(checkpoint({{"x", x}, {"y", y}}), {kept, slot_for("y", b_, {4})}, options);
     EXPECT_EQ(b_.scalar_type(), dtype);
     EXPECT_EQ(a_.scalar_type(), dtype == at::kHalf ? at::kFloat : dtype);
     EXPECT_TRUE(at::equal(a_, x.to(a_.scalar_type())));
@@ -105,7 +110,7 @@ TEST_F(Load, KeepInFp32CountsInFp16Only) {
 
 TEST_F(Load, FindsATensorUnderItsOtherNames) {
   const auto x = at::randn({4});
-  TensorSlot slot{"shared.weight", &a_, {4}};
+  auto slot = slot_for("shared.weight", a_, {4});
   slot.aliases = {"encoder.embed_tokens.weight"};
   for (const auto* name : {"shared.weight", "encoder.embed_tokens.weight"}) {
     a_.reset();
@@ -124,11 +129,11 @@ TEST_F(Load, PrefixesThatSomeWritersAdd) {
   options.optional_prefix = "text_model.";
   for (const auto* name : {"final_layer_norm.weight", "text_model.final_layer_norm.weight"}) {
     a_.reset();
-    load_slots(checkpoint({{name, x}}), {{"final_layer_norm.weight", &a_, {4}}}, options);
+    load_slots(checkpoint({{name, x}}), {slot_for("final_layer_norm.weight", a_, {4})}, options);
     EXPECT_TRUE(at::equal(a_, x)) << name;
   }
   EXPECT_THROW(load_slots(checkpoint({{"other.final_layer_norm.weight", x}}),
-                          {{"final_layer_norm.weight", &a_, {4}}}, options),
+                          {slot_for("final_layer_norm.weight", a_, {4})}, options),
                Error);
 }
 
@@ -138,9 +143,9 @@ TEST_F(Load, IgnoredPrefixesMayHoldAnything) {
   LoadOptions options;
   options.ignored_prefixes = {"encoder.", "position_ids"};
   const auto file = checkpoint({{"encoder.x", x}, {"position_ids", ids}, {"x", x}});
-  load_slots(file, {{"x", &a_, {4}}}, options);
+  load_slots(file, {slot_for("x", a_, {4})}, options);
   options.ignored_prefixes.pop_back();
-  EXPECT_THROW(load_slots(file, {{"x", &a_, {4}}}, options), Error);
+  EXPECT_THROW(load_slots(file, {slot_for("x", a_, {4})}, options), Error);
 }
 
 TEST_F(Load, ProgressRunsFromNothingToAll) {
@@ -151,7 +156,8 @@ TEST_F(Load, ProgressRunsFromNothingToAll) {
     done.push_back(bytes);
     EXPECT_EQ(total, 20);
   };
-  load_slots(checkpoint({{"x", x}, {"y", y}}), {{"x", &a_, {4}}, {"y", &b_, {2}}}, options);
+  load_slots(checkpoint({{"x", x}, {"y", y}}), {slot_for("x", a_, {4}), slot_for("y", b_, {2})},
+             options);
   EXPECT_EQ(done, (std::vector<std::int64_t>{0, 16, 20}));
 }
 
@@ -169,7 +175,7 @@ TEST_F(Load, DominantDtypeIsThatOfMostBytes) {
 }
 
 TEST_F(Load, SlotBytes) {
-  const std::vector<TensorSlot> slots = {{"x", &a_, {3, 5}}, {"y", &b_, {}}};
+  const std::vector<TensorSlot> slots = {slot_for("x", a_, {3, 5}), slot_for("y", b_, {})};
   EXPECT_EQ(slot_bytes(slots, at::kFloat), 64);
   EXPECT_EQ(slot_bytes(slots, at::kBFloat16), 32);
 }

@@ -52,6 +52,18 @@ void check_positive(const char* what, std::int64_t value) {
   if (value < 1) throw Error(ErrorKind::kUsage, fmt::format("{} must be at least 1", what));
 }
 
+// Gives what a phase freed back to the device and the system when the phase ends, however it ends.
+struct ReleaseAtEnd {
+  c10::Device device;
+  ~ReleaseAtEnd() {
+    try {
+      release_device_memory(device);
+    } catch (const c10::Error&) {  // a device in a bad way: the error that led here tells more
+    }
+    release_host_memory();
+  }
+};
+
 }  // namespace
 
 struct Pipeline::State {
@@ -62,30 +74,30 @@ struct Pipeline::State {
   std::string dtype_name;
   int num_threads = 1;
 
-  // Runs one phase under the memory watch; what it allocated is given back when it ends, however it
-  // ends.
+  // Runs one phase under the memory watch and tells the observer what it took.
   template <typename Body>
   void run_phase(const char* name, std::int64_t steps, Observer& observer, Body body) {
     observer.phase_started(name, steps);
     const auto start = std::chrono::steady_clock::now();
-    reset_device_peak(device);
-    MemoryWatch watch;
     PhaseStats stats;
     stats.name = name;
-    body(PhaseContext{model, device, dtype, observer, stats.load_seconds});
-    synchronize_device(device);
-    const auto peaks = watch.stop();
-    const auto device_peaks = device_peak(device);
-    release_device_memory(device);
-    release_host_memory();
+    {
+      const ReleaseAtEnd release{device};
+      reset_device_peak(device);
+      MemoryWatch watch;
+      body(PhaseContext{model, device, dtype, observer, stats.load_seconds});
+      synchronize_device(device);
+      const auto peaks = watch.stop();
+      const auto device_peaks = device_peak(device);
+      stats.device_peak_allocated = device_peaks.peak_allocated;
+      stats.device_peak_reserved = device_peaks.peak_reserved;
+      stats.peak_rss = peaks.rss;
+      stats.peak_rss_anon = peaks.rss_anon;
+      stats.peak_rss_file = peaks.rss_file;
+      stats.major_faults = peaks.major_faults;
+      stats.swap = peaks.swap;
+    }
     stats.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    stats.device_peak_allocated = device_peaks.peak_allocated;
-    stats.device_peak_reserved = device_peaks.peak_reserved;
-    stats.peak_rss = peaks.rss;
-    stats.peak_rss_anon = peaks.rss_anon;
-    stats.peak_rss_file = peaks.rss_file;
-    stats.major_faults = peaks.major_faults;
-    stats.swap = peaks.swap;
     observer.phase_finished(stats);
   }
 };

@@ -10,6 +10,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <mutex>
+#include <new>
 #include <string>
 #include <system_error>
 #include <thread>
@@ -68,12 +69,25 @@ struct MemoryWatch::State {
   bool stop_asked = false;
   MemoryPeaks peaks;
 
-  void take_sample() {
-    const MemorySample sample = sample_process_memory(root);
-    peaks.rss = std::max(peaks.rss, sample.rss);
-    peaks.rss_anon = std::max(peaks.rss_anon, sample.rss_anon);
-    peaks.rss_file = std::max(peaks.rss_file, sample.rss_file);
-    peaks.swap = std::max(peaks.swap, sample.swap);
+  // Runs in a thread and in a destructor, where nothing may be thrown: reading /proc takes memory,
+  // and memory may be what just ran out. A sample is lost then.
+  void take_sample() noexcept {
+    try {
+      const MemorySample sample = sample_process_memory(root);
+      peaks.rss = std::max(peaks.rss, sample.rss);
+      peaks.rss_anon = std::max(peaks.rss_anon, sample.rss_anon);
+      peaks.rss_file = std::max(peaks.rss_file, sample.rss_file);
+      peaks.swap = std::max(peaks.swap, sample.swap);
+    } catch (const std::bad_alloc&) {
+    }
+  }
+
+  void take_high_water_mark() noexcept {
+    if (!high_water_mark_reset) return;
+    try {
+      peaks.rss = std::max(peaks.rss, kib_of(read_status(root), "VmHWM:"));
+    } catch (const std::bad_alloc&) {
+    }
   }
 
   void run() {
@@ -119,9 +133,7 @@ MemoryPeaks MemoryWatch::stop() {
     state.thread.join();
   }
   state.take_sample();
-  if (state.high_water_mark_reset) {
-    state.peaks.rss = std::max(state.peaks.rss, kib_of(read_status(state.root), "VmHWM:"));
-  }
+  state.take_high_water_mark();
   state.peaks.major_faults = major_faults() - state.faults_before;
   return state.peaks;
 }

@@ -26,13 +26,15 @@ class Layers : public ::testing::Test {
   }
   std::string names() const {
     std::string text;
-    for (const auto& slot : slots_) text += slot.name + shape_to_text(slot.shape) + " ";
+    for (const auto& slot : slots_)
+      text.append(slot.name).append(shape_to_text(slot.shape)).append(" ");
     return text;
   }
   static std::string shape_to_text(const std::vector<std::int64_t>& shape) {
     std::string text;
-    for (const auto size : shape) text += (text.empty() ? "[" : ",") + std::to_string(size);
-    return text + "]";
+    for (const auto size : shape)
+      text.append(text.empty() ? "[" : ",").append(std::to_string(size));
+    return text.append("]");
   }
 
   const c10::InferenceMode inference_mode_;

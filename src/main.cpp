@@ -82,6 +82,19 @@ int report(const c10::Error& error) {
   return report(Error(ErrorKind::kInternal, fmt::format("libtorch: {}", first_line)));
 }
 
+// oneDNN, under libtorch's matrix products, throws an exception of its own. These two come when it
+// cannot have memory for a kernel or a buffer; what it cannot compute it says at another place.
+bool is_onednn_out_of_memory(const std::string& text) {
+  return text == "could not create a primitive" || text == "could not create a memory object";
+}
+
+int report_unknown(const std::exception& error) {
+  const std::string text = error.what();
+  if (is_onednn_out_of_memory(text))
+    return report_out_of_memory(fmt::format(" (oneDNN: {})", text));
+  return report(Error(ErrorKind::kInternal, text));
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -103,6 +116,6 @@ int main(int argc, char** argv) {
     }
     return report(Error(ErrorKind::kInternal, error.what()));
   } catch (const std::exception& error) {
-    return report(Error(ErrorKind::kInternal, error.what()));
+    return report_unknown(error);
   }
 }

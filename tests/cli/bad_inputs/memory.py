@@ -7,7 +7,7 @@ from .case import DOES_NOT_FIT, Case
 
 MIB = 1 << 20
 # (side, MiB more than the program needs to start). 1024 x 1024 takes more than 130 MiB beyond that.
-LIMITS = [(1024, 20), (1024, 40), (1024, 60), (1024, 80), (1024, 100), (13376, 100)]
+LIMITS = [(1024, 60), (1024, 80), (1024, 100), (1024, 120), (13376, 100)]
 
 
 def limited(mib):

@@ -62,7 +62,7 @@ void apply_rotary_emb_(at::Tensor& x, const RotaryEmbedding& emb) {
   const auto sin = emb.sin.unsqueeze(0).unsqueeze(2);
   const auto pairs = x.unflatten(-1, {-1, 2});
   const auto rotated = at::stack({-pairs.select(-1, 1), pairs.select(-1, 0)}, -1).flatten(3);
-  x = (x.to(at::kFloat) * cos + rotated.to(at::kFloat) * sin).to(x.scalar_type());
+  x.copy_((x.to(at::kFloat) * cos).add_(rotated.to(at::kFloat) * sin));
 }
 
 }  // namespace steadyflux

@@ -2,27 +2,39 @@
 
 #include <ATen/ATen.h>
 
+#include "nn/row_chunks.h"
+
 namespace steadyflux {
 namespace {
 
 constexpr double kNormEps = 1e-6;
 constexpr double kHalfMax = 65504.0;
 
-// q or k of one stream: [B, S, dim] -> [B, S, heads, head_dim], RMS-normalised per head.
-at::Tensor normed_heads(const at::Tensor& x, const at::Tensor& norm_weight) {
+// The members of one unit, gathered by `visit`.
+template <typename Visit>
+WeightUnit make_unit(const std::string& name, Visit visit) {
+  WeightUnit unit{name, {}};
+  visit(unit.slots);
+  return unit;
+}
+
+// q or k of one stream into its rows of the joint sequence: [S, dim] -> [S, heads, head_dim],
+// RMS-normalised per head, then rotated.
+void normed_and_rotated(const at::Tensor& x, const at::Tensor& norm_weight,
+                        const RotaryEmbedding& emb, at::Tensor out) {
   const auto head_dim = norm_weight.size(0);
-  return at::rms_norm(x.unflatten(-1, {-1, head_dim}), {head_dim}, norm_weight, kNormEps);
+  for_row_chunks(x.size(0), kElementRows, [&](std::int64_t begin, std::int64_t count) {
+    auto rows = out.narrow(0, begin, count);
+    rows.copy_(at::rms_norm(x.narrow(0, begin, count).unflatten(-1, {-1, head_dim}), {head_dim},
+                            norm_weight, kNormEps));
+    auto batch = rows.unsqueeze(0);
+    apply_rotary_emb_(batch, {emb.cos.narrow(0, begin, count), emb.sin.narrow(0, begin, count)});
+  });
 }
 
-at::Tensor rotated(at::Tensor x, const RotaryEmbedding& emb) {
-  x = x.contiguous();
-  apply_rotary_emb_(x, emb);
-  return x.transpose(1, 2);  // [B, heads, S, head_dim]
-}
-
-// residual += gate * x, destroying x. gate [B, dim].
-void add_gated_(at::Tensor& residual, at::Tensor x, const at::Tensor& gate) {
-  residual.add_(x.mul_(gate.unsqueeze(1)));
+// residual += gate * x, destroying x. gate [dim].
+void add_gated_(at::Tensor residual, at::Tensor x, const at::Tensor& gate) {
+  residual.add_(x.mul_(gate));
 }
 
 // fp16 alone can overflow here; the reference clips the same places.
@@ -30,12 +42,87 @@ void clip_half_(at::Tensor& x) {
   if (x.scalar_type() == at::kHalf) x.clamp_(-kHalfMax, kHalfMax);
 }
 
+// Queries, keys and values of the joint sequence, [B, S, heads, head_dim].
+struct JointHeads {
+  JointHeads(std::int64_t batch, std::int64_t seq_len, const FluxTransformerConfig& config,
+             const at::TensorOptions& options)
+      : query(empty(batch, seq_len, config, options)),
+        key(empty(batch, seq_len, config, options)),
+        value(empty(batch, seq_len, config, options)) {}
+
+  static at::Tensor empty(std::int64_t batch, std::int64_t seq_len,
+                          const FluxTransformerConfig& config, const at::TensorOptions& options) {
+    return at::empty({batch, seq_len, config.num_attention_heads, config.attention_head_dim},
+                     options);
+  }
+
+  // -> [B, S, dim]. Gives up query, key and value.
+  at::Tensor attend() {
+    const auto q = std::move(query).transpose(1, 2), k = std::move(key).transpose(1, 2),
+               v = std::move(value).transpose(1, 2);
+    return attention(q, k, v);
+  }
+
+  at::Tensor query, key, value;
+};
+
+struct StreamProjections {
+  const Linear &to_q, &to_k, &to_v;
+  const at::Tensor &norm_q, &norm_k;
+};
+
+// Projects a stream [B, S, dim], modulated, into the rows of `heads` that begin at `offset`.
+void project_stream(const at::Tensor& stream, const at::Tensor& shift, const at::Tensor& scale,
+                    const StreamProjections& projections, const RotaryEmbedding& emb,
+                    std::int64_t offset, JointHeads& heads) {
+  for (std::int64_t b = 0; b < stream.size(0); ++b) {
+    for_row_chunks(stream.size(1), kGemmRows, [&](std::int64_t begin, std::int64_t count) {
+      const auto rows_of = [&](const at::Tensor& joint) {
+        return joint.select(0, b).narrow(0, offset + begin, count);
+      };
+      const RotaryEmbedding rotation{emb.cos.narrow(0, offset + begin, count),
+                                     emb.sin.narrow(0, offset + begin, count)};
+      const auto x = modulated_layer_norm(stream.select(0, b).narrow(0, begin, count),
+                                          shift.select(0, b), scale.select(0, b));
+      normed_and_rotated(projections.to_q(x), projections.norm_q, rotation, rows_of(heads.query));
+      normed_and_rotated(projections.to_k(x), projections.norm_k, rotation, rows_of(heads.key));
+      rows_of(heads.value).flatten(1).copy_(projections.to_v(x));
+    });
+  }
+}
+
+// stream += gate * body(rows), chunk by chunk. body: (b, begin, count) -> [count, dim].
+template <typename Body>
+void update_rows_(at::Tensor& stream, const at::Tensor& gate, Body body) {
+  for (std::int64_t b = 0; b < stream.size(0); ++b) {
+    for_row_chunks(stream.size(1), kGemmRows, [&](std::int64_t begin, std::int64_t count) {
+      add_gated_(stream.select(0, b).narrow(0, begin, count), body(b, begin, count),
+                 gate.select(0, b));
+    });
+  }
+}
+
+void update_by_attention_(at::Tensor& stream, const at::Tensor& gate, const Linear& to_out,
+                          const at::Tensor& attn_output, std::int64_t offset) {
+  update_rows_(stream, gate, [&](std::int64_t b, std::int64_t begin, std::int64_t count) {
+    return to_out(attn_output.select(0, b).narrow(0, offset + begin, count));
+  });
+}
+
+void update_by_feed_forward_(at::Tensor& stream, const at::Tensor& shift, const at::Tensor& scale,
+                             const at::Tensor& gate, const FeedForward& ff) {
+  update_rows_(stream, gate, [&](std::int64_t b, std::int64_t begin, std::int64_t count) {
+    return ff.forward(modulated_layer_norm(stream.select(0, b).narrow(0, begin, count),
+                                           shift.select(0, b), scale.select(0, b)));
+  });
+}
+
 }  // namespace
 
 at::Tensor modulated_layer_norm(const at::Tensor& x, const at::Tensor& shift,
                                 const at::Tensor& scale) {
   auto y = layer_norm_no_affine(x, kNormEps);
-  return y.mul_((scale + 1).unsqueeze(1)).add_(shift.unsqueeze(1));
+  return y.mul_(scale + 1).add_(shift);
 }
 
 void FeedForward::visit(const SlotScope& scope, std::int64_t dim) {
@@ -49,110 +136,138 @@ at::Tensor FeedForward::forward(const at::Tensor& x) const {
   return net_2(at::gelu_(h, "tanh"));
 }
 
-void FluxTransformerBlock::visit(const SlotScope& scope, const FluxTransformerConfig& config) {
+std::vector<WeightUnit> FluxTransformerBlock::units(const std::string& name,
+                                                    const FluxTransformerConfig& config) {
   const auto dim = config.inner_dim();
   const auto head_dim = config.attention_head_dim;
-  norm1.linear.visit(scope.scope("norm1").scope("linear"), dim, 6 * dim);
-  norm1_context.linear.visit(scope.scope("norm1_context").scope("linear"), dim, 6 * dim);
-  const auto a = scope.scope("attn");
-  attn.to_q.visit(a.scope("to_q"), dim, dim);
-  attn.to_k.visit(a.scope("to_k"), dim, dim);
-  attn.to_v.visit(a.scope("to_v"), dim, dim);
-  attn.to_out_0.visit(a.scope("to_out").scope("0"), dim, dim);
-  attn.add_q_proj.visit(a.scope("add_q_proj"), dim, dim);
-  attn.add_k_proj.visit(a.scope("add_k_proj"), dim, dim);
-  attn.add_v_proj.visit(a.scope("add_v_proj"), dim, dim);
-  attn.to_add_out.visit(a.scope("to_add_out"), dim, dim);
-  a.tensor("norm_q.weight", attn.norm_q, {head_dim});
-  a.tensor("norm_k.weight", attn.norm_k, {head_dim});
-  a.tensor("norm_added_q.weight", attn.norm_added_q, {head_dim});
-  a.tensor("norm_added_k.weight", attn.norm_added_k, {head_dim});
-  ff.visit(scope.scope("ff"), dim);
-  ff_context.visit(scope.scope("ff_context"), dim);
+  std::vector<WeightUnit> units;
+  units.push_back(make_unit(name + ".attn", [&](auto& slots) {
+    const SlotScope a(slots, name + ".attn.");
+    attn.to_q.visit(a.scope("to_q"), dim, dim);
+    attn.to_k.visit(a.scope("to_k"), dim, dim);
+    attn.to_v.visit(a.scope("to_v"), dim, dim);
+    attn.to_out_0.visit(a.scope("to_out").scope("0"), dim, dim);
+    attn.add_q_proj.visit(a.scope("add_q_proj"), dim, dim);
+    attn.add_k_proj.visit(a.scope("add_k_proj"), dim, dim);
+    attn.add_v_proj.visit(a.scope("add_v_proj"), dim, dim);
+    attn.to_add_out.visit(a.scope("to_add_out"), dim, dim);
+    a.tensor("norm_q.weight", attn.norm_q, {head_dim});
+    a.tensor("norm_k.weight", attn.norm_k, {head_dim});
+    a.tensor("norm_added_q.weight", attn.norm_added_q, {head_dim});
+    a.tensor("norm_added_k.weight", attn.norm_added_k, {head_dim});
+  }));
+  units.push_back(make_unit(name + ".ff",
+                            [&](auto& slots) { ff.visit(SlotScope(slots, name + ".ff."), dim); }));
+  units.push_back(make_unit(name + ".ff_context", [&](auto& slots) {
+    ff_context.visit(SlotScope(slots, name + ".ff_context."), dim);
+  }));
+  return units;
 }
 
-FluxTransformerBlock::Modulation FluxTransformerBlock::modulate(const at::Tensor& silu_temb) const {
-  return {norm1.linear(silu_temb), norm1_context.linear(silu_temb)};
+std::vector<WeightUnit> FluxTransformerBlock::modulation_units(
+    const std::string& name, const FluxTransformerConfig& config) {
+  const auto dim = config.inner_dim();
+  std::vector<WeightUnit> units;
+  units.push_back(make_unit(name + ".norm1", [&](auto& slots) {
+    norm1.linear.visit(SlotScope(slots, name + ".norm1.linear."), dim, 6 * dim);
+  }));
+  units.push_back(make_unit(name + ".norm1_context", [&](auto& slots) {
+    norm1_context.linear.visit(SlotScope(slots, name + ".norm1_context.linear."), dim, 6 * dim);
+  }));
+  return units;
 }
 
 void FluxTransformerBlock::forward_(at::Tensor& hidden_states, at::Tensor& encoder_hidden_states,
-                                    const Modulation& modulation,
-                                    const RotaryEmbedding& image_rotary_emb,
-                                    const FluxTransformerConfig& config) const {
+                                    const Modulation& modulation, const BlockContext& context,
+                                    std::size_t first_unit) const {
   const auto m = modulation.norm1.chunk(6, -1);          // shift, scale, gate; shift, scale, gate
   const auto c = modulation.norm1_context.chunk(6, -1);  // the same for the text
   const auto text_len = encoder_hidden_states.size(1);
-  const auto image_len = hidden_states.size(1);
-
-  at::Tensor attn_output;  // [B, S_txt + S_img, dim]
+  const auto& emb = context.image_rotary_emb;
   {
-    const auto x = modulated_layer_norm(hidden_states, m[0], m[1]);
-    const auto t = modulated_layer_norm(encoder_hidden_states, c[0], c[1]);
-    const auto query = rotated(at::cat({normed_heads(attn.add_q_proj(t), attn.norm_added_q),
-                                        normed_heads(attn.to_q(x), attn.norm_q)},
-                                       1),
-                               image_rotary_emb);
-    const auto key = rotated(at::cat({normed_heads(attn.add_k_proj(t), attn.norm_added_k),
-                                      normed_heads(attn.to_k(x), attn.norm_k)},
-                                     1),
-                             image_rotary_emb);
-    const auto value =
-        split_heads(at::cat({attn.add_v_proj(t), attn.to_v(x)}, 1), config.attention_head_dim);
-    attn_output = attention(query, key, value);
+    const auto lease = context.weights.acquire(first_unit);
+    JointHeads heads(hidden_states.size(0), text_len + hidden_states.size(1), context.config,
+                     hidden_states.options());
+    project_stream(
+        encoder_hidden_states, c[0], c[1],
+        {attn.add_q_proj, attn.add_k_proj, attn.add_v_proj, attn.norm_added_q, attn.norm_added_k},
+        emb, 0, heads);
+    project_stream(hidden_states, m[0], m[1],
+                   {attn.to_q, attn.to_k, attn.to_v, attn.norm_q, attn.norm_k}, emb, text_len,
+                   heads);
+    const auto attn_output = heads.attend();  // [B, S_txt + S_img, dim]
+    update_by_attention_(hidden_states, m[2], attn.to_out_0, attn_output, text_len);
+    update_by_attention_(encoder_hidden_states, c[2], attn.to_add_out, attn_output, 0);
   }
-  add_gated_(hidden_states, attn.to_out_0(attn_output.narrow(1, text_len, image_len).contiguous()),
-             m[2]);
-  add_gated_(encoder_hidden_states,
-             attn.to_add_out(attn_output.narrow(1, 0, text_len).contiguous()), c[2]);
-  attn_output.reset();
-
-  add_gated_(hidden_states, ff.forward(modulated_layer_norm(hidden_states, m[3], m[4])), m[5]);
-  add_gated_(encoder_hidden_states,
-             ff_context.forward(modulated_layer_norm(encoder_hidden_states, c[3], c[4])), c[5]);
+  {
+    const auto lease = context.weights.acquire(first_unit + 1);
+    update_by_feed_forward_(hidden_states, m[3], m[4], m[5], ff);
+  }
+  {
+    const auto lease = context.weights.acquire(first_unit + 2);
+    update_by_feed_forward_(encoder_hidden_states, c[3], c[4], c[5], ff_context);
+  }
   clip_half_(encoder_hidden_states);
 }
 
-void FluxSingleTransformerBlock::visit(const SlotScope& scope,
-                                       const FluxTransformerConfig& config) {
+std::vector<WeightUnit> FluxSingleTransformerBlock::units(const std::string& name,
+                                                          const FluxTransformerConfig& config) {
   const auto dim = config.inner_dim();
   const auto head_dim = config.attention_head_dim;
-  norm.linear.visit(scope.scope("norm").scope("linear"), dim, 3 * dim);
-  const auto a = scope.scope("attn");
-  attn.to_q.visit(a.scope("to_q"), dim, dim);
-  attn.to_k.visit(a.scope("to_k"), dim, dim);
-  attn.to_v.visit(a.scope("to_v"), dim, dim);
-  a.tensor("norm_q.weight", attn.norm_q, {head_dim});
-  a.tensor("norm_k.weight", attn.norm_k, {head_dim});
-  proj_mlp.visit(scope.scope("proj_mlp"), dim, 4 * dim);
-  proj_out.visit(scope.scope("proj_out"), 5 * dim, dim);
+  std::vector<WeightUnit> units;
+  units.push_back(make_unit(name + ".attn", [&](auto& slots) {
+    const SlotScope a(slots, name + ".attn.");
+    attn.to_q.visit(a.scope("to_q"), dim, dim);
+    attn.to_k.visit(a.scope("to_k"), dim, dim);
+    attn.to_v.visit(a.scope("to_v"), dim, dim);
+    a.tensor("norm_q.weight", attn.norm_q, {head_dim});
+    a.tensor("norm_k.weight", attn.norm_k, {head_dim});
+  }));
+  units.push_back(make_unit(name + ".mlp", [&](auto& slots) {
+    proj_mlp.visit(SlotScope(slots, name + ".proj_mlp."), dim, 4 * dim);
+    proj_out.visit(SlotScope(slots, name + ".proj_out."), 5 * dim, dim);
+  }));
+  return units;
 }
 
-FluxSingleTransformerBlock::Modulation FluxSingleTransformerBlock::modulate(
-    const at::Tensor& silu_temb) const {
-  return norm.linear(silu_temb);
+std::vector<WeightUnit> FluxSingleTransformerBlock::modulation_units(
+    const std::string& name, const FluxTransformerConfig& config) {
+  const auto dim = config.inner_dim();
+  std::vector<WeightUnit> units;
+  units.push_back(make_unit(name + ".norm", [&](auto& slots) {
+    norm.linear.visit(SlotScope(slots, name + ".norm.linear."), dim, 3 * dim);
+  }));
+  return units;
 }
 
 void FluxSingleTransformerBlock::forward_(at::Tensor& hidden_states, const Modulation& modulation,
-                                          const RotaryEmbedding& image_rotary_emb,
-                                          const FluxTransformerConfig& config) const {
+                                          const BlockContext& context,
+                                          std::size_t first_unit) const {
   const auto m = modulation.chunk(3, -1);  // shift, scale, gate
-  const auto dim = config.inner_dim();
+  const auto dim = context.config.inner_dim();
   const auto batch = hidden_states.size(0), seq_len = hidden_states.size(1);
-
-  // What proj_out reads: attention output and MLP side by side, written in place.
-  auto joined = at::empty({batch, seq_len, 5 * dim}, hidden_states.options());
+  at::Tensor attn_output;  // [B, S, dim]
   {
-    const auto x = modulated_layer_norm(hidden_states, m[0], m[1]);
-    {
-      auto mlp = joined.narrow(-1, dim, 4 * dim);
-      at::gelu_out(mlp, proj_mlp(x), "tanh");
-    }
-    const auto query = rotated(normed_heads(attn.to_q(x), attn.norm_q), image_rotary_emb);
-    const auto key = rotated(normed_heads(attn.to_k(x), attn.norm_k), image_rotary_emb);
-    const auto value = split_heads(attn.to_v(x), config.attention_head_dim);
-    joined.narrow(-1, 0, dim).copy_(attention(query, key, value));
+    const auto lease = context.weights.acquire(first_unit);
+    JointHeads heads(batch, seq_len, context.config, hidden_states.options());
+    project_stream(hidden_states, m[0], m[1],
+                   {attn.to_q, attn.to_k, attn.to_v, attn.norm_q, attn.norm_k},
+                   context.image_rotary_emb, 0, heads);
+    attn_output = heads.attend();
   }
-  add_gated_(hidden_states, proj_out(joined), m[2]);
+  const auto lease = context.weights.acquire(first_unit + 1);
+  update_rows_(hidden_states, m[2], [&](std::int64_t b, std::int64_t begin, std::int64_t count) {
+    // What proj_out reads: attention output and MLP side by side, written in place.
+    auto joined = at::empty({count, 5 * dim}, hidden_states.options());
+    joined.narrow(1, 0, dim).copy_(attn_output.select(0, b).narrow(0, begin, count));
+    {
+      const auto x = modulated_layer_norm(hidden_states.select(0, b).narrow(0, begin, count),
+                                          m[0].select(0, b), m[1].select(0, b));
+      auto mlp = proj_mlp(x);
+      joined.narrow(1, dim, 4 * dim).copy_(at::gelu_(mlp, "tanh"));
+    }
+    return proj_out(joined);
+  });
   clip_half_(hidden_states);
 }
 

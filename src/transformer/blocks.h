@@ -2,6 +2,8 @@
 // attention; single-stream blocks treat them as one sequence and run attention and MLP in parallel.
 // Modulation (scale, shift, gate from the time embedding) is computed apart from the block's
 // forward, because it does not depend on the picture: it can be done ahead for all steps.
+// Rows of a sequence meet only in attention. All else goes through it in chunks of rows, so that
+// the wide layers never have more than a chunk in memory; the chunks depend on the length alone.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -9,6 +11,7 @@
 #include "config/model_config.h"
 #include "nn/layers.h"
 #include "nn/rotary_embedding.h"
+#include "nn/weight_provider.h"
 
 namespace steadyflux {
 
@@ -20,8 +23,15 @@ struct FeedForward {
   at::Tensor forward(const at::Tensor& x) const;  // [B, S, dim] -> [B, S, dim]
 };
 
-// q or k: RMSNorm over each head, then rotation. Both happen in the joint [text, image] order.
+// What a block needs besides the streams it works on. Leases are taken from `first_unit` on.
+struct BlockContext {
+  const FluxTransformerConfig& config;
+  const RotaryEmbedding& image_rotary_emb;
+  WeightProvider& weights;
+};
+
 struct FluxTransformerBlock {
+  static constexpr std::size_t kUnits = 3;  // attn, ff, ff_context
   struct {
     Linear linear;  // [B, dim] -> [B, 6 dim]: shift, scale, gate (attention), the same (MLP)
   } norm1, norm1_context;
@@ -37,17 +47,19 @@ struct FluxTransformerBlock {
     at::Tensor norm1_context;  // [B, 6 dim]
   };
 
-  void visit(const SlotScope& scope, const FluxTransformerConfig& config);
-  // silu_temb [B, dim]: SiLU of the time, guidance and text embedding.
-  Modulation modulate(const at::Tensor& silu_temb) const;
+  // The weights of forward_, unit by unit in the order of use; those of the modulation apart.
+  std::vector<WeightUnit> units(const std::string& name, const FluxTransformerConfig& config);
+  std::vector<WeightUnit> modulation_units(const std::string& name,
+                                           const FluxTransformerConfig& config);
   // Updates both streams in place: hidden_states [B, S_img, dim], encoder_hidden_states
   // [B, S_txt, dim].
   void forward_(at::Tensor& hidden_states, at::Tensor& encoder_hidden_states,
-                const Modulation& modulation, const RotaryEmbedding& image_rotary_emb,
-                const FluxTransformerConfig& config) const;
+                const Modulation& modulation, const BlockContext& context,
+                std::size_t first_unit) const;
 };
 
 struct FluxSingleTransformerBlock {
+  static constexpr std::size_t kUnits = 2;  // attn, mlp
   struct {
     Linear linear;  // [B, dim] -> [B, 3 dim]: shift, scale, gate
   } norm;
@@ -59,11 +71,12 @@ struct FluxSingleTransformerBlock {
 
   using Modulation = at::Tensor;  // [B, 3 dim]
 
-  void visit(const SlotScope& scope, const FluxTransformerConfig& config);
-  Modulation modulate(const at::Tensor& silu_temb) const;
+  std::vector<WeightUnit> units(const std::string& name, const FluxTransformerConfig& config);
+  std::vector<WeightUnit> modulation_units(const std::string& name,
+                                           const FluxTransformerConfig& config);
   // Updates hidden_states [B, S_txt + S_img, dim] in place.
   void forward_(at::Tensor& hidden_states, const Modulation& modulation,
-                const RotaryEmbedding& image_rotary_emb, const FluxTransformerConfig& config) const;
+                const BlockContext& context, std::size_t first_unit) const;
 };
 
 // layer_norm(x) * (1 + scale) + shift, with scale and shift [B, dim] and x [B, S, dim].

@@ -2,12 +2,23 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <cmath>
+#include <iterator>
+
+#include "nn/row_chunks.h"
 
 namespace steadyflux {
 namespace {
 constexpr std::int64_t kTimeEmbedDim = 256;
+constexpr std::int64_t kLeastRows = 4;  // of a modulation GEMM
+
+// t [n, ...] with its last row repeated up to `rows` rows.
+at::Tensor padded_rows(const at::Tensor& t, std::int64_t rows) {
+  const auto index = at::arange(rows, at::kLong).clamp_max(t.size(0) - 1).to(t.device());
+  return t.index_select(0, index);
 }
+}  // namespace
 
 void TimeTextEmbed::Embedder::visit(const SlotScope& scope, std::int64_t in, std::int64_t dim) {
   linear_1.visit(scope.scope("linear_1"), in, dim);
@@ -42,41 +53,116 @@ FluxTransformer::FluxTransformer(FluxTransformerConfig config_in)
       transformer_blocks(static_cast<std::size_t>(config.num_layers)),
       single_transformer_blocks(static_cast<std::size_t>(config.num_single_layers)) {}
 
-std::vector<TensorSlot> FluxTransformer::slots() {
+std::vector<TensorSlot> FluxTransformer::fixed_slots() {
   std::vector<TensorSlot> slots;
   const SlotScope root(slots);
   const auto dim = config.inner_dim();
-  time_text_embed.visit(root.scope("time_text_embed"), config);
   context_embedder.visit(root.scope("context_embedder"), config.joint_attention_dim, dim);
   x_embedder.visit(root.scope("x_embedder"), config.in_channels, dim);
-  for (std::size_t i = 0; i < transformer_blocks.size(); ++i) {
-    transformer_blocks[i].visit(root.scope("transformer_blocks", i), config);
-  }
-  for (std::size_t i = 0; i < single_transformer_blocks.size(); ++i) {
-    single_transformer_blocks[i].visit(root.scope("single_transformer_blocks", i), config);
-  }
-  norm_out.linear.visit(root.scope("norm_out").scope("linear"), dim, 2 * dim);
   proj_out.visit(root.scope("proj_out"), dim,
                  config.patch_size * config.patch_size * config.out_channels);
   return slots;
 }
 
+std::vector<WeightUnit> FluxTransformer::units() {
+  std::vector<WeightUnit> units;
+  for_each_block([&](auto& block, const std::string& name) {
+    for (auto& unit : block.units(name, config)) units.push_back(std::move(unit));
+  });
+  return units;
+}
+
+std::vector<TensorSlot> FluxTransformer::modulation_fixed_slots() {
+  std::vector<TensorSlot> slots;
+  time_text_embed.visit(SlotScope(slots).scope("time_text_embed"), config);
+  return slots;
+}
+
+std::vector<WeightUnit> FluxTransformer::modulation_units() {
+  std::vector<WeightUnit> units;
+  for_each_block([&](auto& block, const std::string& name) {
+    for (auto& unit : block.modulation_units(name, config)) units.push_back(std::move(unit));
+  });
+  WeightUnit last{"norm_out", {}};
+  const auto dim = config.inner_dim();
+  norm_out.linear.visit(SlotScope(last.slots, "norm_out.linear."), dim, 2 * dim);
+  units.push_back(std::move(last));
+  return units;
+}
+
+std::vector<TensorSlot> FluxTransformer::slots() {
+  auto slots = fixed_slots();
+  const auto add = [&](std::vector<TensorSlot> more) {
+    slots.insert(slots.end(), std::make_move_iterator(more.begin()),
+                 std::make_move_iterator(more.end()));
+  };
+  add(modulation_fixed_slots());
+  for (auto& unit : modulation_units()) add(std::move(unit.slots));
+  for (auto& unit : units()) add(std::move(unit.slots));
+  return slots;
+}
+
+std::int64_t FluxTransformer::modulation_width() const {
+  return config.inner_dim() * (12 * config.num_layers + 3 * config.num_single_layers + 2);
+}
+
+at::Tensor FluxTransformer::modulation_table(const at::Tensor& timesteps,
+                                             const at::Tensor& guidance,
+                                             const at::Tensor& pooled_projections,
+                                             WeightProvider& weights) const {
+  // The GEMM of one row rounds differently from that of several, which agree among themselves.
+  const auto steps = timesteps.size(0);
+  // The reference multiplies by 1000 in the model's dtype: in bf16, 988.41 becomes 988.
+  const auto dtype = pooled_projections.scalar_type();
+  const auto rows = std::max<std::int64_t>(steps, kLeastRows);
+  const auto scaled = [&](const at::Tensor& t) {
+    return t.defined() ? padded_rows(t.to(dtype) * 1000, rows) : t;
+  };
+  const auto silu_temb = at::silu(time_text_embed.forward(
+      scaled(timesteps), scaled(guidance), padded_rows(pooled_projections, rows)));  // [rows, dim]
+  auto table = at::empty({steps, modulation_width()}, silu_temb.options().device(at::kCPU));
+  std::int64_t column = 0;
+  std::size_t unit = 0;
+  const auto add = [&](const Linear& linear) {
+    const auto lease = weights.acquire(unit++);
+    const auto values = linear(silu_temb);
+    table.narrow(1, column, values.size(1)).copy_(values.narrow(0, 0, steps));
+    column += values.size(1);
+  };
+  for (const auto& block : transformer_blocks) {
+    add(block.norm1.linear);
+    add(block.norm1_context.linear);
+  }
+  for (const auto& block : single_transformer_blocks) add(block.norm.linear);
+  add(norm_out.linear);
+  return table;
+}
+
+FluxModulations FluxTransformer::split_modulations(const at::Tensor& rows) const {
+  const auto dim = config.inner_dim();
+  std::int64_t column = 0;
+  const auto next = [&](std::int64_t parts) {
+    const auto part = rows.narrow(1, column, parts * dim);
+    column += parts * dim;
+    return part;
+  };
+  FluxModulations result;
+  for (std::size_t i = 0; i < transformer_blocks.size(); ++i) {
+    const auto norm1 = next(6);
+    result.transformer_blocks.push_back({norm1, next(6)});
+  }
+  for (std::size_t i = 0; i < single_transformer_blocks.size(); ++i) {
+    result.single_transformer_blocks.push_back(next(3));
+  }
+  result.norm_out = next(2);
+  return result;
+}
+
 FluxModulations FluxTransformer::modulations(const at::Tensor& timestep, const at::Tensor& guidance,
                                              const at::Tensor& pooled_projections) const {
-  // The reference multiplies by 1000 in the model's dtype: in bf16, 988.41 becomes 988.
-  const auto dtype = x_embedder.weight.scalar_type();
-  const auto scaled = [&](const at::Tensor& t) { return t.defined() ? t.to(dtype) * 1000 : t; };
-  const auto temb = time_text_embed.forward(scaled(timestep), scaled(guidance), pooled_projections);
-  const auto silu_temb = at::silu(temb);
-  FluxModulations result;
-  for (const auto& block : transformer_blocks) {
-    result.transformer_blocks.push_back(block.modulate(silu_temb));
-  }
-  for (const auto& block : single_transformer_blocks) {
-    result.single_transformer_blocks.push_back(block.modulate(silu_temb));
-  }
-  result.norm_out = norm_out.linear(silu_temb);
-  return result;
+  BoundWeights weights;
+  return split_modulations(modulation_table(timestep, guidance, pooled_projections, weights)
+                               .to(pooled_projections.device()));
 }
 
 at::Tensor FluxTransformer::forward(const at::Tensor& hidden_states_in,
@@ -84,32 +170,57 @@ at::Tensor FluxTransformer::forward(const at::Tensor& hidden_states_in,
                                     const FluxModulations& modulations,
                                     const RotaryEmbedding& image_rotary_emb,
                                     const AfterBlock& after_block) const {
-  auto hidden_states = x_embedder(hidden_states_in);                        // [B, S_img, dim]
-  auto encoder_hidden_states = context_embedder(encoder_hidden_states_in);  // [B, S_txt, dim]
-  const auto text_len = encoder_hidden_states.size(1);
-  const auto image_len = hidden_states.size(1);
-  std::int64_t done = 0;
+  BoundWeights weights;
+  return forward(hidden_states_in, encoder_hidden_states_in, modulations, image_rotary_emb, weights,
+                 after_block);
+}
 
+at::Tensor FluxTransformer::forward(const at::Tensor& hidden_states_in,
+                                    const at::Tensor& encoder_hidden_states_in,
+                                    const FluxModulations& modulations,
+                                    const RotaryEmbedding& image_rotary_emb,
+                                    WeightProvider& weights, const AfterBlock& after_block) const {
+  // Text and image are one sequence in memory from the start: single-stream blocks want them so.
+  const auto batch = hidden_states_in.size(0);
+  const auto text_len = encoder_hidden_states_in.size(1);
+  const auto image_len = hidden_states_in.size(1);
+  auto joint = at::empty({batch, text_len + image_len, config.inner_dim()},
+                         hidden_states_in.options());  // [B, S_txt + S_img, dim]
+  auto encoder_hidden_states = joint.narrow(1, 0, text_len);
+  auto hidden_states = joint.narrow(1, text_len, image_len);
+  encoder_hidden_states.copy_(context_embedder(encoder_hidden_states_in));
+  hidden_states.copy_(x_embedder(hidden_states_in));
+
+  const BlockContext context{config, image_rotary_emb, weights};
+  std::size_t unit = 0;
+  std::int64_t done = 0;
+  const auto report = [&] {
+    if (after_block) after_block(++done, hidden_states, encoder_hidden_states);
+  };
   for (std::size_t i = 0; i < transformer_blocks.size(); ++i) {
     transformer_blocks[i].forward_(hidden_states, encoder_hidden_states,
-                                   modulations.transformer_blocks[i], image_rotary_emb, config);
-    if (after_block) after_block(++done, hidden_states, encoder_hidden_states);
+                                   modulations.transformer_blocks[i], context, unit);
+    unit += FluxTransformerBlock::kUnits;
+    report();
   }
-
-  // From here on text and image are one sequence.
-  auto joint = at::cat({encoder_hidden_states, hidden_states}, 1);  // [B, S_txt + S_img, dim]
-  encoder_hidden_states.reset();
   for (std::size_t i = 0; i < single_transformer_blocks.size(); ++i) {
-    single_transformer_blocks[i].forward_(joint, modulations.single_transformer_blocks[i],
-                                          image_rotary_emb, config);
-    if (after_block) {
-      after_block(++done, joint.narrow(1, text_len, image_len), joint.narrow(1, 0, text_len));
-    }
+    single_transformer_blocks[i].forward_(joint, modulations.single_transformer_blocks[i], context,
+                                          unit);
+    unit += FluxSingleTransformerBlock::kUnits;
+    report();
   }
-  hidden_states = joint.narrow(1, text_len, image_len);
 
   const auto m = modulations.norm_out.chunk(2, -1);  // scale, shift: the other way round than BFL's
-  return proj_out(modulated_layer_norm(hidden_states, m[1], m[0]));
+  auto noise_pred = at::empty({batch, image_len, proj_out.weight.size(0)}, joint.options());
+  for (std::int64_t b = 0; b < batch; ++b) {
+    for_row_chunks(image_len, kGemmRows, [&](std::int64_t begin, std::int64_t count) {
+      const auto rows = hidden_states.select(0, b).narrow(0, begin, count);
+      noise_pred.select(0, b)
+          .narrow(0, begin, count)
+          .copy_(proj_out(modulated_layer_norm(rows, m[1].select(0, b), m[0].select(0, b))));
+    });
+  }
+  return noise_pred;
 }
 
 at::Tensor sinusoidal_embedding(const at::Tensor& t) {

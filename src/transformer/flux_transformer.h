@@ -46,10 +46,25 @@ struct FluxTransformer {
   } norm_out;
   Linear proj_out;
 
+  // Every tensor of the checkpoint.
   std::vector<TensorSlot> slots();
+  // What forward takes leases on, in the order of use, and what it wants in place all the time.
+  std::vector<WeightUnit> units();
+  std::vector<TensorSlot> fixed_slots();
+  // The same for modulation_table.
+  std::vector<WeightUnit> modulation_units();
+  std::vector<TensorSlot> modulation_fixed_slots();
 
-  // timestep [B] in 0..1 and guidance [B] (or undefined), both fp32 or model dtype; rounded through
-  // the model dtype as diffusers does.
+  // The modulations of all blocks for several steps of a prompt: [T, modulation_width()] in RAM.
+  // timesteps [T] in 0..1 and guidance [1] (or undefined), both fp32 or model dtype, rounded
+  // through the model dtype as diffusers does; pooled_projections [1, pooled_projection_dim]. A row
+  // is the same whatever rows are computed with it.
+  at::Tensor modulation_table(const at::Tensor& timesteps, const at::Tensor& guidance,
+                              const at::Tensor& pooled_projections, WeightProvider& weights) const;
+  std::int64_t modulation_width() const;
+  // The parts of rows [B, modulation_width()], as views.
+  FluxModulations split_modulations(const at::Tensor& rows) const;
+  // Both at once, for one step: timestep [1].
   FluxModulations modulations(const at::Tensor& timestep, const at::Tensor& guidance,
                               const at::Tensor& pooled_projections) const;
 
@@ -60,7 +75,23 @@ struct FluxTransformer {
                                         const at::Tensor& encoder_hidden_states)>;
   at::Tensor forward(const at::Tensor& hidden_states, const at::Tensor& encoder_hidden_states,
                      const FluxModulations& modulations, const RotaryEmbedding& image_rotary_emb,
+                     WeightProvider& weights, const AfterBlock& after_block = {}) const;
+  // With all weights bound.
+  at::Tensor forward(const at::Tensor& hidden_states, const at::Tensor& encoder_hidden_states,
+                     const FluxModulations& modulations, const RotaryEmbedding& image_rotary_emb,
                      const AfterBlock& after_block = {}) const;
+
+ private:
+  // body(block, "transformer_blocks.3") for every block, in the order of use.
+  template <typename Body>
+  void for_each_block(Body body) {
+    for (std::size_t i = 0; i < transformer_blocks.size(); ++i) {
+      body(transformer_blocks[i], "transformer_blocks." + std::to_string(i));
+    }
+    for (std::size_t i = 0; i < single_transformer_blocks.size(); ++i) {
+      body(single_transformer_blocks[i], "single_transformer_blocks." + std::to_string(i));
+    }
+  }
 };
 
 // cos first, then sin; t [B] -> [B, 256], fp32.

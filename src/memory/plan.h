@@ -1,0 +1,128 @@
+// Where every weight and activation lives while pictures are made, decided before anything is
+// loaded: a pure function of the model's configuration, the request and the budget. It predicts the
+// peaks of memory and the bytes read, and the pipeline carries it out (src/residency, src/pipeline).
+// Torch-free, and it opens nothing.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "config/model_config.h"
+
+namespace steadyflux {
+
+// What the process may take. Margins are taken off already.
+struct Budget {
+  bool has_device = false;    // false: everything happens in RAM
+  std::int64_t vram = 0;      // bytes on the device, its context included; 0 without a device
+  std::int64_t ram = 0;       // bytes of RSS
+  std::int64_t ram_base = 0;  // RSS of the process before it loads anything
+};
+
+// How a picture is to be made, as far as memory is concerned.
+struct Workload {
+  std::int64_t width = 1024;   // pixels
+  std::int64_t height = 1024;  // pixels
+  std::int64_t num_inference_steps = 4;
+  std::int64_t num_images = 1;
+  std::int64_t max_sequence_length = 512;
+  int num_threads = 1;
+  std::string dtype = "bf16";  // computed with: bf16, fp16, fp32
+  // Bytes of one weight in the files of text_encoder, text_encoder_2, transformer, vae.
+  struct {
+    std::int64_t text_encoder = 2, text_encoder_2 = 2, transformer = 2, vae = 2;
+  } stored;
+  bool same_dtype_as_files = true;  // no conversion on the way in: weights can be mapped
+};
+
+enum class UnitPlace : std::uint8_t {
+  kResident,  // where it is computed with, for the whole phase
+  kHost,      // in pinned RAM, copied to the device in every pass
+  kDisk,      // read from the file in every pass
+};
+
+// A stretch of weights that is needed at the same time and comes and goes as one.
+struct UnitFootprint {
+  std::string name;             // "transformer_blocks.3.attn"
+  std::int64_t bytes = 0;       // in memory, as it is computed with
+  std::int64_t file_bytes = 0;  // in the file
+};
+
+// How one set of weights is held and fed.
+struct WeightsPlan {
+  std::string component;         // text_encoder, text_encoder_2, modulation, transformer, vae
+  std::vector<UnitFootprint> units;  // in the order of use
+  std::vector<UnitPlace> places;     // one per unit
+  std::int64_t fixed_bytes = 0;  // always in place: embedders, norms
+  bool mapped = false;           // on the CPU, all of it: views of the mapped files, nothing is read
+  std::int64_t buffers = 0;      // that streamed units take turns in; buffers - 1 are read ahead
+  std::int64_t buffer_bytes = 0; // of each
+  std::int64_t passes = 1;       // times the units are gone through
+
+  std::int64_t count(UnitPlace place) const;
+  std::int64_t bytes(UnitPlace place) const;
+  std::int64_t file_bytes(UnitPlace place) const;
+  std::int64_t total_bytes() const;  // of the units
+};
+
+// encode, modulate, denoise, decode.
+struct PhasePlan {
+  std::string name;
+  std::vector<WeightsPlan> weights;       // one after the other, not at the same time
+  std::int64_t device_activations = 0;    // at the peak, besides weights and buffers
+  std::int64_t host_activations = 0;      // likewise in RAM
+  std::int64_t device_peak_bytes = 0;     // context included; 0 without a device
+  std::int64_t ram_peak_bytes = 0;        // RSS
+  std::int64_t disk_read_bytes = 0;       // over the whole phase
+};
+
+struct VaePlan {
+  std::int64_t band_bytes = 0;  // one band of one layer's activations takes at most about this
+  std::int64_t band_rows = 0;   // what that is at the widest layer, in rows of pixels
+  bool tiled = false;           // the picture is decoded in more than one band
+  bool parked_in_ram = false;   // on a device: what lies between two layers waits in RAM
+};
+
+enum class Tiling { kAuto, kOn, kOff };
+
+struct PlanOptions {
+  Tiling vae_tiling = Tiling::kAuto;
+  // 0: as the budget says. n: as if the budget of the device (on the CPU: of RAM) left n steps less
+  // than that; the last step is the leanest plan there is. For memory that is not what it seemed.
+  int leaner = 0;
+};
+
+struct Plan {
+  Budget budget;
+  Workload workload;
+  bool fits = false;
+  std::vector<PhasePlan> phases;
+  VaePlan vae;
+  std::int64_t modulation_rows = 0;  // steps whose modulations are held at once
+  bool leanest = false;              // nothing can be given up any more
+
+  std::int64_t device_peak_bytes = 0;
+  std::int64_t ram_peak_bytes = 0;
+  std::int64_t disk_read_bytes_per_step = 0;
+  std::int64_t disk_read_bytes = 0;  // in all
+
+  const PhasePlan& phase(const std::string& name) const;
+};
+
+Plan make_plan(const ModelFolder& model, const Workload& workload, const Budget& budget,
+               const PlanOptions& options = {});
+
+// When a plan does not fit. The smallest budget of the device and of RAM, each with the other as it
+// is (0: no amount of it would do); the largest width and height of the same aspect that fit.
+struct Alternatives {
+  std::int64_t vram = 0;
+  std::int64_t ram = 0;
+  std::int64_t width = 0;
+  std::int64_t height = 0;
+};
+Alternatives find_alternatives(const ModelFolder& model, const Workload& workload,
+                               const Budget& budget, const PlanOptions& options = {});
+
+}  // namespace steadyflux

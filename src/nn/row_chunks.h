@@ -1,0 +1,29 @@
+// Long sequences go through wide layers chunk by chunk. Where the cuts are depends on the length
+// alone, never on a memory plan: results must not depend on plans.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+namespace steadyflux {
+
+// Rows of a chunk: as equal as can be, none above `most`, multiples of 16.
+inline std::int64_t row_chunk_size(std::int64_t rows, std::int64_t most) {
+  const auto chunks = (rows + most - 1) / most;
+  const auto size = chunks > 0 ? (rows + chunks - 1) / chunks : rows;
+  return std::max<std::int64_t>((size + 15) / 16 * 16, 1);
+}
+
+// body(begin, count) for every chunk.
+template <typename Body>
+void for_row_chunks(std::int64_t rows, std::int64_t most, Body body) {
+  const auto size = row_chunk_size(rows, most);
+  for (std::int64_t begin = 0; begin < rows; begin += size) {
+    body(begin, std::min(size, rows - begin));
+  }
+}
+
+constexpr std::int64_t kGemmRows = 2048;    // enough rows for a GEMM at full speed
+constexpr std::int64_t kElementRows = 512;  // what is done element by element, with fp32 between
+
+}  // namespace steadyflux

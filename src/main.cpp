@@ -6,9 +6,8 @@
 #include <unistd.h>
 
 #include <cstdio>
-#include <new>
+#include <exception>
 #include <string>
-#include <system_error>
 #include <vector>
 
 #include "base/utf8.h"
@@ -16,6 +15,7 @@
 #include "cli/options.h"
 #include "cli/signals.h"
 #include "cli/text_output.h"
+#include "pipeline/out_of_memory.h"
 #include "steadyflux/error.h"
 
 namespace {
@@ -71,28 +71,16 @@ int report_out_of_memory(const std::string& detail) {
                                   detail)));
 }
 
-// libtorch's messages carry a stack trace after the first line.
-int report(const c10::Error& error) {
-  const std::string text = error.what_without_backtrace();
-  const std::string first_line = text.substr(0, text.find('\n'));
-  if (dynamic_cast<const c10::OutOfMemoryError*>(&error) != nullptr ||
-      text.find("can't allocate memory") != std::string::npos) {
-    return report_out_of_memory(fmt::format(" ({})", first_line));
-  }
-  return report(Error(ErrorKind::kInternal, fmt::format("libtorch: {}", first_line)));
-}
-
-// oneDNN, under libtorch's matrix products, throws an exception of its own. These two come when it
-// cannot have memory for a kernel or a buffer; what it cannot compute it says at another place.
-bool is_onednn_out_of_memory(const std::string& text) {
-  return text == "could not create a primitive" || text == "could not create a memory object";
-}
-
 int report_unknown(const std::exception& error) {
-  const std::string text = error.what();
-  if (is_onednn_out_of_memory(text))
-    return report_out_of_memory(fmt::format(" (oneDNN: {})", text));
-  return report(Error(ErrorKind::kInternal, text));
+  if (const auto detail = steadyflux::out_of_memory_detail(error)) {
+    return report_out_of_memory(detail->empty() ? "" : fmt::format(" ({})", *detail));
+  }
+  if (const auto* libtorch = dynamic_cast<const c10::Error*>(&error)) {
+    const std::string text = libtorch->what_without_backtrace();
+    return report(
+        Error(ErrorKind::kInternal, fmt::format("libtorch: {}", text.substr(0, text.find('\n')))));
+  }
+  return report(Error(ErrorKind::kInternal, error.what()));
 }
 
 }  // namespace
@@ -105,16 +93,6 @@ int main(int argc, char** argv) {
     return 0;
   } catch (const Error& error) {
     return report(error);
-  } catch (const c10::Error& error) {
-    return report(error);
-  } catch (const std::bad_alloc&) {
-    return report_out_of_memory("");
-  } catch (const std::system_error& error) {
-    if (error.code() == std::errc::resource_unavailable_try_again ||
-        error.code() == std::errc::not_enough_memory) {  // a thread could not be started
-      return report_out_of_memory(fmt::format(" ({})", error.what()));
-    }
-    return report(Error(ErrorKind::kInternal, error.what()));
   } catch (const std::exception& error) {
     return report_unknown(error);
   }

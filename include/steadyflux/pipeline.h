@@ -13,6 +13,8 @@
 
 namespace steadyflux {
 
+struct Plan;  // memory/plan.h
+
 // One prompt and what to do with it. Validated by Pipeline::check.
 struct Request {
   std::string prompt;                      // UTF-8, may be empty
@@ -34,7 +36,7 @@ struct Image {
 
 // Measured over one phase. Bytes and seconds.
 struct PhaseStats {
-  std::string name;  // "encode", "denoise", "decode"
+  std::string name;  // "encode", "modulate", "denoise", "decode"
   double seconds = 0;
   double load_seconds = 0;                 // part of `seconds` spent opening weights
   std::int64_t device_peak_allocated = 0;  // 0 on the CPU
@@ -43,13 +45,17 @@ struct PhaseStats {
   std::int64_t peak_rss_anon = 0;
   std::int64_t peak_rss_file = 0;
   std::int64_t major_faults = 0;
-  std::int64_t swap = 0;  // largest VmSwap seen
+  std::int64_t swap = 0;              // largest VmSwap seen
+  std::int64_t predicted_device = 0;  // by the plan, to compare with device_peak_allocated
+  std::int64_t predicted_ram = 0;     // by the plan, to compare with peak_rss
 };
 
 // Told what happens while pictures are made. All calls come from the thread that called generate.
 class Observer {
  public:
   virtual ~Observer() = default;
+  // Before anything is loaded, and when memory makes another plan necessary.
+  virtual void planned(const Plan& /*plan*/) {}
   virtual void phase_started(const std::string& /*name*/, std::int64_t /*total_steps*/) {}
   virtual void phase_progress(std::int64_t /*steps_done*/) {}
   virtual void phase_finished(const PhaseStats& /*stats*/) {}
@@ -63,6 +69,12 @@ struct PipelineOptions {
   std::string device = "auto";  // auto, cpu, cuda, cuda:N
   std::string dtype = "auto";   // auto (that of the transformer's weights), bf16, fp16, fp32
   int num_threads = 0;          // 0: as many as there are physical cores for this process
+  // At most this much of what is there, bytes. The device's context counts as well.
+  std::optional<std::int64_t> max_vram;
+  std::optional<std::int64_t> max_ram;
+  std::string vae_tiling = "auto";      // auto (as memory demands), on, off
+  std::string on_pressure = "replan";   // when memory is short while it works: replan, warn, abort
+  std::filesystem::path memory_report;  // .svg, .html or .json; empty: none
 };
 
 class Pipeline {
@@ -77,8 +89,13 @@ class Pipeline {
   // Throws Error{kUsage} if the request cannot be carried out by this model.
   void check(const Request& request) const;
 
+  // How the request would be carried out with the memory there is now.
+  Plan plan(const Request& request) const;
+
   // Encodes, releases the encoders, denoises, releases the transformer, decodes. `on_image` gets
-  // every picture as soon as it is decoded, in order, with its index.
+  // every picture as soon as it is decoded, in order, with its index. Throws Error{kDoesNotFit} if
+  // no plan fits; when memory runs out all the same, it goes on by a leaner plan, and ends only
+  // where there is none, after it has given what was finished.
   void generate(const Request& request, Observer& observer,
                 const std::function<void(std::int64_t index, Image image)>& on_image);
 

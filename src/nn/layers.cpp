@@ -51,6 +51,16 @@ TensorSlot& Embedding::visit(const SlotScope& scope, std::int64_t num, std::int6
 
 at::Tensor Embedding::operator()(const at::Tensor& ids) const { return at::embedding(weight, ids); }
 
+TensorSlot& HostEmbedding::visit(const SlotScope& scope, std::int64_t num, std::int64_t dim) {
+  auto& slot = scope.tensor("weight", weight, {num, dim});
+  slot.host_table = true;
+  return slot;
+}
+
+at::Tensor HostEmbedding::lookup(const at::Tensor& ids, const at::Tensor& like) const {
+  return at::embedding(weight, ids).to(like.options());
+}
+
 at::Tensor layer_norm_no_affine(const at::Tensor& x, double eps) {
   return at::layer_norm(x, {x.size(-1)}, {}, {}, eps);
 }

@@ -55,6 +55,16 @@ struct Embedding {
   at::Tensor operator()(const at::Tensor& ids) const;  // ids [...] -> [..., dim]
 };
 
+// A table of which few rows are wanted: it stays in the file, mapped, and what is looked up goes to
+// where and in what dtype it is computed with.
+struct HostEmbedding {
+  at::Tensor weight;  // on the CPU, in the file's dtype
+
+  TensorSlot& visit(const SlotScope& scope, std::int64_t num, std::int64_t dim);
+  // ids [...], on the CPU -> [..., dim] like `like`.
+  at::Tensor lookup(const at::Tensor& ids, const at::Tensor& like) const;
+};
+
 // LayerNorm over the last dimension without parameters.
 at::Tensor layer_norm_no_affine(const at::Tensor& x, double eps);
 

@@ -48,7 +48,8 @@ std::optional<std::string> find_name(const Checkpoint& checkpoint, const TensorS
   return std::nullopt;
 }
 
-// The tensor for every slot, in their order; throws as load_slots says.
+}  // namespace
+
 std::vector<const TensorView*> match_slots(const Checkpoint& checkpoint,
                                            const std::vector<TensorSlot>& slots,
                                            const LoadOptions& options) {
@@ -78,6 +79,7 @@ std::vector<const TensorView*> match_slots(const Checkpoint& checkpoint,
     for (const auto& alias : slot.aliases) used.insert(alias);
     views.push_back(view);
   }
+  if (!options.complete) return views;
   for (const auto& [name, view] : checkpoint.tensors()) {
     if (used.count(name) || starts_with_any(name, options.ignored_prefixes)) continue;
     throw Error(ErrorKind::kBadInput,
@@ -87,22 +89,25 @@ std::vector<const TensorView*> match_slots(const Checkpoint& checkpoint,
   return views;
 }
 
-}  // namespace
+at::ScalarType slot_dtype(const TensorSlot& slot, at::ScalarType dtype) {
+  return slot.keep_in_fp32 && dtype == at::kHalf ? at::kFloat : dtype;
+}
+
+at::ScalarType weight_dtype(const TensorView& view) {
+  if (const auto type = weight_scalar_type(view.dtype)) return *type;
+  throw Error(ErrorKind::kBadInput,
+              fmt::format("{}: {} is not a dtype of plain weights; steadyflux reads F32, F16, BF16",
+                          view.file->path().string(), to_string(view.dtype)));
+}
 
 at::Tensor to_tensor(const TensorView& view) {
-  const auto type = weight_scalar_type(view.dtype);
-  if (!type) {
-    throw Error(
-        ErrorKind::kBadInput,
-        fmt::format("{}: {} is not a dtype of plain weights; steadyflux reads F32, F16, BF16",
-                    view.file->path().string(), to_string(view.dtype)));
-  }
+  const auto type = weight_dtype(view);
   auto* data = const_cast<std::byte*>(view.data);
-  const auto options = at::TensorOptions().dtype(*type);
+  const auto options = at::TensorOptions().dtype(type);
   if (reinterpret_cast<std::uintptr_t>(data) % item_size(view.dtype) != 0) {
     auto bytes = at::empty({static_cast<std::int64_t>(view.nbytes)}, at::kByte);
     std::copy_n(data, view.nbytes, static_cast<std::byte*>(bytes.data_ptr()));
-    return bytes.view(*type).view(view.shape);
+    return bytes.view(type).view(view.shape);
   }
   return at::from_blob(
       data, view.shape, [file = view.file](void*) {}, options);
@@ -126,13 +131,15 @@ void load_slots(const Checkpoint& checkpoint, const std::vector<TensorSlot>& slo
   std::int64_t done = 0;
   for (std::size_t i = 0; i < slots.size(); ++i) {
     if (options.progress) options.progress(done, total);
-    const bool fp32 = slots[i].keep_in_fp32 && options.dtype == at::kHalf;
-    const auto dtype = fp32 ? at::kFloat : options.dtype;
+    const auto dtype = slot_dtype(slots[i], options.dtype);
     auto tensor = to_tensor(*views[i]);
-    if (to_device) {
+    if (slots[i].host_table) {
+      *slots[i].tensor = tensor;
+    } else if (to_device) {
       *slots[i].tensor = to_device->copy(tensor, dtype);
     } else {
-      *slots[i].tensor = tensor.to(dtype);  // no copy if the dtype is the file's
+      // Without `copy` none is made if the dtype is the file's.
+      *slots[i].tensor = tensor.to(dtype, /*non_blocking=*/false, options.copy);
     }
     done += static_cast<std::int64_t>(views[i]->nbytes);
   }

@@ -26,6 +26,10 @@ struct LoadOptions {
   // Keys of the checkpoint that a model legitimately leaves out (prefixes): encoder half of the
   // VAE, position_ids buffers, tied copies.
   std::vector<std::string> ignored_prefixes;
+  // The slots are the whole model: a tensor of the checkpoint that none of them takes is an error.
+  bool complete = true;
+  // Tensors own their bytes: nothing is a view of the mapped file, but for host tables.
+  bool copy = false;
   // Called with bytes done and bytes in all, between tensors; may throw to end the load.
   std::function<void(std::int64_t, std::int64_t)> progress;
 };
@@ -38,6 +42,17 @@ void load_slots(const Checkpoint& checkpoint, const std::vector<TensorSlot>& slo
 // The same checks without making a tensor: what costs nothing is found before anything is computed.
 void check_slots(const Checkpoint& checkpoint, const std::vector<TensorSlot>& slots,
                  const LoadOptions& options);
+
+// What load_slots would load, in the order of the slots, after its checks.
+std::vector<const TensorView*> match_slots(const Checkpoint& checkpoint,
+                                           const std::vector<TensorSlot>& slots,
+                                           const LoadOptions& options);
+
+// The dtype that a slot's tensor has in a model that computes in `dtype`.
+at::ScalarType slot_dtype(const TensorSlot& slot, at::ScalarType dtype);
+
+// The dtype of plain weights in files; throws Error{kBadInput} for others.
+at::ScalarType weight_dtype(const TensorView& view);
 
 // The dtype that most bytes of the checkpoint have, as a scalar type (fp32, fp16 or bf16).
 at::ScalarType dominant_dtype(const Checkpoint& checkpoint);

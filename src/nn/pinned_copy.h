@@ -22,6 +22,8 @@ class PinnedCopier {
   // `source` (contiguous, on the CPU) as a tensor of `dtype` on the device. Returns before the copy
   // has ended; work queued behind it on the device's current stream sees the values.
   at::Tensor copy(const at::Tensor& source, at::ScalarType dtype);
+  // The same into a contiguous tensor of the device, of any dtype, with as many elements.
+  void copy_into(const at::Tensor& to, const at::Tensor& source);
 
  private:
   struct Buffer {

@@ -17,6 +17,7 @@ struct TensorSlot {
   std::vector<std::int64_t> shape;   // what the config demands
   bool keep_in_fp32 = false;         // stays fp32 when the model runs in fp16 (T5's `wo`)
   std::vector<std::string> aliases;  // other names the same tensor has in the field
+  bool host_table = false;           // rows are looked up in the file: stays there, as it is
 };
 
 // Collects slots under a growing prefix: scope("attn").tensor("norm_q.weight", norm_q, {64}).

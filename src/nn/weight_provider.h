@@ -19,6 +19,15 @@ struct WeightUnit {
   std::vector<TensorSlot> slots;
 };
 
+// `slots` and those of the units behind them.
+inline std::vector<TensorSlot> all_slots(std::vector<TensorSlot> slots,
+                                         std::vector<WeightUnit> units) {
+  for (auto& unit : units) {
+    for (auto& slot : unit.slots) slots.push_back(std::move(slot));
+  }
+  return slots;
+}
+
 class WeightProvider {
  public:
   virtual ~WeightProvider() = default;

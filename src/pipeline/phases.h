@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "config/model_config.h"
+#include "memory/plan.h"
 #include "steadyflux/pipeline.h"
 
 namespace steadyflux {
@@ -21,6 +22,9 @@ struct PhaseContext {
   at::ScalarType dtype;
   Observer& observer;
   double& load_seconds;  // grows by the time spent opening weights
+  const Plan& plan;      // where weights and activations are
+  // Asked between denoising steps: another plan if this one should not be kept to. May be empty.
+  std::function<const Plan*()> replan = {};
 };
 
 struct PromptEmbeddings {
@@ -37,15 +41,33 @@ std::int64_t encode_steps(const ModelFolder& model);
 PromptEmbeddings encode_prompt(const PhaseContext& context, const std::string& prompt,
                                std::int64_t max_sequence_length);
 
-// Gives, for every picture of the request, packed latents [1, S, in_channels] on the device.
-// Progress steps: num_images * num_inference_steps.
-std::vector<at::Tensor> denoise(const PhaseContext& context, const Request& request,
-                                const PromptEmbeddings& embeddings);
+// Modulations of the steps from `first` on, in RAM.
+struct ModulationTable {
+  at::Tensor rows;  // [steps, FluxTransformer::modulation_width()]
+  std::int64_t first = 0;
+};
 
-// Progress steps: decode_steps for every picture.
+// At most plan.modulation_rows steps. Progress steps: modulate_steps.
+std::int64_t modulate_steps(const ModelFolder& model);
+ModulationTable modulate(const PhaseContext& context, const Request& request,
+                         const PromptEmbeddings& embeddings, std::int64_t first_step);
+
+// How far the pictures of a request are.
+struct Denoising {
+  std::vector<at::Tensor> latents;       // packed, [1, S, in_channels], in RAM; one per picture
+  std::vector<std::int64_t> steps_done;  // one per picture
+};
+
+// Takes every picture in turn through the steps that the table has. Goes on where `state` stands,
+// so that it can be called again after it threw. Progress steps: num_images * num_inference_steps.
+void denoise(const PhaseContext& context, const Request& request,
+             const PromptEmbeddings& embeddings, const ModulationTable& table, Denoising& state);
+
+// Decodes latents[done] and those behind it, raising `done` after each: it can be called again
+// after it threw. Progress steps: decode_steps for every picture.
 std::int64_t decode_steps(const ModelFolder& model);
 void decode(const PhaseContext& context, const Request& request,
-            const std::vector<at::Tensor>& latents,
+            const std::vector<at::Tensor>& latents, std::size_t& done,
             const std::function<void(std::int64_t index, Image image)>& on_image);
 
 }  // namespace steadyflux

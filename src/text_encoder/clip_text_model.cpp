@@ -42,31 +42,47 @@ at::Tensor ClipEncoderLayer::forward(const at::Tensor& hidden_states,
 ClipTextModel::ClipTextModel(ClipTextConfig config_in)
     : config(std::move(config_in)), layers(static_cast<std::size_t>(config.num_hidden_layers)) {}
 
-std::vector<TensorSlot> ClipTextModel::slots() {
+std::vector<TensorSlot> ClipTextModel::fixed_slots() {
   std::vector<TensorSlot> slots;
   const SlotScope root(slots);
   const auto embeddings = root.scope("embeddings");
   token_embedding.visit(embeddings.scope("token_embedding"), config.vocab_size, config.hidden_size);
   position_embedding.visit(embeddings.scope("position_embedding"), config.max_position_embeddings,
                            config.hidden_size);
-  for (std::size_t i = 0; i < layers.size(); ++i) {
-    layers[i].visit(root.scope("encoder").scope("layers", i), config);
-  }
   final_layer_norm.visit(root.scope("final_layer_norm"), config.hidden_size);
   return slots;
 }
 
+std::vector<WeightUnit> ClipTextModel::units() {
+  std::vector<WeightUnit> units;
+  for (std::size_t i = 0; i < layers.size(); ++i) {
+    units.push_back({"encoder.layers." + std::to_string(i), {}});
+    layers[i].visit(SlotScope(units.back().slots, units.back().name + "."), config);
+  }
+  return units;
+}
+
+std::vector<TensorSlot> ClipTextModel::slots() { return all_slots(fixed_slots(), units()); }
+
 at::Tensor ClipTextModel::forward(const at::Tensor& input_ids) const {
-  const auto positions = at::arange(input_ids.size(1), input_ids.options());
-  auto hidden_states = token_embedding(input_ids) + position_embedding(positions);  // [B, S, D]
-  for (const auto& layer : layers) hidden_states = layer.forward(hidden_states, config);
+  BoundWeights weights;
+  return forward(input_ids, weights);
+}
+
+at::Tensor ClipTextModel::forward(const at::Tensor& input_ids, WeightProvider& weights) const {
+  auto hidden_states = token_embedding.lookup(input_ids, position_embedding.weight) +
+                       position_embedding.weight.narrow(0, 0, input_ids.size(1));  // [B, S, D]
+  for (std::size_t i = 0; i < layers.size(); ++i) {
+    const auto lease = weights.acquire(i);
+    hidden_states = layers[i].forward(hidden_states, config);
+  }
   hidden_states = final_layer_norm(hidden_states, config.layer_norm_eps);
 
   // eos_token_id 2 is what old configs say wrongly; transformers then takes the largest id's place.
   const auto marks =
       config.eos_token_id == 2 ? input_ids : input_ids.eq(config.eos_token_id).to(at::kInt);
-  const auto eos = marks.argmax(-1);  // [B], the first of equals
-  const auto batch = at::arange(input_ids.size(0), input_ids.options());
+  const auto eos = marks.argmax(-1).to(hidden_states.device());  // [B], the first of equals
+  const auto batch = at::arange(input_ids.size(0), eos.options());
   return hidden_states.index({batch, eos});  // [B, D]
 }
 

@@ -8,6 +8,7 @@
 
 #include "config/model_config.h"
 #include "nn/layers.h"
+#include "nn/weight_provider.h"
 
 namespace steadyflux {
 
@@ -29,13 +30,19 @@ struct ClipTextModel {
   explicit ClipTextModel(ClipTextConfig config);
 
   ClipTextConfig config;
-  Embedding token_embedding, position_embedding;
+  HostEmbedding token_embedding;
+  Embedding position_embedding;
   std::vector<ClipEncoderLayer> layers;
   LayerNorm final_layer_norm;
 
-  // Names as transformers 5 writes them; older files have "text_model." in front.
+  // Every tensor; names as transformers 5 writes them, older files have "text_model." in front.
   std::vector<TensorSlot> slots();
-  // input_ids [B, S] (int64) -> pooled_prompt_embeds [B, hidden_size].
+  // What forward takes leases on (a unit is a layer), and what it wants in place all the time.
+  std::vector<WeightUnit> units();
+  std::vector<TensorSlot> fixed_slots();
+  // input_ids [B, S] (int64, on the CPU) -> pooled_prompt_embeds [B, hidden_size].
+  at::Tensor forward(const at::Tensor& input_ids, WeightProvider& weights) const;
+  // With all weights bound.
   at::Tensor forward(const at::Tensor& input_ids) const;
 };
 

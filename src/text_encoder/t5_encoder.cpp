@@ -32,48 +32,56 @@ at::Tensor clamp_half(const at::Tensor& x) {
 
 }  // namespace
 
-void T5Block::visit(const SlotScope& scope, const T5Config& config,
-                    bool has_relative_attention_bias) {
+std::vector<WeightUnit> T5Block::units(const std::string& name, const T5Config& config) {
   const auto d = config.d_model;
   const auto inner = config.num_heads * config.d_kv;
-  const auto layer0 = scope.scope("layer", 0);
-  const auto attn = layer0.scope("SelfAttention");
-  auto& self_attention = attention_layer.self_attention;
-  self_attention.q.visit(attn.scope("q"), d, inner, false);
-  self_attention.k.visit(attn.scope("k"), d, inner, false);
-  self_attention.v.visit(attn.scope("v"), d, inner, false);
-  self_attention.o.visit(attn.scope("o"), inner, d, false);
-  if (has_relative_attention_bias) {
-    self_attention.relative_attention_bias.visit(attn.scope("relative_attention_bias"),
-                                                 config.relative_attention_num_buckets,
-                                                 config.num_heads);
+  WeightUnit attention_unit{name + ".layer.0", {}};
+  {
+    const SlotScope layer(attention_unit.slots, name + ".layer.0.");
+    const auto attn = layer.scope("SelfAttention");
+    auto& self_attention = attention_layer.self_attention;
+    self_attention.q.visit(attn.scope("q"), d, inner, false);
+    self_attention.k.visit(attn.scope("k"), d, inner, false);
+    self_attention.v.visit(attn.scope("v"), d, inner, false);
+    self_attention.o.visit(attn.scope("o"), inner, d, false);
+    layer.scope("layer_norm").tensor("weight", attention_layer.layer_norm, {d});
   }
-  layer0.scope("layer_norm").tensor("weight", attention_layer.layer_norm, {d});
-
-  const auto layer1 = scope.scope("layer", 1);
-  const auto dense = layer1.scope("DenseReluDense");
-  ff_layer.dense_relu_dense.wi_0.visit(dense.scope("wi_0"), d, config.d_ff, false);
-  ff_layer.dense_relu_dense.wi_1.visit(dense.scope("wi_1"), d, config.d_ff, false);
-  dense.scope("wo")
-      .tensor("weight", ff_layer.dense_relu_dense.wo.weight, {d, config.d_ff})
+  const auto dense_name = name + ".layer.1.DenseReluDense";
+  auto& dense = ff_layer.dense_relu_dense;
+  WeightUnit wi{dense_name + ".wi", {}};
+  dense.wi_0.visit(SlotScope(wi.slots, dense_name + ".wi_0."), d, config.d_ff, false);
+  dense.wi_1.visit(SlotScope(wi.slots, dense_name + ".wi_1."), d, config.d_ff, false);
+  SlotScope(wi.slots, name + ".layer.1.layer_norm.").tensor("weight", ff_layer.layer_norm, {d});
+  WeightUnit wo{dense_name + ".wo", {}};
+  SlotScope(wo.slots, dense_name + ".wo.")
+      .tensor("weight", dense.wo.weight, {d, config.d_ff})
       .keep_in_fp32 = true;
-  layer1.scope("layer_norm").tensor("weight", ff_layer.layer_norm, {d});
+  return {std::move(attention_unit), std::move(wi), std::move(wo)};
 }
 
 at::Tensor T5Block::forward(const at::Tensor& hidden_states, const at::Tensor& position_bias,
-                            const T5Config& config) const {
-  const auto& attn = attention_layer.self_attention;
-  const auto x =
-      t5_layer_norm(hidden_states, attention_layer.layer_norm, config.layer_norm_epsilon);
-  // No 1/sqrt(d): T5's initialisation has it in the weights.
-  const auto attn_output =
-      attention(split_heads(attn.q(x), config.d_kv), split_heads(attn.k(x), config.d_kv),
-                split_heads(attn.v(x), config.d_kv), position_bias, false, /*scale=*/1.0);
-  const auto h = clamp_half(hidden_states + attn.o(attn_output));
-
+                            const T5Config& config, WeightProvider& weights,
+                            std::size_t first_unit) const {
+  at::Tensor h;
+  {
+    const auto lease = weights.acquire(first_unit);
+    const auto& attn = attention_layer.self_attention;
+    const auto x =
+        t5_layer_norm(hidden_states, attention_layer.layer_norm, config.layer_norm_epsilon);
+    // No 1/sqrt(d): T5's initialisation has it in the weights.
+    const auto attn_output =
+        attention(split_heads(attn.q(x), config.d_kv), split_heads(attn.k(x), config.d_kv),
+                  split_heads(attn.v(x), config.d_kv), position_bias, false, /*scale=*/1.0);
+    h = clamp_half(hidden_states + attn.o(attn_output));
+  }
   const auto& ff = ff_layer.dense_relu_dense;
-  const auto y = t5_layer_norm(h, ff_layer.layer_norm, config.layer_norm_epsilon);
-  const auto gated = activate(ff.wi_0(y), config.dense_act_fn) * ff.wi_1(y);  // [B, S, d_ff]
+  at::Tensor gated;  // [B, S, d_ff]
+  {
+    const auto lease = weights.acquire(first_unit + 1);
+    const auto y = t5_layer_norm(h, ff_layer.layer_norm, config.layer_norm_epsilon);
+    gated = activate(ff.wi_0(y), config.dense_act_fn) * ff.wi_1(y);
+  }
+  const auto lease = weights.acquire(first_unit + 2);
   const auto ff_output = ff.wo(gated.to(ff.wo.weight.scalar_type()));
   // With wo in fp32 the sum, and all that follows, would be fp32 in transformers too: the residual
   // stream is promoted there, and T5LayerNorm rounds it back.
@@ -83,18 +91,33 @@ at::Tensor T5Block::forward(const at::Tensor& hidden_states, const at::Tensor& p
 T5Encoder::T5Encoder(T5Config config_in)
     : config(std::move(config_in)), block(static_cast<std::size_t>(config.num_layers)) {}
 
-std::vector<TensorSlot> T5Encoder::slots() {
+std::vector<TensorSlot> T5Encoder::fixed_slots() {
   std::vector<TensorSlot> slots;
   const SlotScope root(slots);
   shared.visit(root.scope("shared"), config.vocab_size, config.d_model).aliases = {
       "encoder.embed_tokens.weight"};
   const auto encoder = root.scope("encoder");
-  for (std::size_t i = 0; i < block.size(); ++i) {
-    block[i].visit(encoder.scope("block", i), config, i == 0);
-  }
+  block.front().attention_layer.self_attention.relative_attention_bias.visit(
+      encoder.scope("block", 0)
+          .scope("layer", 0)
+          .scope("SelfAttention")
+          .scope("relative_attention_bias"),
+      config.relative_attention_num_buckets, config.num_heads);
   encoder.scope("final_layer_norm").tensor("weight", final_layer_norm, {config.d_model});
   return slots;
 }
+
+std::vector<WeightUnit> T5Encoder::units() {
+  std::vector<WeightUnit> units;
+  for (std::size_t i = 0; i < block.size(); ++i) {
+    for (auto& unit : block[i].units("encoder.block." + std::to_string(i), config)) {
+      units.push_back(std::move(unit));
+    }
+  }
+  return units;
+}
+
+std::vector<TensorSlot> T5Encoder::slots() { return all_slots(fixed_slots(), units()); }
 
 at::Tensor t5_position_bias(const Embedding& relative_attention_bias, std::int64_t length,
                             const T5Config& config) {
@@ -117,15 +140,21 @@ at::Tensor t5_position_bias(const Embedding& relative_attention_bias, std::int64
   return relative_attention_bias(bucket).permute({2, 0, 1}).unsqueeze(0).contiguous();
 }
 
-at::Tensor T5Encoder::forward(const at::Tensor& input_ids,
-                              const std::function<void(std::int64_t)>& after_block) const {
-  auto hidden_states = shared(input_ids);  // [B, S, d_model]
+at::Tensor T5Encoder::forward(const at::Tensor& input_ids, const AfterBlock& after_block) const {
+  BoundWeights weights;
+  return forward(input_ids, weights, after_block);
+}
+
+at::Tensor T5Encoder::forward(const at::Tensor& input_ids, WeightProvider& weights,
+                              const AfterBlock& after_block) const {
+  auto hidden_states = shared.lookup(input_ids, final_layer_norm);  // [B, S, d_model]
   const auto dtype = hidden_states.scalar_type();
   const auto position_bias =
       t5_position_bias(block.front().attention_layer.self_attention.relative_attention_bias,
                        input_ids.size(1), config);
   for (std::size_t i = 0; i < block.size(); ++i) {
-    hidden_states = block[i].forward(hidden_states, position_bias, config);
+    hidden_states =
+        block[i].forward(hidden_states, position_bias, config, weights, i * T5Block::kUnits);
     if (after_block) after_block(static_cast<std::int64_t>(i) + 1);
   }
   return t5_layer_norm(hidden_states, final_layer_norm, config.layer_norm_epsilon).to(dtype);

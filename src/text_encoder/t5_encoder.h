@@ -10,10 +10,13 @@
 
 #include "config/model_config.h"
 #include "nn/layers.h"
+#include "nn/weight_provider.h"
 
 namespace steadyflux {
 
 struct T5Block {
+  static constexpr std::size_t kUnits = 3;  // SelfAttention, wi, wo
+
   struct {
     struct {
       Linear q, k, v, o;
@@ -28,24 +31,33 @@ struct T5Block {
     at::Tensor layer_norm;
   } ff_layer;  // layer.1
 
-  void visit(const SlotScope& scope, const T5Config& config, bool has_relative_attention_bias);
+  // The weights of forward, unit by unit in the order of use.
+  std::vector<WeightUnit> units(const std::string& name, const T5Config& config);
   // hidden_states [B, S, d_model], position_bias [1, heads, S, S] -> [B, S, d_model].
   at::Tensor forward(const at::Tensor& hidden_states, const at::Tensor& position_bias,
-                     const T5Config& config) const;
+                     const T5Config& config, WeightProvider& weights, std::size_t first_unit) const;
 };
 
 struct T5Encoder {
   explicit T5Encoder(T5Config config);
 
   T5Config config;
-  Embedding shared;
+  HostEmbedding shared;
   std::vector<T5Block> block;
   at::Tensor final_layer_norm;
 
+  // Every tensor of the checkpoint.
   std::vector<TensorSlot> slots();
-  // input_ids [B, S] (int64) -> prompt_embeds [B, S, d_model]. `after_block` hears of every block.
-  at::Tensor forward(const at::Tensor& input_ids,
-                     const std::function<void(std::int64_t)>& after_block = {}) const;
+  // What forward takes leases on, in the order of use, and what it wants in place all the time.
+  std::vector<WeightUnit> units();
+  std::vector<TensorSlot> fixed_slots();
+  // input_ids [B, S] (int64, on the CPU) -> prompt_embeds [B, S, d_model]. `after_block` hears of
+  // every block.
+  using AfterBlock = std::function<void(std::int64_t)>;
+  at::Tensor forward(const at::Tensor& input_ids, WeightProvider& weights,
+                     const AfterBlock& after_block = {}) const;
+  // With all weights bound.
+  at::Tensor forward(const at::Tensor& input_ids, const AfterBlock& after_block = {}) const;
 };
 
 // [1, heads, S, S] from relative_attention_bias [num_buckets, heads].

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <iterator>
 
 #include "nn/row_chunks.h"
 
@@ -91,15 +90,8 @@ std::vector<WeightUnit> FluxTransformer::modulation_units() {
 }
 
 std::vector<TensorSlot> FluxTransformer::slots() {
-  auto slots = fixed_slots();
-  const auto add = [&](std::vector<TensorSlot> more) {
-    slots.insert(slots.end(), std::make_move_iterator(more.begin()),
-                 std::make_move_iterator(more.end()));
-  };
-  add(modulation_fixed_slots());
-  for (auto& unit : modulation_units()) add(std::move(unit.slots));
-  for (auto& unit : units()) add(std::move(unit.slots));
-  return slots;
+  return all_slots(all_slots(fixed_slots(), units()),
+                   {{"", modulation_fixed_slots()}, {"", all_slots({}, modulation_units())}});
 }
 
 std::int64_t FluxTransformer::modulation_width() const {
@@ -109,7 +101,8 @@ std::int64_t FluxTransformer::modulation_width() const {
 at::Tensor FluxTransformer::modulation_table(const at::Tensor& timesteps,
                                              const at::Tensor& guidance,
                                              const at::Tensor& pooled_projections,
-                                             WeightProvider& weights) const {
+                                             WeightProvider& weights,
+                                             const std::function<void()>& after_unit) const {
   // The GEMM of one row rounds differently from that of several, which agree among themselves.
   const auto steps = timesteps.size(0);
   // The reference multiplies by 1000 in the model's dtype: in bf16, 988.41 becomes 988.
@@ -128,6 +121,7 @@ at::Tensor FluxTransformer::modulation_table(const at::Tensor& timesteps,
     const auto values = linear(silu_temb);
     table.narrow(1, column, values.size(1)).copy_(values.narrow(0, 0, steps));
     column += values.size(1);
+    if (after_unit) after_unit();
   };
   for (const auto& block : transformer_blocks) {
     add(block.norm1.linear);

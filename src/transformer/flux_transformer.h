@@ -60,7 +60,8 @@ struct FluxTransformer {
   // through the model dtype as diffusers does; pooled_projections [1, pooled_projection_dim]. A row
   // is the same whatever rows are computed with it.
   at::Tensor modulation_table(const at::Tensor& timesteps, const at::Tensor& guidance,
-                              const at::Tensor& pooled_projections, WeightProvider& weights) const;
+                              const at::Tensor& pooled_projections, WeightProvider& weights,
+                              const std::function<void()>& after_unit = {}) const;
   std::int64_t modulation_width() const;
   // The parts of rows [B, modulation_width()], as views.
   FluxModulations split_modulations(const at::Tensor& rows) const;

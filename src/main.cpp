@@ -15,6 +15,7 @@
 #include "cli/options.h"
 #include "cli/signals.h"
 #include "cli/text_output.h"
+#include "memory/release.h"
 #include "pipeline/out_of_memory.h"
 #include "steadyflux/error.h"
 
@@ -87,6 +88,7 @@ int report_unknown(const std::exception& error) {
 
 int main(int argc, char** argv) {
   try {
+    steadyflux::return_large_blocks_at_once();
     occupy_standard_streams();
     steadyflux::cli::install_signal_handlers();
     run(std::vector<std::string>(argv + (argc > 0 ? 1 : 0), argv + argc));

@@ -13,7 +13,8 @@
 
 namespace steadyflux {
 
-struct Plan;  // memory/plan.h
+struct Plan;            // memory/plan.h
+struct MemoryTimeline;  // memory/timeline.h
 
 // One prompt and what to do with it. Validated by Pipeline::check.
 struct Request {
@@ -45,6 +46,7 @@ struct PhaseStats {
   std::int64_t peak_rss_anon = 0;
   std::int64_t peak_rss_file = 0;
   std::int64_t major_faults = 0;
+  std::int64_t disk_read = 0;         // that came from a disk
   std::int64_t swap = 0;              // largest VmSwap seen
   std::int64_t predicted_device = 0;  // by the plan, to compare with device_peak_allocated
   std::int64_t predicted_ram = 0;     // by the plan, to compare with peak_rss
@@ -56,6 +58,8 @@ class Observer {
   virtual ~Observer() = default;
   // Before anything is loaded, and when memory makes another plan necessary.
   virtual void planned(const Plan& /*plan*/) {}
+  // At the end of generate, also when it ends by an exception.
+  virtual void memory_seen(const MemoryTimeline& /*timeline*/) {}
   virtual void phase_started(const std::string& /*name*/, std::int64_t /*total_steps*/) {}
   virtual void phase_progress(std::int64_t /*steps_done*/) {}
   virtual void phase_finished(const PhaseStats& /*stats*/) {}
@@ -72,8 +76,8 @@ struct PipelineOptions {
   // At most this much of what is there, bytes. The device's context counts as well.
   std::optional<std::int64_t> max_vram;
   std::optional<std::int64_t> max_ram;
-  std::string vae_tiling = "auto";      // auto (as memory demands), on, off
-  std::string on_pressure = "replan";   // when memory is short while it works: replan, warn, abort
+  std::string vae_tiling = "auto";     // auto (as memory demands), on, off
+  std::string on_pressure = "replan";  // when memory is short while it works: replan, warn, abort
   std::filesystem::path memory_report;  // .svg, .html or .json; empty: none
 };
 

@@ -6,6 +6,7 @@
 namespace steadyflux::cli {
 
 void run_generate(const CommandLine& line);
+void run_plan(const CommandLine& line);
 void run_inspect(const CommandLine& line);
 void run_doctor(const CommandLine& line);
 

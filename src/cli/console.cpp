@@ -9,7 +9,9 @@
 #include <cstdlib>
 
 #include "base/bytes.h"
+#include "cli/plan_text.h"
 #include "cli/signals.h"
+#include "cli/text_output.h"
 
 namespace steadyflux::cli {
 namespace {
@@ -73,6 +75,13 @@ void Console::status(const std::string& line) {
   has_status_ = !line.empty();
 }
 
+void Progress::planned(const Plan& plan) {
+  if (console_.verbosity() != Verbosity::kVerbose) return;
+  std::string text = plan_text(plan, title_, text_style_of(STDERR_FILENO));
+  text.pop_back();  // the console ends the line
+  console_.debug(text);
+}
+
 void Progress::phase_started(const std::string& name, std::int64_t total_steps) {
   name_ = name;
   total_steps_ = total_steps;
@@ -100,7 +109,7 @@ void Progress::phase_progress(std::int64_t steps_done) {
     eta =
         fmt::format("  ETA {}", format_seconds(per_step * static_cast<double>(total - steps_done)));
   }
-  console_.status(fmt::format("{:<8}[{}{}] {}/{}  {}{}", name_, std::string(full, '#'),
+  console_.status(fmt::format("{:<9}[{}{}] {}/{}  {}{}", name_, std::string(full, '#'),
                               std::string(bar - full, '.'), steps_done, total_steps_,
                               format_seconds(seconds_since(start_)), eta));
 }
@@ -109,7 +118,7 @@ void Progress::phase_finished(const PhaseStats& stats) {
   phases_.push_back(stats);
   console_.status("");
   const std::string line =
-      fmt::format("{:<8} {:.2f} s, {} steps", stats.name, stats.seconds, total_steps_);
+      fmt::format("{:<9}{:.2f} s, {} steps", stats.name, stats.seconds, total_steps_);
   if (console_.is_terminal()) {
     console_.debug(line);
   } else {
@@ -119,36 +128,56 @@ void Progress::phase_finished(const PhaseStats& stats) {
 
 int Progress::interrupt_signal() { return pending_signal(); }
 
-std::string phase_table(const std::vector<PhaseStats>& phases) {
-  const bool on_device = std::any_of(phases.begin(), phases.end(), [](const PhaseStats& phase) {
-    return phase.device_peak_reserved > 0;
-  });
-  const auto row = [on_device](const PhaseStats& phase) {
-    const std::string device =
-        on_device ? fmt::format("{:>12}{:>12}", format_bytes(phase.device_peak_allocated),
-                                format_bytes(phase.device_peak_reserved))
-                  : "";
-    return fmt::format("{:<8}{:>9.2f}{}{:>12}{:>12}{:>12}{:>8}{:>12}", phase.name, phase.seconds,
-                       device, format_bytes(phase.peak_rss), format_bytes(phase.peak_rss_anon),
-                       format_bytes(phase.peak_rss_file), phase.major_faults,
-                       format_bytes(phase.swap));
+std::string phase_table(const std::vector<PhaseStats>& phases, bool verbose) {
+  const auto any = [&phases](std::int64_t PhaseStats::*value) {
+    return std::any_of(phases.begin(), phases.end(),
+                       [value](const PhaseStats& phase) { return phase.*value > 0; });
   };
-  std::string table =
-      fmt::format("{:<8}{:>9}{}{:>12}{:>12}{:>12}{:>8}{:>12}", "phase", "seconds",
-                  on_device ? fmt::format("{:>12}{:>12}", "GPU peak", "reserved") : "", "RSS peak",
-                  "anonymous", "file", "faults", "swap");
+  const bool on_device = any(&PhaseStats::device_peak_reserved);
+  const bool predicted = any(&PhaseStats::predicted_device) || any(&PhaseStats::predicted_ram);
+  // A measured peak with what the plan said before, and by how much it was missed.
+  const auto peak = [predicted](std::int64_t measured, std::int64_t expected) {
+    std::string cells = fmt::format("{:>12}", format_bytes(measured));
+    if (!predicted) return cells;
+    if (expected <= 0) return cells + fmt::format("{:>12}{:>7}", "-", "");
+    const double off =
+        100.0 * static_cast<double>(measured - expected) / static_cast<double>(expected);
+    return cells + fmt::format("{:>12}{:>7}", format_bytes(expected), fmt::format("{:+.1f}%", off));
+  };
+  const auto peak_title = [predicted](const char* name) {
+    return fmt::format("{:>12}", name) +
+           (predicted ? fmt::format("{:>12}{:>7}", "predicted", "") : "");
+  };
+  const auto row = [&](const PhaseStats& phase) {
+    std::string text = fmt::format("{:<9}{:>8.2f}", phase.name, phase.seconds);
+    if (on_device) text += peak(phase.device_peak_allocated, phase.predicted_device);
+    if (on_device && verbose) {
+      text += fmt::format("{:>12}", format_bytes(phase.device_peak_reserved));
+    }
+    text += peak(phase.peak_rss, phase.predicted_ram);
+    if (verbose) {
+      text += fmt::format("{:>12}{:>12}", format_bytes(phase.peak_rss_anon),
+                          format_bytes(phase.peak_rss_file));
+    }
+    return text + fmt::format("{:>7}{:>12}", phase.major_faults, format_bytes(phase.swap));
+  };
+  std::string table = fmt::format("{:<9}{:>8}", "phase", "seconds");
+  if (on_device) table += peak_title("GPU peak");
+  if (on_device && verbose) table += fmt::format("{:>12}", "reserved");
+  table += peak_title("RSS peak");
+  if (verbose) table += fmt::format("{:>12}{:>12}", "anonymous", "file");
+  table += fmt::format("{:>7}{:>12}", "faults", "swap");
   PhaseStats total{.name = "total"};
   for (const PhaseStats& phase : phases) {
     table += fmt::format("\n{}", row(phase));
     total.seconds += phase.seconds;
     total.major_faults += phase.major_faults;
-    const auto raise = [](std::int64_t& peak, std::int64_t value) { peak = std::max(peak, value); };
-    raise(total.device_peak_allocated, phase.device_peak_allocated);
-    raise(total.device_peak_reserved, phase.device_peak_reserved);
-    raise(total.peak_rss, phase.peak_rss);
-    raise(total.peak_rss_anon, phase.peak_rss_anon);
-    raise(total.peak_rss_file, phase.peak_rss_file);
-    raise(total.swap, phase.swap);
+    for (std::int64_t PhaseStats::*value :
+         {&PhaseStats::device_peak_allocated, &PhaseStats::device_peak_reserved,
+          &PhaseStats::peak_rss, &PhaseStats::peak_rss_anon, &PhaseStats::peak_rss_file,
+          &PhaseStats::swap, &PhaseStats::predicted_device, &PhaseStats::predicted_ram}) {
+      total.*value = std::max(total.*value, phase.*value);
+    }
   }
   return fmt::format("{}\n{}", table, row(total));
 }

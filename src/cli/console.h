@@ -4,9 +4,11 @@
 
 #include <chrono>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "cli/options.h"
+#include "cli/plan_text.h"
 #include "steadyflux/pipeline.h"
 
 namespace steadyflux::cli {
@@ -40,8 +42,10 @@ class Console {
 // Shows the phases of a Pipeline on a Console, and keeps what they measured.
 class Progress : public Observer {
  public:
-  explicit Progress(Console& console) : console_(console) {}
+  // `title` is for the plan that --verbose shows.
+  Progress(Console& console, PlanTitle title) : console_(console), title_(std::move(title)) {}
 
+  void planned(const Plan& plan) override;
   void phase_started(const std::string& name, std::int64_t total_steps) override;
   void phase_progress(std::int64_t steps_done) override;
   void phase_finished(const PhaseStats& stats) override;
@@ -52,6 +56,7 @@ class Progress : public Observer {
 
  private:
   Console& console_;
+  PlanTitle title_;
   std::string name_;
   std::int64_t total_steps_ = 0;
   std::chrono::steady_clock::time_point start_;
@@ -60,7 +65,8 @@ class Progress : public Observer {
   std::vector<PhaseStats> phases_;
 };
 
-// Seconds, device and host memory of every phase, with a line of totals.
-std::string phase_table(const std::vector<PhaseStats>& phases);
+// Seconds, device and host memory of every phase, with a line of totals; beside the measured peaks
+// those that the plan predicted, if it did. `verbose` adds columns beyond the hundredth character.
+std::string phase_table(const std::vector<PhaseStats>& phases, bool verbose);
 
 }  // namespace steadyflux::cli

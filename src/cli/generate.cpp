@@ -99,7 +99,9 @@ Json phases_json(const std::vector<PhaseStats>& phases) {
                     {"peak_rss_anon", phase.peak_rss_anon},
                     {"peak_rss_file", phase.peak_rss_file},
                     {"major_faults", phase.major_faults},
-                    {"swap", phase.swap}});
+                    {"swap", phase.swap},
+                    {"predicted_device", phase.predicted_device},
+                    {"predicted_ram", phase.predicted_ram}});
   }
   return list;
 }
@@ -134,6 +136,10 @@ Json result_json(const PictureMetadata& metadata, const Json& pictures, const Pr
 }  // namespace
 
 void run_generate(const CommandLine& line) {
+  if (line.plan_only) {
+    run_plan(line);
+    return;
+  }
   const GenerateJob job = make_generate_job(line);
   Console console(job.verbosity);
   for (const std::string& warning : job.warnings) console.warning(warning);
@@ -146,7 +152,7 @@ void run_generate(const CommandLine& line) {
                             metadata.model_path, metadata.dtype, metadata.device,
                             metadata.num_threads, metadata.seed));
 
-  Progress progress(console);
+  Progress progress(console, {.model = metadata.model, .device = metadata.device});
   Json pictures = Json::array();
   pipeline.generate(job.request, progress, [&](std::int64_t index, const Image& image) {
     PictureMetadata own = metadata;
@@ -158,7 +164,7 @@ void run_generate(const CommandLine& line) {
     print_json(result_json(metadata, pictures, progress, console));
     return;
   }
-  console.info(phase_table(progress.phases()));
+  console.info(phase_table(progress.phases(), job.verbosity == Verbosity::kVerbose));
   for (const Json& picture : pictures) {
     if (job.output != "-") console.info(picture["output"].get<std::string>());
   }

@@ -18,8 +18,18 @@
 namespace steadyflux::cli {
 namespace {
 
+// Which commands an option belongs to.
+constexpr unsigned kForGenerate = 1;
+constexpr unsigned kForPlan = 2;
+constexpr unsigned kForDoctor = 4;
+
+const char kPictureGroup[] = "Options";
+const char kMemoryGroup[] = "Memory (SIZE: 6GiB, 1.5GiB, 500MB)";
+
 struct ValueOption {
   std::optional<std::string> Options::*value;
+  unsigned commands;
+  const char* group;       // the heading in --help
   const char* name;        // the long name, without dashes: the key in a --config file
   const char* short_name;  // "-W", or "" if there is none
   const char* placeholder;
@@ -34,27 +44,44 @@ struct Flag {
 };
 
 constexpr std::array kValueOptions = {
-    ValueOption{&Options::output, "output", "-o", "FILE|-",
-                "the picture, .png or .jpg; - is standard output (default: out.png)"},
-    ValueOption{&Options::model, "model", "-m", "MODEL",
+    ValueOption{&Options::output, kForGenerate | kForDoctor, kPictureGroup, "output", "-o",
+                "FILE|-", "the picture, .png or .jpg; - is standard output (default: out.png)"},
+    ValueOption{&Options::model, kForGenerate | kForPlan | kForDoctor, kPictureGroup, "model", "-m",
+                "MODEL",
                 "a diffusers folder or a hub id in the local cache (default: $STEADYFLUX_MODEL, "
                 "else the bundled model)"},
-    ValueOption{&Options::width, "width", "-W", "PIXELS", "a multiple of 16"},
-    ValueOption{&Options::height, "height", "-H", "PIXELS", "a multiple of 16"},
-    ValueOption{&Options::steps, "steps", "", "N", "denoising steps"},
-    ValueOption{&Options::guidance, "guidance", "", "X",
+    ValueOption{&Options::width, kForGenerate | kForPlan, kPictureGroup, "width", "-W", "PIXELS",
+                "a multiple of 16"},
+    ValueOption{&Options::height, kForGenerate | kForPlan, kPictureGroup, "height", "-H", "PIXELS",
+                "a multiple of 16"},
+    ValueOption{&Options::steps, kForGenerate | kForPlan, kPictureGroup, "steps", "", "N",
+                "denoising steps"},
+    ValueOption{&Options::guidance, kForGenerate, kPictureGroup, "guidance", "", "X",
                 "guidance scale, for models with a guidance embedding"},
-    ValueOption{&Options::seed, "seed", "-s", "N",
+    ValueOption{&Options::seed, kForGenerate, kPictureGroup, "seed", "-s", "N",
                 "0 to 2^64-1, or -1 for a random one (default: 0)"},
-    ValueOption{&Options::num_images, "num-images", "-n", "N",
-                "pictures with the seeds s, s+1, ...; the files are numbered (default: 1)"},
-    ValueOption{&Options::max_sequence_length, "max-sequence-length", "", "N",
-                "T5 tokens of the prompt, 1 to 512"},
-    ValueOption{&Options::threads, "threads", "", "N", "default: one per physical core"},
-    ValueOption{&Options::device, "device", "", "NAME",
+    ValueOption{&Options::num_images, kForGenerate | kForPlan, kPictureGroup, "num-images", "-n",
+                "N", "pictures with the seeds s, s+1, ...; the files are numbered (default: 1)"},
+    ValueOption{&Options::max_sequence_length, kForGenerate | kForPlan, kPictureGroup,
+                "max-sequence-length", "", "N", "T5 tokens of the prompt, 1 to 512"},
+    ValueOption{&Options::threads, kForGenerate | kForPlan, kPictureGroup, "threads", "", "N",
+                "default: one per physical core"},
+    ValueOption{&Options::device, kForGenerate | kForPlan, kPictureGroup, "device", "", "NAME",
                 "auto, cpu, cuda or cuda:N (default: auto)"},
-    ValueOption{&Options::dtype, "dtype", "", "NAME",
+    ValueOption{&Options::dtype, kForGenerate | kForPlan, kPictureGroup, "dtype", "", "NAME",
                 "auto, bf16, fp16 or fp32 (default: auto, that of the weights)"},
+    ValueOption{&Options::max_vram, kForGenerate | kForPlan, kMemoryGroup, "max-vram", "", "SIZE",
+                "take no more of the graphics card's memory than this"},
+    ValueOption{&Options::max_ram, kForGenerate | kForPlan, kMemoryGroup, "max-ram", "", "SIZE",
+                "take no more main memory than this"},
+    ValueOption{&Options::vae_tiling, kForGenerate | kForPlan, kMemoryGroup, "vae-tiling", "",
+                "WHEN",
+                "decode in bands of rows: auto (when memory is short), on or off; the picture is "
+                "the same (default: auto)"},
+    ValueOption{&Options::on_pressure, kForGenerate, kMemoryGroup, "on-pressure", "", "WHAT",
+                "when the system begins to swap: replan, warn or abort (default: replan)"},
+    ValueOption{&Options::memory_report, kForGenerate, kMemoryGroup, "memory-report", "", "FILE",
+                "draw the use of memory over time; .svg, .html or .json"},
 };
 
 constexpr std::array kFlags = {
@@ -66,6 +93,7 @@ constexpr std::array kFlags = {
 const char kGenerateFooter[] = R"(
 Commands (steadyflux COMMAND --help says more):
   generate      make a picture; the default
+  plan          what memory a picture would take, and how it would be shared out
   inspect PATH  what a model, a weight file or a picture of steadyflux holds
   doctor        what this machine can do, and what would go wrong
 
@@ -74,6 +102,11 @@ A prompt that begins with a dash:  steadyflux -- "-5 degrees"
 
 Exit codes: 0 done, 1 bug, 2 usage, 3 bad model or input file, 4 does not fit into memory,
             5 reading or writing failed, 130/143 interrupted)";
+
+const char kPlanFooter[] = R"(
+Only the configuration files of the model are needed, and no graphics card: with --device cuda and
+--max-vram it plans for a card that may be elsewhere. Here the two sizes are the whole limit.
+Exit code 4: it does not fit; what would fit is said.)";
 
 [[noreturn]] void usage_error(const std::string& message) {
   throw Error(ErrorKind::kUsage, message);
@@ -90,11 +123,13 @@ struct CommandApp {
 };
 
 void add_value(CLI::App& app, const std::string& names, const char* placeholder,
-               const char* description, std::optional<std::string>& target) {
+               const char* description, std::optional<std::string>& target,
+               const char* group = kPictureGroup) {
   // A function, because CLI11 turns "" into an absent value when it fills a std::optional itself.
   app.add_option_function<std::string>(
          names, [&target](const std::string& text) { target = text; }, description)
       ->type_name(placeholder)
+      ->group(group)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
 }
 
@@ -102,9 +137,17 @@ void describe(CommandApp& command, CommandLine& line) {
   CLI::App& app = command.app;
   app.set_help_flag("-h,--help", "print this and leave");
   app.add_flag("--version", command.version, "print the version and leave");
-  const bool generate = line.command == Command::kGenerate;
+  unsigned mask = kForDoctor;
   switch (line.command) {
     case Command::kGenerate:
+      if (line.plan_only) {
+        mask = kForPlan;
+        app.name("steadyflux plan");
+        app.description("Tells what memory a picture would take, before anything is loaded.");
+        app.footer(kPlanFooter + 1);
+        break;
+      }
+      mask = kForGenerate;
       app.name("steadyflux");
       app.description("Makes pictures from text with FLUX.1.");
       app.footer(kGenerateFooter + 1);
@@ -112,6 +155,7 @@ void describe(CommandApp& command, CommandLine& line) {
                 line.positional);
       break;
     case Command::kInspect:
+      mask = 0;
       app.name("steadyflux inspect");
       app.description(
           "Tells what a model folder, a component folder, a .safetensors file or a "
@@ -124,12 +168,11 @@ void describe(CommandApp& command, CommandLine& line) {
       break;
   }
   for (const ValueOption& option : kValueOptions) {
-    const bool for_doctor = option.value == &Options::model || option.value == &Options::output;
-    if (!generate && !(line.command == Command::kDoctor && for_doctor)) continue;
+    if ((option.commands & mask) == 0) continue;
     add_value(app, joined_names(option.name, option.short_name), option.placeholder,
-              option.description, line.typed.*option.value);
+              option.description, line.typed.*option.value, option.group);
   }
-  if (generate) {
+  if (mask == kForGenerate) {
     add_value(app, "--from", "FILE.png", "repeat the picture of this file; options override",
               line.from);
     add_value(app, "--config", "FILE", "TOML or INI file with the long names of the options",
@@ -153,26 +196,25 @@ bool takes_next_argument(const std::string& argument) {
 }
 
 // Removes the command's name from the arguments.
-Command take_command(std::vector<std::string>& arguments) {
+void take_command(std::vector<std::string>& arguments, CommandLine& line) {
   for (std::size_t i = 0; i < arguments.size() && arguments[i] != "--"; ++i) {
     const std::string& argument = arguments[i];
     if (argument.size() > 1 && argument.front() == '-') {
       if (takes_next_argument(argument)) ++i;
       continue;
     }
-    constexpr std::array<std::pair<const char*, Command>, 3> kCommands = {
-        {{"generate", Command::kGenerate},
-         {"inspect", Command::kInspect},
-         {"doctor", Command::kDoctor}}};
-    for (const auto& [name, command] : kCommands) {
-      if (argument == name) {
-        arguments.erase(arguments.begin() + static_cast<std::ptrdiff_t>(i));
-        return command;
-      }
+    if (argument == "inspect") {
+      line.command = Command::kInspect;
+    } else if (argument == "doctor") {
+      line.command = Command::kDoctor;
+    } else if (argument == "plan") {
+      line.plan_only = true;
+    } else if (argument != "generate") {
+      return;
     }
-    break;
+    arguments.erase(arguments.begin() + static_cast<std::ptrdiff_t>(i));
+    return;
   }
-  return Command::kGenerate;
 }
 
 bool parse_flag(const std::string& path, const CLI::ConfigItem& item) {
@@ -222,7 +264,7 @@ Options read_config(const std::string& path) {
   return options;
 }
 
-[[noreturn]] void explain_extras(const CLI::App& app, Command command) {
+[[noreturn]] void explain_extras(const CLI::App& app, const CommandLine& line) {
   const std::vector<std::string> extras = app.remaining();
   for (const std::string& extra : extras) {
     if (extra.size() > 1 && extra.front() == '-') {
@@ -231,7 +273,7 @@ Options read_config(const std::string& path) {
     }
   }
   const std::string first = extras.empty() ? "" : printable(extras.front());
-  if (command == Command::kGenerate) {
+  if (line.command == Command::kGenerate && !line.plan_only) {
     usage_error(
         fmt::format("more than one prompt ('{}' is left over): put the prompt in quotes", first));
   }
@@ -243,7 +285,7 @@ Options read_config(const std::string& path) {
 CommandLine parse_command_line(const std::vector<std::string>& arguments) {
   CommandLine line;
   std::vector<std::string> rest = arguments;
-  line.command = take_command(rest);
+  take_command(rest, line);
   CommandApp command;
   describe(command, line);
   std::reverse(rest.begin(), rest.end());  // CLI11 takes them from the back
@@ -253,7 +295,7 @@ CommandLine parse_command_line(const std::vector<std::string>& arguments) {
     line.info = command.app.help();
     return line;
   } catch (const CLI::ExtrasError&) {
-    explain_extras(command.app, line.command);
+    explain_extras(command.app, line);
   } catch (const CLI::ParseError& error) {
     usage_error(fmt::format("{}; see {} --help", error.what(), command.app.get_name()));
   }

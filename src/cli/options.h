@@ -9,7 +9,7 @@
 
 namespace steadyflux::cli {
 
-enum class Command { kGenerate, kInspect, kDoctor };
+enum class Command { kGenerate, kInspect, kDoctor };  // a plan is asked for by `plan_only`
 
 struct Options {
   std::optional<std::string> model;
@@ -24,6 +24,11 @@ struct Options {
   std::optional<std::string> device;
   std::optional<std::string> dtype;
   std::optional<std::string> output;
+  std::optional<std::string> max_vram;
+  std::optional<std::string> max_ram;
+  std::optional<std::string> vae_tiling;
+  std::optional<std::string> on_pressure;
+  std::optional<std::string> memory_report;
   bool json = false;
   bool quiet = false;
   bool verbose = false;
@@ -31,6 +36,7 @@ struct Options {
 
 struct CommandLine {
   Command command = Command::kGenerate;
+  bool plan_only = false;  // steadyflux plan: of kGenerate, say how it would be done and stop
   Options typed;
   Options configured;                     // from --config
   std::optional<std::string> positional;  // the prompt of generate, the path of inspect

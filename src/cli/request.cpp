@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <cctype>
 #include <charconv>
 #include <cmath>
 #include <filesystem>
@@ -10,7 +11,9 @@
 #include <iterator>
 #include <limits>
 #include <random>
+#include <utility>
 
+#include "base/bytes.h"
 #include "base/utf8.h"
 #include "cli/model_places.h"
 #include "image/output_file.h"
@@ -91,6 +94,47 @@ void check_device(const std::string& text) {
   if (text.rfind("cuda:", 0) == 0 && parse_number<std::uint8_t>(text.substr(5))) return;
   check_one_of("device", text, {"auto", "cpu", "cuda", "cuda:N"});
   if (text == "cuda:N") usage_error("--device cuda:N: N is the number of a GPU, such as cuda:0");
+}
+
+constexpr std::int64_t kLeastLimit = std::int64_t{1} << 20;  // less is a forgotten unit
+
+std::int64_t parse_limit(const char* name, const std::string& text) {
+  std::int64_t bytes = 0;
+  try {
+    bytes = parse_bytes(text);
+  } catch (const Error& error) {
+    usage_error(fmt::format("--{}: {}", name, error.what()));
+  }
+  if (bytes < kLeastLimit) {
+    usage_error(fmt::format("--{} {}: is {}, expected 1MiB or more; write for example 6GiB", name,
+                            printable(text), format_bytes(bytes)));
+  }
+  return bytes;
+}
+
+fs::path parse_report(const std::string& text) {
+  const fs::path path = text;
+  std::string extension = path.extension().string();
+  for (char& c : extension) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  if (extension != ".svg" && extension != ".html" && extension != ".json") {
+    usage_error(
+        fmt::format("--memory-report {}: expected a file name that ends in .svg, .html or "
+                    ".json",
+                    printable(text, 200)));
+  }
+  return path;
+}
+
+// Like check_output_path, which knows pictures only.
+void check_report(const fs::path& path) {
+  const fs::path folder = path.has_parent_path() ? path.parent_path() : fs::path(".");
+  const auto fail = [&path](const std::string& what) {
+    throw Error(ErrorKind::kIo, fmt::format("--memory-report {}: {}", path.string(), what));
+  };
+  std::error_code error;
+  if (!fs::is_directory(folder, error)) fail(fmt::format("no folder {}", folder.string()));
+  if (fs::is_directory(path, error)) fail("is a folder");
+  if (access(folder.c_str(), W_OK) != 0) fail("the folder cannot be written to");
 }
 
 std::string read_prompt(const std::string& positional) {
@@ -223,6 +267,23 @@ void apply_options(GenerateJob& job, const Layers& layers) {
   check_device(job.pipeline.device);
 }
 
+// Pictures record nothing about memory: their bytes do not depend on it.
+void apply_memory_options(PipelineOptions& memory, const Layers& layers) {
+  if (const auto text = layers.other(&Options::max_vram)) {
+    memory.max_vram = parse_limit("max-vram", *text);
+  }
+  if (const auto text = layers.other(&Options::max_ram)) {
+    memory.max_ram = parse_limit("max-ram", *text);
+  }
+  memory.vae_tiling = layers.other(&Options::vae_tiling).value_or(memory.vae_tiling);
+  check_one_of("vae-tiling", memory.vae_tiling, {"auto", "on", "off"});
+  memory.on_pressure = layers.other(&Options::on_pressure).value_or(memory.on_pressure);
+  check_one_of("on-pressure", memory.on_pressure, {"replan", "warn", "abort"});
+  if (const auto text = layers.other(&Options::memory_report)) {
+    memory.memory_report = parse_report(*text);
+  }
+}
+
 }  // namespace
 
 Verbosity verbosity_of(const CommandLine& line) {
@@ -243,7 +304,9 @@ GenerateJob make_generate_job(const CommandLine& line) {
   job.verbosity = verbosity_of(line);
   job.output = layers.other(&Options::output).value_or("out.png");
   apply_options(job, layers);  // first without a model: wrong options are found even if it is bad
+  apply_memory_options(job.pipeline, layers);
   check_output(job);
+  if (!job.pipeline.memory_report.empty()) check_report(job.pipeline.memory_report);
 
   const auto model = layers.picture(&Options::model);
   job.pipeline.model = job.recorded && !model ? find_recorded_model(*job.recorded, *line.from)
@@ -258,6 +321,28 @@ GenerateJob make_generate_job(const CommandLine& line) {
   if (layers.picture(&Options::guidance) && !job.model.transformer.guidance_embeds) {
     job.warnings.push_back(
         fmt::format("--guidance has no effect: {} has no guidance embedding", job.model.name));
+  }
+  return job;
+}
+
+GenerateJob make_plan_job(const CommandLine& line) {
+  GenerateJob job;
+  const Layers layers(line, false);
+  job.json = line.typed.json;
+  job.verbosity = verbosity_of(line);
+  apply_options(job, layers);  // as above
+  apply_memory_options(job.pipeline, layers);
+  job.pipeline.model = resolve_model(layers.other(&Options::model), bundled_model_dirs());
+  job.model = ModelFolder::open(job.pipeline.model);
+  fill_defaults(job);
+  apply_options(job, layers);
+  const std::int64_t multiple = 2 * job.model.vae.scale_factor();
+  for (const auto& [name, side] :
+       {std::pair{"width", job.request.width}, std::pair{"height", job.request.height}}) {
+    if (side % multiple != 0) {
+      usage_error(fmt::format("{} {} is not a multiple of {}, as {} needs it", name, side, multiple,
+                              job.model.name));
+    }
   }
   return job;
 }

@@ -28,6 +28,9 @@ struct GenerateJob {
 // Reads standard input if the prompt is "-". Throws Error.
 GenerateJob make_generate_job(const CommandLine& line);
 
+// The same for `steadyflux plan`, where there is neither prompt nor output.
+GenerateJob make_plan_job(const CommandLine& line);
+
 Verbosity verbosity_of(const CommandLine& line);
 
 }  // namespace steadyflux::cli

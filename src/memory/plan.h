@@ -1,7 +1,7 @@
 // Where every weight and activation lives while pictures are made, decided before anything is
 // loaded: a pure function of the model's configuration, the request and the budget. It predicts the
-// peaks of memory and the bytes read, and the pipeline carries it out (src/residency, src/pipeline).
-// Torch-free, and it opens nothing.
+// peaks of memory and the bytes read, and the pipeline carries it out (src/residency,
+// src/pipeline). Torch-free, and it opens nothing.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +19,14 @@ struct Budget {
   std::int64_t vram = 0;      // bytes on the device, its context included; 0 without a device
   std::int64_t ram = 0;       // bytes of RSS
   std::int64_t ram_base = 0;  // RSS of the process before it loads anything
+  // What the device's runtime takes for itself on the device, before any tensor.
+  std::int64_t device_context = 0;
 };
+
+// Assumed for CUDA: context, kernels and cuBLAS workspaces on the card, and what the same adds to
+// the RSS of the process. Not measured by the program, which must not open the device to plan.
+constexpr std::int64_t kCudaContextBytes = std::int64_t{480} << 20;
+constexpr std::int64_t kCudaHostBytes = std::int64_t{900} << 20;
 
 // How a picture is to be made, as far as memory is concerned.
 struct Workload {
@@ -52,14 +59,14 @@ struct UnitFootprint {
 
 // How one set of weights is held and fed.
 struct WeightsPlan {
-  std::string component;         // text_encoder, text_encoder_2, modulation, transformer, vae
+  std::string component;             // text_encoder, text_encoder_2, modulation, transformer, vae
   std::vector<UnitFootprint> units;  // in the order of use
   std::vector<UnitPlace> places;     // one per unit
-  std::int64_t fixed_bytes = 0;  // always in place: embedders, norms
-  bool mapped = false;           // on the CPU, all of it: views of the mapped files, nothing is read
-  std::int64_t buffers = 0;      // that streamed units take turns in; buffers - 1 are read ahead
-  std::int64_t buffer_bytes = 0; // of each
-  std::int64_t passes = 1;       // times the units are gone through
+  std::int64_t fixed_bytes = 0;      // always in place: embedders, norms
+  bool mapped = false;       // on the CPU, all of it: views of the mapped files, nothing is read
+  std::int64_t buffers = 0;  // that streamed units take turns in; buffers - 1 are read ahead
+  std::int64_t buffer_bytes = 0;  // of each
+  std::int64_t passes = 1;        // times the units are gone through
 
   std::int64_t count(UnitPlace place) const;
   std::int64_t bytes(UnitPlace place) const;
@@ -70,12 +77,12 @@ struct WeightsPlan {
 // encode, modulate, denoise, decode.
 struct PhasePlan {
   std::string name;
-  std::vector<WeightsPlan> weights;       // one after the other, not at the same time
-  std::int64_t device_activations = 0;    // at the peak, besides weights and buffers
-  std::int64_t host_activations = 0;      // likewise in RAM
-  std::int64_t device_peak_bytes = 0;     // context included; 0 without a device
-  std::int64_t ram_peak_bytes = 0;        // RSS
-  std::int64_t disk_read_bytes = 0;       // over the whole phase
+  std::vector<WeightsPlan> weights = {};     // one after the other, not at the same time
+  std::int64_t device_activations = 0;  // at the peak, besides weights and buffers
+  std::int64_t host_activations = 0;    // likewise in RAM
+  std::int64_t device_peak_bytes = 0;   // context included; 0 without a device
+  std::int64_t ram_peak_bytes = 0;      // RSS
+  std::int64_t disk_read_bytes = 0;     // over the whole phase
 };
 
 struct VaePlan {
@@ -107,6 +114,7 @@ struct Plan {
   std::int64_t ram_peak_bytes = 0;
   std::int64_t disk_read_bytes_per_step = 0;
   std::int64_t disk_read_bytes = 0;  // in all
+  std::int64_t disk_bytes = 0;       // that the weights take on the disk
 
   const PhasePlan& phase(const std::string& name) const;
 };

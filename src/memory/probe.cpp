@@ -34,23 +34,26 @@ std::optional<std::int64_t> number_in(const fs::path& path) {
   return text ? leading_number(*text) : std::nullopt;  // "max" is no number: no limit
 }
 
+std::int64_t left(const MemoryGroup& group) { return group.limit - group.used.value_or(0); }
+
 // Looks at the group and all its parents up to the mount. A container may see its own group as the
 // mount's root while /proc names the path outside: folders that do not exist are passed over.
-void apply_limits(const fs::path& mount, std::string_view group, const Hierarchy& names,
-                  HostMemory& memory) {
-  fs::path relative = fs::path(group).relative_path().lexically_normal();
+void apply_limits(const fs::path& mount, std::string_view path, const Hierarchy& names,
+                  std::optional<MemoryGroup>& tightest) {
+  fs::path relative = fs::path(path).relative_path().lexically_normal();
   if (!relative.empty() && *relative.begin() == "..") relative.clear();
   while (true) {
     const fs::path folder = mount / relative;
     const auto limit = number_in(folder / names.limit);
-    if (limit && *limit < kNoLimit && (!memory.cgroup_limit || *limit < *memory.cgroup_limit)) {
-      memory.cgroup_limit = limit;
-      memory.cgroup_used = number_in(folder / names.used);
+    if (limit && *limit < kNoLimit) {
+      MemoryGroup group{*limit, number_in(folder / names.used), folder / names.used,
+                        folder / "memory.pressure"};
       const auto stat = read_small_file(folder / "memory.stat");
-      if (memory.cgroup_used && stat) {
+      if (group.used && stat) {
         const std::int64_t cache = number_after(*stat, names.inactive_file).value_or(0);
-        memory.cgroup_used = std::max<std::int64_t>(0, *memory.cgroup_used - cache);
+        group.used = std::max<std::int64_t>(0, *group.used - cache);
       }
+      if (!tightest || left(group) < left(*tightest)) tightest = std::move(group);
     }
     if (relative.empty()) return;
     relative = relative.parent_path();
@@ -65,30 +68,6 @@ bool has_controller(std::string_view list, std::string_view name) {
     list.remove_prefix(comma + 1);
   }
   return false;
-}
-
-// Lines of /proc/self/cgroup are "id:controllers:path"; v2 is "0::path".
-void probe_cgroups(const fs::path& root, HostMemory& memory) {
-  const auto text = read_small_file(root / "proc/self/cgroup");
-  if (!text) return;
-  const fs::path mount = root / "sys/fs/cgroup";
-  std::string_view rest = *text;
-  while (!rest.empty()) {
-    const std::size_t newline = rest.find('\n');
-    const std::string_view line = rest.substr(0, newline);
-    rest.remove_prefix(newline == std::string_view::npos ? rest.size() : newline + 1);
-    const std::size_t first = line.find(':');
-    const std::size_t second = line.find(':', first == std::string_view::npos ? first : first + 1);
-    if (second == std::string_view::npos) continue;
-    const std::string_view controllers = line.substr(first + 1, second - first - 1);
-    const std::string_view group = line.substr(second + 1);
-    if (has_controller(controllers, "memory")) {
-      apply_limits(mount / "memory", group, kV1, memory);
-    } else if (controllers.empty()) {
-      apply_limits(mount, group, kV2, memory);
-      apply_limits(mount / "unified", group, kV2, memory);  // v2 beside v1
-    }
-  }
 }
 
 std::vector<int> allowed_cpus() {
@@ -112,6 +91,32 @@ std::vector<int> allowed_cpus() {
 
 }  // namespace
 
+// Lines of /proc/self/cgroup are "id:controllers:path"; v2 is "0::path".
+std::optional<MemoryGroup> find_memory_group(const fs::path& root) {
+  std::optional<MemoryGroup> tightest;
+  const auto text = read_small_file(root / "proc/self/cgroup");
+  if (!text) return tightest;
+  const fs::path mount = root / "sys/fs/cgroup";
+  std::string_view rest = *text;
+  while (!rest.empty()) {
+    const std::size_t newline = rest.find('\n');
+    const std::string_view line = rest.substr(0, newline);
+    rest.remove_prefix(newline == std::string_view::npos ? rest.size() : newline + 1);
+    const std::size_t first = line.find(':');
+    const std::size_t second = line.find(':', first == std::string_view::npos ? first : first + 1);
+    if (second == std::string_view::npos) continue;
+    const std::string_view controllers = line.substr(first + 1, second - first - 1);
+    const std::string_view path = line.substr(second + 1);
+    if (has_controller(controllers, "memory")) {
+      apply_limits(mount / "memory", path, kV1, tightest);
+    } else if (controllers.empty()) {
+      apply_limits(mount, path, kV2, tightest);
+      apply_limits(mount / "unified", path, kV2, tightest);  // v2 beside v1
+    }
+  }
+  return tightest;
+}
+
 HostMemory probe_host_memory(const fs::path& root) {
   HostMemory memory;
   const std::string text = read_small_file(root / "proc/meminfo").value_or("");
@@ -122,7 +127,10 @@ HostMemory probe_host_memory(const fs::path& root) {
   memory.available = bytes("MemAvailable:");
   memory.swap_total = bytes("SwapTotal:");
   memory.swap_free = bytes("SwapFree:");
-  probe_cgroups(root, memory);
+  if (const auto group = find_memory_group(root)) {
+    memory.cgroup_limit = group->limit;
+    memory.cgroup_used = group->used;
+  }
   return memory;
 }
 

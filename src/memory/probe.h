@@ -13,11 +13,21 @@ struct HostMemory {
   std::int64_t available = 0;  // MemAvailable, bytes
   std::int64_t swap_total = 0;
   std::int64_t swap_free = 0;
-  std::optional<std::int64_t> cgroup_limit;  // smallest limit on the way to the root, if any
-  // Used in the group with that limit, less the file cache that the kernel would drop first
-  // (inactive_file): a model file that was once read does not count as used.
+  // Of all control groups on the way to the root, the one that leaves least, if any has a limit.
+  std::optional<std::int64_t> cgroup_limit;
   std::optional<std::int64_t> cgroup_used;
 };
+
+struct MemoryGroup {
+  std::int64_t limit = 0;
+  // Less the file cache that the kernel would drop first (inactive_file): a model file that was
+  // once read does not count as used.
+  std::optional<std::int64_t> used;
+  std::filesystem::path usage_file;     // bytes used, all file cache included
+  std::filesystem::path pressure_file;  // memory.pressure of v2; may not exist
+};
+// The group that sets cgroup_limit.
+std::optional<MemoryGroup> find_memory_group(const std::filesystem::path& root = "/");
 
 // `root` is "/" outside tests: root/proc/meminfo, root/proc/self/cgroup, root/sys/fs/cgroup.
 HostMemory probe_host_memory(const std::filesystem::path& root = "/");

@@ -7,4 +7,9 @@ namespace steadyflux {
 // malloc_trim(0) on glibc; does nothing elsewhere.
 void release_host_memory();
 
+// For the whole process, before it allocates much: large blocks come from the system one by one and
+// go back to it when they are freed. glibc otherwise learns to keep ever larger ones (up to 32 MiB)
+// in its arenas, and what a phase takes then depends on what ran before it.
+void return_large_blocks_at_once();
+
 }  // namespace steadyflux

@@ -90,9 +90,21 @@ void reset_device_peak(c10::Device device) {
 
 DeviceMemory device_peak(c10::Device device) {
   if (device.is_cpu()) return {};
+  const auto sample = sample_device(device);
+  return {sample.peak_allocated, sample.peak_reserved};
+}
+
+DeviceSample sample_device(c10::Device device) {
+  if (device.is_cpu()) return {};
   constexpr auto kAll = static_cast<std::size_t>(c10::CachingAllocator::StatType::AGGREGATE);
   const auto stats = at::accelerator::getDeviceStats(device.index());
-  return {stats.allocated_bytes[kAll].peak, stats.reserved_bytes[kAll].peak};
+  const auto& allocated = stats.allocated_bytes[kAll];
+  const auto& reserved = stats.reserved_bytes[kAll];
+  return {.allocated = allocated.current,
+          .reserved = reserved.current,
+          .peak_allocated = allocated.peak,
+          .peak_reserved = reserved.peak,
+          .alloc_retries = stats.num_alloc_retries};
 }
 
 void synchronize_device(c10::Device device) {

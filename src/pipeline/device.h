@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "memory/timeline.h"
+
 namespace steadyflux {
 
 // "cpu", "cuda", "cuda:N" or "auto" (the first GPU if there is one). Throws Error{kUsage} with the
@@ -35,6 +37,8 @@ struct DeviceMemory {
 };
 void reset_device_peak(c10::Device device);
 DeviceMemory device_peak(c10::Device device);
+// All numbers of the device's allocator; zeros on the CPU. From any thread.
+DeviceSample sample_device(c10::Device device);
 
 // Waits for the device's work; gives cached blocks back, those of pinned host memory too.
 void synchronize_device(c10::Device device);

@@ -1,26 +1,24 @@
 #include "steadyflux/pipeline.h"
 
 #include <ATen/ATen.h>
-#include <ATen/DeviceAccelerator.h>
 #include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <exception>
 #include <map>
 
 #include "base/bytes.h"
 #include "config/model_config.h"
-#include "memory/monitor.h"
 #include "memory/plan.h"
 #include "memory/probe.h"
-#include "memory/release.h"
 #include "nn/load.h"
 #include "pipeline/device.h"
 #include "pipeline/out_of_memory.h"
+#include "pipeline/phase_runner.h"
 #include "pipeline/phases.h"
+#include "pipeline/planning.h"
 #include "weights/checkpoint.h"
 
 namespace steadyflux {
@@ -58,18 +56,6 @@ void check_positive(const char* what, std::int64_t value) {
   if (value < 1) throw Error(ErrorKind::kUsage, fmt::format("{} must be at least 1", what));
 }
 
-// Gives what a phase freed back to the device and the system when the phase ends, however it ends.
-struct ReleaseAtEnd {
-  c10::Device device;
-  ~ReleaseAtEnd() {
-    try {
-      release_device_memory(device);
-    } catch (const c10::Error&) {  // a device in a bad way: the error that led here tells more
-    }
-    release_host_memory();
-  }
-};
-
 std::int64_t stored_size(const ModelFolder& model, const char* component, at::ScalarType dtype,
                          bool& same_dtype) {
   const auto stored = dominant_dtype(Checkpoint::open(model.root / component));
@@ -77,15 +63,10 @@ std::int64_t stored_size(const ModelFolder& model, const char* component, at::Sc
   return static_cast<std::int64_t>(c10::elementSize(stored));
 }
 
-// One request on its way, with the plan it follows at present.
-struct Run {
-  const Request& request;
-  Observer& observer;
-  Workload workload;
-  Budget budget;
-  PlanOptions options;
-  Plan plan;
-};
+OnPressure on_pressure(const std::string& text) {
+  if (text == "abort") return OnPressure::kAbort;
+  return text == "warn" ? OnPressure::kWarn : OnPressure::kReplan;
+}
 
 }  // namespace
 
@@ -115,93 +96,14 @@ struct Pipeline::State {
     return workload;
   }
 
-  Budget budget() const {
-    const auto host = probe_host_memory();
-    Budget budget;
-    budget.ram_base = sample_process_memory().rss;
-    auto available = host.available;
-    if (host.cgroup_limit) {
-      available = std::min(available, *host.cgroup_limit - host.cgroup_used.value_or(0));
-    }
-    budget.ram = budget.ram_base + available - std::min<std::int64_t>(available / 20, 1 << 30);
-    if (options.max_ram) budget.ram = std::min(budget.ram, *options.max_ram);
-    if (!device.is_cpu()) {
-      budget.has_device = true;
-      budget.vram = static_cast<std::int64_t>(at::accelerator::getMemoryInfo(device.index()).first);
-      if (options.max_vram) budget.vram = std::min(budget.vram, *options.max_vram);
-    }
-    return budget;
-  }
-
-  PlanOptions plan_options() const {
-    PlanOptions plan;
-    if (options.vae_tiling == "on") plan.vae_tiling = Tiling::kOn;
-    if (options.vae_tiling == "off") plan.vae_tiling = Tiling::kOff;
-    return plan;
-  }
-
-  Run start(const Request& request, Observer& observer) const {
-    Run run{request, observer, workload(request), budget(), plan_options(), {}};
-    run.plan = make_plan(model, run.workload, run.budget, run.options);
-    return run;
-  }
-
-  void plan_leaner(Run& run) const {
-    ++run.options.leaner;
-    run.plan = make_plan(model, run.workload, run.budget, run.options);
-    run.observer.planned(run.plan);
-  }
-
-  // Runs one phase under the memory watch and tells the observer what it took. When memory runs
-  // out, `body` is called again with a leaner plan: it goes on where it was.
-  template <typename Body>
-  void run_phase(Run& run, const char* name, std::int64_t steps, Body body) {
-    run.observer.phase_started(name, steps);
-    const auto start = std::chrono::steady_clock::now();
-    PhaseStats stats;
-    stats.name = name;
-    {
-      const ReleaseAtEnd release{device};
-      reset_device_peak(device);
-      MemoryWatch watch;
-      while (!try_body(run, name, stats.load_seconds, body)) {
-        release_device_memory(device);
-        release_host_memory();
-        plan_leaner(run);
-      }
-      synchronize_device(device);
-      const auto peaks = watch.stop();
-      const auto device_peaks = device_peak(device);
-      const auto& predicted = run.plan.phase(name);
-      stats.device_peak_allocated = device_peaks.peak_allocated;
-      stats.device_peak_reserved = device_peaks.peak_reserved;
-      stats.peak_rss = peaks.rss;
-      stats.peak_rss_anon = peaks.rss_anon;
-      stats.peak_rss_file = peaks.rss_file;
-      stats.major_faults = peaks.major_faults;
-      stats.swap = peaks.swap;
-      stats.predicted_ram = predicted.ram_peak_bytes;
-      if (!device.is_cpu()) {
-        stats.predicted_device = predicted.device_peak_bytes - run.budget.device_context;
-      }
-    }
-    stats.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    run.observer.phase_finished(stats);
-  }
-
-  // False if memory ran out and there is a leaner plan. What `body` held is free when this returns.
-  template <typename Body>
-  bool try_body(Run& run, const char* name, double& load_seconds, Body body) const {
-    try {
-      body(PhaseContext{model, device, dtype, run.observer, load_seconds, run.plan});
-      return true;
-    } catch (const std::exception& error) {
-      const auto detail = out_of_memory_detail(error);
-      if (!detail || run.plan.leanest) throw;
-      run.observer.warning(fmt::format("out of memory in {}{}: going on by a leaner plan", name,
-                                       detail->empty() ? "" : fmt::format(" ({})", *detail)));
-      return false;
-    }
+  RunSetting setting(const Request& request) const {
+    return {model,
+            device,
+            dtype,
+            workload(request),
+            live_budget(options, device),
+            plan_options(options),
+            on_pressure(options.on_pressure)};
   }
 };
 
@@ -231,12 +133,49 @@ std::size_t finished_pictures(const Denoising& state, const Request& request) {
   return count;
 }
 
+void run_phases(const ModelFolder& model, const Request& request, PhaseRunner& runner,
+                const std::function<void(std::int64_t index, Image image)>& on_image) {
+  PromptEmbeddings embeddings;
+  runner.run("encode", encode_steps(model), [&](const PhaseContext& context) {
+    embeddings = encode_prompt(context, request.prompt, request.max_sequence_length);
+  });
+
+  Denoising state;
+  std::exception_ptr failure;
+  try {
+    for (std::int64_t step = 0; step < request.num_inference_steps;) {
+      ModulationTable table;
+      runner.run("modulate", modulate_steps(model), [&](const PhaseContext& context) {
+        table = modulate(context, request, embeddings, step);
+      });
+      runner.run("denoise", request.num_images * request.num_inference_steps,
+                 [&](const PhaseContext& context) {
+                   denoise(context, request, embeddings, table, state);
+                 });
+      step = table.first + table.rows.size(0);
+    }
+  } catch (const std::exception& error) {
+    // There is no leaner plan any more; what is finished is given all the same.
+    state.latents.resize(finished_pictures(state, request));
+    if (state.latents.empty() || !out_of_memory_detail(error)) throw;
+    failure = std::current_exception();
+  }
+  embeddings = {};
+  std::size_t decoded = 0;
+  runner.run("decode", static_cast<std::int64_t>(state.latents.size()) * decode_steps(model),
+             [&](const PhaseContext& context) {
+               decode(context, request, state.latents, decoded, on_image);
+             });
+  if (failure) std::rethrow_exception(failure);
+}
+
 }  // namespace
 
 Pipeline::Pipeline(const PipelineOptions& options) : state_(std::make_unique<State>()) {
   state_->options = options;
   state_->model = ModelFolder::open(options.model);
   check_weights(state_->model);
+  limit_cuda_allocator(options);
   state_->device = select_device(options.device);
   state_->dtype = select_dtype(options.dtype, state_->model);
   state_->device_name = state_->device.is_cpu() ? "cpu" : state_->device.str();
@@ -267,51 +206,26 @@ void Pipeline::check(const Request& request) const {
 
 Plan Pipeline::plan(const Request& request) const {
   check(request);
-  const auto workload = state_->workload(request);
-  return make_plan(state_->model, workload, state_->budget(), state_->plan_options());
+  const auto setting = state_->setting(request);
+  return make_plan(setting.model, setting.workload, setting.budget, setting.plan_options);
 }
 
 void Pipeline::generate(const Request& request, Observer& observer,
                         const std::function<void(std::int64_t index, Image image)>& on_image) {
   check(request);
   const c10::InferenceMode inference_mode;
-  auto run = state_->start(request, observer);
-  if (!run.plan.fits) throw does_not_fit(state_->model, run.plan, run.options);
-  observer.planned(run.plan);
-  const auto& model = state_->model;
-
-  PromptEmbeddings embeddings;
-  state_->run_phase(run, "encode", encode_steps(model), [&](const PhaseContext& context) {
-    embeddings = encode_prompt(context, request.prompt, request.max_sequence_length);
-  });
-
-  Denoising state;
-  std::exception_ptr failure;
-  try {
-    for (std::int64_t step = 0; step < request.num_inference_steps;) {
-      ModulationTable table;
-      state_->run_phase(run, "modulate", modulate_steps(model), [&](const PhaseContext& context) {
-        table = modulate(context, request, embeddings, step);
-      });
-      state_->run_phase(run, "denoise", request.num_images * request.num_inference_steps,
-                        [&](const PhaseContext& context) {
-                          denoise(context, request, embeddings, table, state);
-                        });
-      step = table.first + table.rows.size(0);
-    }
-  } catch (const std::exception& error) {
-    state.latents.resize(finished_pictures(state, request));
-    if (state.latents.empty() || !out_of_memory_detail(error)) throw;
-    failure = std::current_exception();
+  PhaseRunner runner(state_->setting(request), observer);
+  if (!runner.plan().fits) {
+    throw does_not_fit(state_->model, runner.plan(), runner.plan_options());
   }
-  embeddings = {};
-  std::size_t decoded = 0;
-  state_->run_phase(run, "decode",
-                    static_cast<std::int64_t>(state.latents.size()) * decode_steps(model),
-                    [&](const PhaseContext& context) {
-                      decode(context, request, state.latents, decoded, on_image);
-                    });
-  if (failure) std::rethrow_exception(failure);
+  observer.planned(runner.plan());
+  try {
+    run_phases(state_->model, request, runner, on_image);
+  } catch (...) {
+    observer.memory_seen(runner.timeline());
+    throw;
+  }
+  observer.memory_seen(runner.timeline());
 }
 
 }  // namespace steadyflux

@@ -2,59 +2,29 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+
 namespace steadyflux {
-namespace {
-constexpr double kNormEps = 1e-6;
 
-at::Tensor silu_norm(const GroupNorm& norm, const at::Tensor& x, std::int64_t groups) {
-  auto y = norm(x, groups, kNormEps);
-  return at::silu_(y);
-}
-}  // namespace
-
-void ResnetBlock2D::visit(const SlotScope& scope, std::int64_t in_channels,
-                          std::int64_t out_channels) {
-  norm1.visit(scope.scope("norm1"), in_channels);
-  conv1.visit(scope.scope("conv1"), in_channels, out_channels, 3);
-  norm2.visit(scope.scope("norm2"), out_channels);
-  conv2.visit(scope.scope("conv2"), out_channels, out_channels, 3);
-  if (in_channels != out_channels) {
-    conv_shortcut.visit(scope.scope("conv_shortcut"), in_channels, out_channels, 1);
+void UpDecoderBlock2D::forward(const RowBands& bands, RowPlane& x,
+                               const std::function<void()>& after_stage) const {
+  for (const auto& resnet : resnets) {
+    resnet.forward(bands, x);
+    after_stage();
   }
-}
-
-at::Tensor ResnetBlock2D::forward(const at::Tensor& x, std::int64_t groups) const {
-  auto h = conv1(silu_norm(norm1, x, groups));
-  h = conv2(silu_norm(norm2, h, groups));
-  return h.add_(conv_shortcut.weight.defined() ? conv_shortcut(x) : x);
-}
-
-void VaeAttention::visit(const SlotScope& scope, std::int64_t channels) {
-  group_norm.visit(scope.scope("group_norm"), channels);
-  to_q.visit(scope.scope("to_q"), channels, channels);
-  to_k.visit(scope.scope("to_k"), channels, channels);
-  to_v.visit(scope.scope("to_v"), channels, channels);
-  to_out_0.visit(scope.scope("to_out").scope("0"), channels, channels);
-}
-
-at::Tensor VaeAttention::forward(const at::Tensor& x, std::int64_t groups) const {
-  const auto channels = x.size(1);
-  const auto flat = group_norm(x.flatten(2), groups, kNormEps).transpose(1, 2);  // [B, H W, C]
-  const auto h =
-      to_out_0(attention(split_heads(to_q(flat), channels), split_heads(to_k(flat), channels),
-                         split_heads(to_v(flat), channels)));
-  return h.transpose(1, 2).reshape(x.sizes()) + x;
-}
-
-at::Tensor UpDecoderBlock2D::forward(at::Tensor x, std::int64_t groups) const {
-  for (const auto& resnet : resnets) x = resnet.forward(x, groups);
-  if (!has_upsampler) return x;
-  return upsampler(at::upsample_nearest2d(x, {2 * x.size(2), 2 * x.size(3)}));
+  if (!has_upsampler) return;
+  auto y = bands.plane(2 * x.height(), 2 * x.width(), upsampler.weight.size(0));
+  bands.convolve_upsampled(upsampler, x.rows, [&](std::int64_t first, const at::Tensor& rows) {
+    bands.put(y, first, rows);
+  });
+  x = std::move(y);
+  after_stage();
 }
 
 AutoencoderKlDecoder::AutoencoderKlDecoder(AutoencoderKlConfig config_in)
     : config(std::move(config_in)) {
   mid_block.resnets.resize(2);
+  mid_block.has_attention = config.mid_block_add_attention;
   up_blocks.resize(config.block_out_channels.size());
   for (std::size_t i = 0; i < up_blocks.size(); ++i) {
     up_blocks[i].resnets.resize(static_cast<std::size_t>(config.layers_per_block) + 1);
@@ -72,13 +42,7 @@ std::vector<TensorSlot> AutoencoderKlDecoder::slots() {
   const auto decoder = root.scope("decoder");
   auto channels = config.block_out_channels.back();
   conv_in.visit(decoder.scope("conv_in"), config.latent_channels, channels, 3);
-  const auto mid = decoder.scope("mid_block");
-  for (std::size_t i = 0; i < mid_block.resnets.size(); ++i) {
-    mid_block.resnets[i].visit(mid.scope("resnets", i), channels, channels);
-  }
-  if (config.mid_block_add_attention) {
-    mid_block.attention.visit(mid.scope("attentions", 0), channels);
-  }
+  mid_block.visit(decoder.scope("mid_block"), channels);
   for (std::size_t i = 0; i < up_blocks.size(); ++i) {
     const auto block = decoder.scope("up_blocks", i);
     const auto out_channels = config.block_out_channels[up_blocks.size() - 1 - i];
@@ -97,33 +61,54 @@ std::vector<TensorSlot> AutoencoderKlDecoder::slots() {
   return slots;
 }
 
-at::Tensor AutoencoderKlDecoder::decode(
-    const at::Tensor& latents, const std::function<void(std::int64_t)>& after_stage) const {
-  const auto groups = config.norm_num_groups;
+std::int64_t AutoencoderKlDecoder::num_stages() const {
+  std::int64_t stages = 2 + mid_block.num_stages();
+  for (const auto& block : up_blocks) {
+    stages += static_cast<std::int64_t>(block.resnets.size()) + (block.has_upsampler ? 1 : 0);
+  }
+  return stages;
+}
+
+at::Tensor AutoencoderKlDecoder::decode(const at::Tensor& latents, const BandMode& mode,
+                                        const AfterStage& after_stage) const {
+  const RowBands bands(mode, latents.device(), latents.scalar_type(), config.norm_num_groups);
   std::int64_t stage = 0;
   const auto report = [&] {
     if (after_stage) after_stage(++stage);
   };
-  auto x = latents / config.scaling_factor + config.shift_factor;
-  if (config.use_post_quant_conv) x = post_quant_conv(x);
-  x = conv_in(x);
-  x = mid_block.resnets[0].forward(x, groups);
-  if (config.mid_block_add_attention) x = mid_block.attention.forward(x, groups);
-  x = mid_block.resnets[1].forward(x, groups);
-  report();
-  for (const auto& block : up_blocks) {
-    x = block.forward(std::move(x), groups);
+  const auto factor = config.scale_factor();
+  const auto pictures = bands.empty_parked(
+      {latents.size(0), latents.size(2) * factor, latents.size(3) * factor, config.out_channels});
+  for (std::int64_t i = 0; i < latents.size(0); ++i) {
+    at::Tensor z = latents.narrow(0, i, 1) / config.scaling_factor + config.shift_factor;
+    if (config.use_post_quant_conv) z = post_quant_conv(z);
+    z = picture_to_rows(bands, z.squeeze(0));
+    auto x = convolve_first(bands, conv_in, z);
+    z.reset();
+    report();
+    mid_block.forward(bands, x, report);
+    for (const auto& block : up_blocks) block.forward(bands, x, report);
+    convolve_last(bands, conv_norm_out, conv_out, std::move(x), pictures.select(0, i));
     report();
   }
-  x = conv_out(silu_norm(conv_norm_out, x, groups));
-  report();
-  return x;
+  return rows_to_pictures(pictures);
 }
 
 at::Tensor to_rgb8(const at::Tensor& picture) {
-  const auto unit = (picture * 0.5 + 0.5).clamp(0, 1);
-  const auto scaled = (unit.permute({0, 2, 3, 1}).to(at::kCPU, at::kFloat) * 255).round();
-  return scaled.to(at::kByte).contiguous();
+  const auto batch = picture.size(0), height = picture.size(2), width = picture.size(3);
+  auto result = at::empty({batch, height, width, picture.size(1)}, at::kByte);
+  constexpr std::int64_t kPixels = 65536;  // at once: what is in between takes little memory
+  const auto step = std::clamp<std::int64_t>(kPixels / width, 1, height);
+  for (std::int64_t i = 0; i < batch; ++i) {
+    for (std::int64_t first = 0; first < height; first += step) {
+      const auto count = std::min(step, height - first);
+      const auto rows = picture.select(0, i).narrow(1, first, count);  // [3, n, W]
+      const auto unit = (rows * 0.5 + 0.5).clamp(0, 1);
+      const auto scaled = (unit.permute({1, 2, 0}).to(at::kCPU, at::kFloat) * 255).round();
+      result.select(0, i).narrow(0, first, count).copy_(scaled);
+    }
+  }
+  return result;
 }
 
 }  // namespace steadyflux

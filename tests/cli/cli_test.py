@@ -4,77 +4,17 @@ is left on the disk. Usage: cli_test.py PROGRAM MODEL_FOLDER [unittest arguments
 import json
 import os
 import pathlib
-import pty
 import shutil
 import signal
-import struct
 import subprocess
 import sys
-import tempfile
 import time
 import unittest
-import zlib
 
-PROGRAM = ""
-MODEL = ""
-SMALL = ["-W", "32", "-H", "32", "--steps", "1", "--device", "cpu"]
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
-
-def environment(**changes):
-    result = {k: v for k, v in os.environ.items() if k not in ("HF_HOME", "HF_HUB_CACHE")}
-    result.update(STEADYFLUX_MODEL=MODEL, HOME="/nonexistent", XDG_CACHE_HOME="/nonexistent")
-    result.update(changes)
-    return result
-
-
-def png_text(data, keyword):
-    """The text of an uncompressed iTXt or tEXt chunk, its checksum verified."""
-    assert data[:8] == b"\x89PNG\r\n\x1a\n"
-    at = 8
-    while at < len(data):
-        length, kind = struct.unpack(">I4s", data[at : at + 8])
-        body = data[at + 8 : at + 8 + length]
-        (crc,) = struct.unpack(">I", data[at + 8 + length : at + 12 + length])
-        assert crc == zlib.crc32(kind + body)
-        name, _, rest = body.partition(b"\0")
-        if name == keyword.encode() and kind == b"iTXt":
-            return rest[2:].split(b"\0", 2)[2].decode()
-        if name == keyword.encode() and kind == b"tEXt":
-            return rest.decode("latin-1")
-        at += 12 + length
-    raise AssertionError(f"no text {keyword}")
-
-
-class CliTest(unittest.TestCase):
-    def setUp(self):
-        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="steadyflux-cli-"))
-        self.addCleanup(shutil.rmtree, self.folder)
-
-    def run_program(self, *arguments, stdin=b"", env=None, **options):
-        return subprocess.run(
-            [PROGRAM, *map(str, arguments)], input=stdin, capture_output=True, timeout=120,
-            cwd=self.folder, env=env or environment(), **options)
-
-    def files(self):
-        return sorted(p.name for p in self.folder.iterdir())
-
-    def succeed(self, *arguments, **options):
-        done = self.run_program(*arguments, **options)
-        self.assertEqual(done.returncode, 0, done.stderr.decode())
-        return done
-
-    def fail_with(self, code, *arguments, says=(), **options):
-        """One line on stderr, nothing on stdout, no new file."""
-        before = self.files()
-        done = self.run_program(*arguments, **options)
-        error = done.stderr.decode()
-        self.assertEqual(done.returncode, code, error)
-        self.assertTrue(error.startswith("steadyflux: error: "), error)
-        self.assertEqual(error.count("\n"), 1, error)
-        for text in [says] if isinstance(says, str) else says:
-            self.assertIn(text, error)
-        self.assertEqual(done.stdout, b"")
-        self.assertEqual(self.files(), before)
+from plan_cases import PlanTest  # noqa: E402, F401
+from program import MODEL, PHASES, PROGRAM, SMALL, CliTest, environment, png_text  # noqa: E402
 
 
 class InformationTest(CliTest):
@@ -214,18 +154,7 @@ class OutputTest(CliTest):
         self.assertNotIn(b"\x1b", done.stderr)
 
     def test_progress_on_a_terminal(self):
-        main, terminal = pty.openpty()
-        process = subprocess.Popen([PROGRAM, "x", *SMALL], cwd=self.folder, env=environment(),
-                                   stdout=terminal, stderr=terminal)
-        os.close(terminal)
-        shown = b""
-        try:
-            while chunk := os.read(main, 4096):
-                shown += chunk
-        except OSError:
-            pass  # Linux says EIO when the last writer has gone
-        os.close(main)
-        self.assertEqual(process.wait(60), 0)
+        shown = self.on_terminal("x", *SMALL)
         for phase in [b"encode", b"denoise", b"decode"]:
             self.assertRegex(shown, phase + rb" *\[#*\.*\] \d+/\d+")
 
@@ -234,9 +163,12 @@ class OutputTest(CliTest):
         result = json.loads(done.stdout)
         self.assertEqual(result["images"], [{"output": "out-1.png", "seed": 7},
                                             {"output": "out-2.png", "seed": 8}])
-        self.assertEqual([p["name"] for p in result["phases"]], ["encode", "denoise", "decode"])
+        self.assertEqual([p["name"] for p in result["phases"]], PHASES)
         self.assertEqual((result["width"], result["steps"], result["guidance"]), (32, 1, None))
-        self.assertGreater(result["phases"][1]["peak_rss"], 1 << 20)
+        for phase in result["phases"]:
+            self.assertGreater(phase["peak_rss"], 1 << 20)
+            self.assertGreater(phase["predicted_ram"], 1 << 20)
+            self.assertEqual(phase["predicted_device"], 0)
         self.assertEqual(self.files(), ["out-1.png", "out-2.png"])
 
     def test_numbered_pictures_are_those_of_single_runs(self):
@@ -398,5 +330,4 @@ class InterruptTest(CliTest):
 
 
 if __name__ == "__main__":
-    PROGRAM, MODEL = (str(pathlib.Path(a).resolve()) for a in sys.argv[1:3])
     unittest.main(argv=[sys.argv[0], *sys.argv[3:]])

@@ -3,9 +3,11 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <string>
@@ -107,6 +109,185 @@ TEST(MemoryWatch, TakesTheFieldsApart) {
   root.write("proc/self/clear_refs", "");
   MemoryWatch watch(root.path());
   EXPECT_EQ(watch.stop().rss, 900 * 1024);
+}
+
+// A made-up machine on which everything can be read.
+void write_machine(const TempFolder& root, int scale) {
+  const auto number = [scale](std::int64_t value) { return std::to_string(scale * value); };
+  root.write("proc/self/status", "VmHWM:\t" + number(900) + " kB\nVmRSS:\t" + number(600) +
+                                     " kB\nRssAnon:\t" + number(400) + " kB\nRssFile:\t" +
+                                     number(150) + " kB\nRssShmem:\t" + number(50) +
+                                     " kB\nVmSwap:\t" + number(20) + " kB\n");
+  root.write("proc/self/io", "rchar: 1\nread_bytes: " + number(4096) + "\n");
+  root.write("proc/meminfo", "MemTotal: 1 kB\nMemAvailable: " + number(1000) + " kB\n");
+  root.write("proc/vmstat",
+             "pgfault 9\npswpin " + number(3) + "\npswpout " + number(5) + "\npgmajfault 1\n");
+  root.write("proc/pressure/memory", "some avg10=" + number(1) +
+                                         ".50 avg60=9.00 avg300=9.00 total=" + number(70) +
+                                         "\nfull avg10=" + number(1) +
+                                         ".25 avg60=9.00 avg300=9.00 total=" + number(30) + "\n");
+}
+
+TEST(MemoryMonitor, ReadsTheWholeMachine) {
+  TempFolder root;
+  write_machine(root, 1);
+  root.write("proc/self/cgroup", "0::/\n");
+  root.write("sys/fs/cgroup/memory.max", "1000000\n");
+  root.write("sys/fs/cgroup/memory.current", "700000\n");
+  MemoryMonitor monitor({.root = root.path()});
+  const MemorySample sample = monitor.sample_now();
+  const std::int64_t page = sysconf(_SC_PAGESIZE);
+  EXPECT_EQ(sample.rss, 600 * 1024);
+  EXPECT_EQ(sample.rss_anon, 400 * 1024);
+  EXPECT_EQ(sample.rss_file, 200 * 1024);
+  EXPECT_EQ(sample.swap, 20 * 1024);
+  EXPECT_EQ(sample.disk_read, 4096);
+  EXPECT_EQ(sample.available, 1000 * 1024);
+  EXPECT_EQ(sample.cgroup_used, 700000);
+  EXPECT_EQ(sample.swapped_in, 3 * page);
+  EXPECT_EQ(sample.swapped_out, 5 * page);
+  ASSERT_TRUE(sample.stall);
+  EXPECT_EQ(sample.stall->some_avg10, 1.5);
+  EXPECT_EQ(sample.stall->full_avg10, 1.25);
+  EXPECT_EQ(sample.stall->some_total, 70);
+  EXPECT_EQ(sample.stall->full_total, 30);
+  EXPECT_EQ(sample.phase, -1);
+}
+
+TEST(MemoryMonitor, TheStallsOfTheGroupComeFirst) {
+  TempFolder root;
+  write_machine(root, 1);
+  root.write("proc/self/cgroup", "0::/app\n");
+  root.write("sys/fs/cgroup/app/memory.max", "1000000\n");
+  root.write("sys/fs/cgroup/app/memory.pressure",
+             "some avg10=44.00 avg60=0.00 avg300=0.00 total=5\n"
+             "full avg10=33.00 avg60=0.00 avg300=0.00 total=4\n");
+  MemoryMonitor monitor({.root = root.path()});
+  ASSERT_TRUE(monitor.sample_now().stall);
+  EXPECT_EQ(monitor.sample_now().stall->full_avg10, 33);
+}
+
+TEST(MemoryMonitor, WhatTheKernelDoesNotHaveIsAbsent) {
+  TempFolder root;
+  write_machine(root, 1);
+  root.write("proc/pressure/memory", "some avg10=lots\n");
+  MemoryMonitor monitor({.root = root.path()});
+  const MemorySample sample = monitor.sample_now();
+  EXPECT_FALSE(sample.stall);
+  EXPECT_FALSE(sample.cgroup_used);
+}
+
+TEST(MemoryMonitor, CountsPerPhase) {
+  TempFolder root;
+  write_machine(root, 1);
+  std::atomic<std::int64_t> level = 100;
+  const auto device = [&level] {
+    DeviceSample sample;
+    sample.allocated = level;
+    sample.reserved = level + 10;
+    sample.peak_allocated = level + 500;
+    sample.peak_reserved = level + 600;
+    sample.alloc_retries = level / 100;
+    return sample;
+  };
+  MemoryMonitor monitor({.root = root.path(), .device = device});
+  monitor.phase_started("encode", 1234, 567);
+  write_machine(root, 3);
+  level = 400;
+  const MemoryPeaks peaks = monitor.phase_finished();
+  const std::int64_t page = sysconf(_SC_PAGESIZE);
+  EXPECT_EQ(peaks.rss, 3 * 600 * 1024);
+  EXPECT_EQ(peaks.rss_anon, 3 * 400 * 1024);
+  EXPECT_EQ(peaks.swap, 3 * 20 * 1024);
+  EXPECT_EQ(peaks.disk_read, 2 * 4096);
+  EXPECT_EQ(peaks.swapped_in, 2 * 3 * page);
+  EXPECT_EQ(peaks.swapped_out, 2 * 5 * page);
+  EXPECT_EQ(peaks.device_allocated, 900);
+  EXPECT_EQ(peaks.device_reserved, 1000);
+  EXPECT_EQ(peaks.alloc_retries, 3);
+
+  monitor.phase_started("decode");
+  monitor.note("a new plan");
+  const MemoryPeaks second = monitor.phase_finished();
+  EXPECT_EQ(second.disk_read, 0);
+  EXPECT_EQ(second.alloc_retries, 0);
+  monitor.stop();
+  const MemoryTimeline timeline = monitor.timeline();
+  ASSERT_EQ(timeline.phases.size(), 2u);
+  EXPECT_EQ(timeline.phases[0].name, "encode");
+  EXPECT_EQ(timeline.phases[0].predicted_ram, 1234);
+  EXPECT_EQ(timeline.phases[0].predicted_device, 567);
+  EXPECT_EQ(timeline.phases[0].peaks.rss, peaks.rss);
+  EXPECT_LE(timeline.phases[0].end, timeline.phases[1].start);
+  EXPECT_LE(timeline.phases[1].end, timeline.seconds);
+  ASSERT_EQ(timeline.events.size(), 1u);
+  EXPECT_EQ(timeline.events[0].text, "a new plan");
+  for (const MemorySample& sample : timeline.samples) {
+    if (sample.phase < 0) continue;
+    EXPECT_GE(sample.seconds, timeline.phases[static_cast<std::size_t>(sample.phase)].start);
+    EXPECT_LE(sample.seconds, timeline.phases[static_cast<std::size_t>(sample.phase)].end);
+  }
+}
+
+TEST(MemoryMonitor, APhaseThatRunsIsFinishedByTheNextAndByStop) {
+  MemoryMonitor monitor;
+  monitor.phase_started("encode");
+  monitor.phase_started("denoise");
+  monitor.stop();
+  const MemoryTimeline timeline = monitor.timeline();
+  ASSERT_EQ(timeline.phases.size(), 2u);
+  EXPECT_LE(timeline.phases[0].end, timeline.phases[1].start);
+  EXPECT_GT(timeline.phases[1].end, timeline.phases[1].start);
+  EXPECT_EQ(monitor.phase_finished().rss, 0);  // none runs
+  monitor.phase_started("late");
+  EXPECT_EQ(monitor.timeline().phases.size(), 2u);
+}
+
+TEST(MemoryMonitor, ADeviceThatThrowsCostsOnlyItsNumbers) {
+  std::atomic<int> calls = 0;
+  const auto device = [&calls]() -> DeviceSample {
+    ++calls;
+    throw 42;  // not even a std::exception
+  };
+  MemoryMonitor monitor({.root = "/", .device = device});
+  monitor.phase_started("encode");
+  while (calls < 5) usleep(1000);  // the thread goes on
+  const MemoryPeaks peaks = monitor.phase_finished();
+  EXPECT_EQ(peaks.device_allocated, 0);
+  EXPECT_EQ(peaks.rss > 0, can_measure());
+}
+
+TEST(MemoryMonitor, SeesAPhasesPeakAndForgetsItInTheNext) {
+  if (!can_measure()) GTEST_SKIP() << "no RssAnon in /proc/self/status";
+  MemoryMonitor monitor;
+  const MemorySample before = monitor.sample_now();
+  monitor.phase_started("large");
+  void* block = mmap(nullptr, kSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(block, MAP_FAILED);
+  std::memset(block, 1, kSize);
+  munmap(block, kSize);
+  const MemoryPeaks large = monitor.phase_finished();
+  monitor.phase_started("small");
+  const MemoryPeaks small = monitor.phase_finished();
+  EXPECT_LT(small.rss, before.rss + static_cast<std::int64_t>(kSize) / 2);
+  const int fd = open("/proc/self/clear_refs", O_WRONLY | O_CLOEXEC);
+  if (fd < 0) GTEST_SKIP() << "VmHWM cannot be reset here: peaks are those of samples";
+  close(fd);
+  EXPECT_GE(large.rss, before.rss + static_cast<std::int64_t>(kSize) - kSlack);
+}
+
+TEST(MemoryMonitor, ItsThreadTakesNoSignals) {
+  // With the signal blocked here, only the sampler could take it: it must stay pending.
+  sigset_t one;
+  sigset_t before;
+  sigemptyset(&one);
+  sigaddset(&one, SIGUSR1);
+  MemoryMonitor monitor;
+  ASSERT_EQ(pthread_sigmask(SIG_BLOCK, &one, &before), 0);
+  ASSERT_EQ(kill(getpid(), SIGUSR1), 0);  // its default would end the program
+  timespec no_time{};
+  EXPECT_EQ(sigtimedwait(&one, nullptr, &no_time), SIGUSR1);
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
 TEST(ReleaseHostMemory, GivesFreedBlocksBack) {

@@ -81,6 +81,22 @@ TEST(ProbeHostMemory, SmallestV2LimitOnTheWayUp) {
   EXPECT_EQ(memory.cgroup_used, 0);  // never negative
 }
 
+TEST(ProbeHostMemory, TheGroupThatLeavesLeastCounts) {
+  TempFolder root;
+  root.write("proc/self/cgroup", "0::/slice/app\n");
+  root.write("sys/fs/cgroup/slice/memory.max", "5368709120\n");  // 5 GiB, nearly full
+  root.write("sys/fs/cgroup/slice/memory.current", "5268709120\n");
+  root.write("sys/fs/cgroup/slice/app/memory.max", "1073741824\n");  // 1 GiB, empty
+  root.write("sys/fs/cgroup/slice/app/memory.current", "4096\n");
+  const HostMemory memory = probe_host_memory(root.path());
+  EXPECT_EQ(memory.cgroup_limit, 5 * kGiB);
+  EXPECT_EQ(memory.cgroup_used, 5268709120);
+  const auto group = find_memory_group(root.path());
+  ASSERT_TRUE(group);
+  EXPECT_EQ(group->usage_file, root / "sys/fs/cgroup/slice/memory.current");
+  EXPECT_EQ(group->pressure_file, root / "sys/fs/cgroup/slice/memory.pressure");
+}
+
 TEST(ProbeHostMemory, ContainerSeesItsGroupAsTheRoot) {
   TempFolder root;
   root.write("proc/self/cgroup", "0::/docker/0123abcd\n");

@@ -2,270 +2,87 @@
 
 #include <ATen/ATen.h>
 #include <ATen/EmptyTensor.h>
-#include <ATen/core/CachingHostAllocator.h>
+#include <ATen/SDPBackend.h>
 #include <ATen/detail/PrivateUse1HooksInterface.h>
 #include <ATen/native/CPUFallback.h>
+#include <ATen/native/transformers/attention.h>
 #include <ATen/ops/_reshape_alias_native.h>
 #include <ATen/ops/as_strided_native.h>
 #include <ATen/ops/unfold_native.h>
 #include <ATen/ops/view_native.h>
-#include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
-#include <sys/mman.h>
 #include <torch/library.h>
 
-#include <algorithm>
-#include <cstring>
-#include <deque>
-#include <map>
-#include <memory>
-#include <new>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "simulated_device/device_memory.h"
+#include "simulated_device/streams.h"
 
 namespace steadyflux::testing {
 namespace {
 
-const c10::Device kDevice(c10::DeviceType::PrivateUse1, 0);
-constexpr std::size_t kAlignment = 64;
-
-struct FreeAligned {
-  void operator()(std::byte* p) const { ::operator delete (p, std::align_val_t{kAlignment}); }
-};
-using HostBytes = std::unique_ptr<std::byte, FreeAligned>;
-
-HostBytes allocate_host(std::size_t size) {
-  return HostBytes(static_cast<std::byte*>(
-      ::operator new (std::max<std::size_t>(size, 1), std::align_val_t{kAlignment})));
+c10::Stream to_stream(StreamNumber number) {
+  return c10::Stream(c10::Stream::UNSAFE, kDevice, number);
 }
 
-// The device's memory. A block's address is a stretch of address space nobody may touch; its bytes
-// lie elsewhere, and only the kernels below know where.
-class Memory : public c10::DeviceAllocator {
- public:
-  c10::DataPtr allocate(std::size_t size) override {
-    if (size == 0) return {nullptr, kDevice};
-    const auto bytes = static_cast<std::int64_t>(size);
-    ++allocations_;
-    const bool chosen = fail_at_ != 0 && allocations_ == fail_at_;
-    if (chosen || stats().current + bytes > limit_) {
-      TORCH_CHECK_WITH(OutOfMemoryError, false,
-                       "simulated device out of memory: tried to allocate ", size, " bytes; ",
-                       limit_ - stats().current, " of ", limit_, " are free");
-    }
-    void* address =
-        mmap(nullptr, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (address == MAP_FAILED) throw std::bad_alloc();
-    blocks_[reinterpret_cast<std::uintptr_t>(address)] = {size, allocate_host(size)};
-    stats().increase(size);
-    cached_ = std::clamp(cached_ - bytes, std::int64_t{0}, limit_ - stats().current);
-    update_reserved();
-    return {address, address, &Memory::release, kDevice};
-  }
-
-  void copy_data(void* to, const void* from, std::size_t count) const override {
-    std::memcpy(bytes_at(to), bytes_at(from), count);
-  }
-
-  // Where the bytes of a device address are.
-  std::byte* bytes_at(const void* pointer) const {
-    const auto address = reinterpret_cast<std::uintptr_t>(pointer);
-    auto it = blocks_.upper_bound(address);
-    TORCH_CHECK(it != blocks_.begin(), "not an address of the simulated device");
-    --it;
-    TORCH_CHECK(address < it->first + it->second.size, "not an address of the simulated device");
-    return it->second.bytes.get() + (address - it->first);
-  }
-
-  bool initialized() override { return true; }
-  void emptyCache(c10::MempoolId_t) override {
-    cached_ = 0;
-    update_reserved();
-  }
-  void recordStream(const c10::DataPtr&, c10::Stream) override {}
-  c10::CachingDeviceAllocator::DeviceStats getDeviceStats(c10::DeviceIndex) override;
-  void resetAccumulatedStats(c10::DeviceIndex) override {
-    stats().reset_accumulated();
-    reserved().reset_accumulated();
-  }
-  void resetPeakStats(c10::DeviceIndex) override;
-  std::pair<std::size_t, std::size_t> getMemoryInfo(c10::DeviceIndex) override {
-    return {static_cast<std::size_t>(limit_ - reserved().current),
-            static_cast<std::size_t>(limit_)};
-  }
-
-  void set_limit(std::int64_t bytes) { limit_ = bytes; }
-  void fail_at(std::int64_t n) {
-    fail_at_ = n;
-    allocations_ = 0;
-  }
-  std::int64_t allocations() const { return allocations_; }
-
- private:
-  struct Block {
-    std::size_t size;
-    HostBytes bytes;
-  };
-
-  static void release(void* address);
-
-  c10::CachingAllocator::Stat& stats() { return stats_.allocated_bytes[0]; }
-  c10::CachingAllocator::Stat& reserved() { return stats_.reserved_bytes[0]; }
-  // Freed memory stays reserved until the cache is emptied.
-  void update_reserved() {
-    auto& r = reserved();
-    const auto now = stats().current + cached_;
-    if (now > r.current) r.increase(static_cast<std::size_t>(now - r.current));
-    if (now < r.current) r.decrease(static_cast<std::size_t>(r.current - now));
-  }
-
-  std::map<std::uintptr_t, Block> blocks_;
-  c10::CachingDeviceAllocator::DeviceStats stats_;
-  std::int64_t cached_ = 0;
-  std::int64_t limit_ = kNoLimit;
-  std::int64_t fail_at_ = 0;
-  std::int64_t allocations_ = 0;
-};
-
-// libtorch's registries are global and outlive everything, so is what is registered.
-Memory& memory() {
-  static auto* instance = new Memory;
-  return *instance;
-}
-
-void Memory::release(void* address) {
-  auto& m = memory();
-  const auto it = m.blocks_.find(reinterpret_cast<std::uintptr_t>(address));
-  const auto size = it->second.size;
-  munmap(address, size);
-  m.blocks_.erase(it);
-  m.stats().decrease(size);
-  m.cached_ += static_cast<std::int64_t>(size);
-  m.update_reserved();
-}
-
-// Pinned host memory, kept for reuse as a whole: `cached` counts, the bytes themselves are freed.
-class PinnedMemory : public at::HostAllocator {
- public:
-  c10::DataPtr allocate(std::size_t size) override {
-    if (size == 0) return {nullptr, c10::kCPU};
-    auto bytes = allocate_host(size);
-    void* address = bytes.get();
-    blocks_[reinterpret_cast<std::uintptr_t>(address)] = {size, std::move(bytes)};
-    in_use_ += static_cast<std::int64_t>(size);
-    return {address, address, &PinnedMemory::release, c10::kCPU};
-  }
-  void copy_data(void* to, const void* from, std::size_t count) const override {
-    default_copy_data(to, from, count);
-  }
-  bool contains(const void* pointer) const {
-    const auto address = reinterpret_cast<std::uintptr_t>(pointer);
-    auto it = blocks_.upper_bound(address);
-    return it != blocks_.begin() && (--it, address < it->first + it->second.first);
-  }
-  bool record_event(void*, void*, c10::Stream) override { return true; }
-  void empty_cache() override { cached_ = 0; }
-  at::HostStats get_stats() override { return {}; }
-  void reset_accumulated_stats() override {}
-  void reset_peak_stats() override {}
-  std::int64_t in_use() const { return in_use_; }
-  std::int64_t cached() const { return cached_; }
-
- private:
-  static void release(void* address);
-
-  std::map<std::uintptr_t, std::pair<std::size_t, HostBytes>> blocks_;
-  std::int64_t in_use_ = 0, cached_ = 0;
-};
-
-PinnedMemory& pinned_memory() {
-  static auto* instance = new PinnedMemory;
-  return *instance;
-}
-
-void PinnedMemory::release(void* address) {
-  auto& m = pinned_memory();
-  const auto it = m.blocks_.find(reinterpret_cast<std::uintptr_t>(address));
-  m.in_use_ -= static_cast<std::int64_t>(it->second.first);
-  m.cached_ += static_cast<std::int64_t>(it->second.first);
-  m.blocks_.erase(it);
-}
-
-// The tensor's bytes as a CPU tensor of the same sizes and strides.
-at::Tensor host_view(const at::Tensor& tensor) {
-  if (tensor.device().is_cpu()) return tensor;
-  if (tensor.numel() == 0) return at::empty(tensor.sizes(), tensor.scalar_type());
-  return at::from_blob(memory().bytes_at(tensor.const_data_ptr()), tensor.sizes(), tensor.strides(),
-                       tensor.options().device(c10::kCPU));
-}
-
-// Copies that were asked for without blocking, oldest first.
-class Queue {
- public:
-  void push(at::Tensor from, at::Tensor to) {
-    copies_.push_back({std::move(from), std::move(to)});
-    ++queued_;
-  }
-  std::int64_t queued() const { return queued_; }
-  bool done(std::int64_t number) const { return done_ >= number; }
-  // Carries out the first `number` copies ever queued.
-  void run_until(std::int64_t number) {
-    while (done_ < number) {
-      const auto copy = std::move(copies_.front());
-      copies_.pop_front();
-      ++done_;
-      host_view(copy.to).copy_(host_view(copy.from));
-    }
-  }
-  void run() { run_until(queued_); }
-
- private:
-  struct Copy {
-    at::Tensor from, to;
-  };
-  std::deque<Copy> copies_;
-  std::int64_t queued_ = 0, done_ = 0;
-};
-
-Queue& queue() {
-  static auto* instance = new Queue;
-  return *instance;
-}
-
-c10::CachingDeviceAllocator::DeviceStats Memory::getDeviceStats(c10::DeviceIndex) {
-  queue().run();  // a queued copy holds its tensors
-  return stats_;
-}
-
-void Memory::resetPeakStats(c10::DeviceIndex) {
-  queue().run();
-  stats().reset_peak();
-  reserved().reset_peak();
-}
-
-// An event is the number of copies queued when it was recorded.
 struct Guard final : c10::impl::NoOpDeviceGuardImpl<c10::DeviceType::PrivateUse1> {
   c10::Device exchangeDevice(c10::Device) const override { return kDevice; }
   c10::Device getDevice() const override { return kDevice; }
-  c10::Stream getStream(c10::Device) const noexcept override { return stream(); }
-  c10::Stream getNewStream(c10::Device, int) const override { return stream(); }
-  c10::Stream exchangeStream(c10::Stream) const noexcept override { return stream(); }
-  void record(void** event, const c10::Stream&, const c10::DeviceIndex,
+  c10::Stream getStream(c10::Device) const noexcept override { return to_stream(current_stream()); }
+  c10::Stream getDefaultStream(c10::Device) const override { return to_stream(0); }
+  c10::Stream getStreamFromGlobalPool(c10::Device device, bool) const override {
+    return getNewStream(device, 0);
+  }
+  c10::Stream getNewStream(c10::Device, int) const override {
+    const DeviceLock lock(device_mutex());
+    return to_stream(streams().add());
+  }
+  c10::Stream exchangeStream(c10::Stream stream) const noexcept override {
+    return to_stream(std::exchange(current_stream(), stream.id()));
+  }
+
+  void record(void** event, const c10::Stream& stream, const c10::DeviceIndex,
               const c10::EventFlag) const override {
-    if (*event == nullptr) *event = new std::int64_t;
-    number(*event) = queue().queued();
+    const DeviceLock lock(device_mutex());
+    if (*event == nullptr) *event = new Streams::Event;
+    state(*event) = streams().record(stream.id());
   }
-  void block(void*, const c10::Stream&) const override {}
-  bool queryEvent(void* event) const override { return queue().done(number(event)); }
-  void synchronizeEvent(void* event) const override { queue().run_until(number(event)); }
+  void block(void* event, const c10::Stream& stream) const override {
+    const DeviceLock lock(device_mutex());
+    if (event != nullptr) streams().wait(stream.id(), state(event));
+  }
+  bool queryEvent(void* event) const override {
+    const DeviceLock lock(device_mutex());
+    return event == nullptr || streams().query(state(event));
+  }
+  void synchronizeEvent(void* event) const override {
+    const DeviceLock lock(device_mutex());
+    if (event != nullptr) streams().finish(state(event));
+  }
   void destroyEvent(void* event, const c10::DeviceIndex) const noexcept override {
-    delete static_cast<std::int64_t*>(event);
+    delete static_cast<Streams::Event*>(event);
   }
-  bool queryStream(const c10::Stream&) const override { return queue().done(queue().queued()); }
-  void synchronizeStream(const c10::Stream&) const override { queue().run(); }
-  void synchronizeDevice(const c10::DeviceIndex) const override { queue().run(); }
+  bool queryStream(const c10::Stream& stream) const override {
+    const DeviceLock lock(device_mutex());
+    return streams().query(streams().record(stream.id()));
+  }
+  void synchronizeStream(const c10::Stream& stream) const override {
+    const DeviceLock lock(device_mutex());
+    streams().finish(stream.id());
+  }
+  void synchronizeDevice(const c10::DeviceIndex) const override {
+    const DeviceLock lock(device_mutex());
+    streams().finish_all();
+  }
+  void recordDataPtrOnStream(const c10::DataPtr& data, const c10::Stream& stream) const override {
+    memory().recordStream(data, stream);
+  }
 
  private:
-  static c10::Stream stream() { return c10::Stream(c10::Stream::DEFAULT, kDevice); }
-  static std::int64_t& number(void* event) { return *static_cast<std::int64_t*>(event); }
+  static Streams::Event& state(void* event) { return *static_cast<Streams::Event*>(event); }
 };
 
 struct Hooks final : at::PrivateUse1HooksInterface {
@@ -282,7 +99,70 @@ struct Hooks final : at::PrivateUse1HooksInterface {
   c10::Allocator* getPinnedMemoryAllocator() const override { return &pinned_memory(); }
 };
 
-// --- Kernels: what only the device itself can do; cpu_fallback does all else with these. ---
+// --- Operations ---
+
+// The tensor's bytes as a CPU tensor of the same sizes and strides, which keeps them.
+at::Tensor host_view(const at::Tensor& tensor, Blocks& blocks) {
+  if (tensor.numel() == 0) return at::empty(tensor.sizes(), tensor.scalar_type());
+  const auto bytes = blocks.bytes_at(tensor.const_data_ptr());
+  return at::from_blob(
+      bytes.get(), tensor.sizes(), tensor.strides(), [bytes](void*) {},
+      at::TensorOptions().dtype(tensor.scalar_type()));
+}
+
+// One operation on the current stream. Views are taken under the lock, computing is done without.
+class Operation {
+ public:
+  enum class When { kNow, kLate };
+
+  explicit Operation(std::string name, When when = When::kNow)
+      : name_(std::move(name)), stream_(current_stream()) {
+    const DeviceLock lock(device_mutex());
+    number_ = when == When::kNow ? streams().start(stream_) : streams().start_late(stream_);
+  }
+
+  at::Tensor reads(const at::Tensor& tensor) const {
+    if (!tensor.defined() || tensor.device().is_cpu()) return tensor;
+    const DeviceLock lock(device_mutex());
+    if (auto* block = memory().blocks().find(tensor.const_data_ptr())) {
+      streams().read(block->uses, stream_, number_, name_);
+    }
+    return host_view(tensor, memory().blocks());
+  }
+  at::Tensor writes(const at::Tensor& tensor) const {
+    if (!tensor.defined() || tensor.device().is_cpu()) return tensor;
+    const DeviceLock lock(device_mutex());
+    if (auto* block = memory().blocks().find(tensor.const_data_ptr())) {
+      streams().write(block->uses, stream_, number_, name_);
+    }
+    return host_view(tensor, memory().blocks());
+  }
+  std::optional<at::Tensor> reads(const std::optional<at::Tensor>& tensor) const {
+    if (!tensor) return tensor;
+    return reads(*tensor);
+  }
+
+  // A result on the device, with the same strides.
+  at::Tensor result(const at::Tensor& computed) const {
+    if (!computed.defined()) return computed;
+    const auto source = computed.is_non_overlapping_and_dense() ? computed : computed.contiguous();
+    const DeviceLock lock(device_mutex());
+    const at::Tensor out = at::detail::empty_strided_generic(
+        source.sizes(), source.strides(), &memory(),
+        c10::DispatchKeySet(c10::DispatchKey::PrivateUse1), source.scalar_type());
+    writes(out).copy_(source);
+    return out;
+  }
+
+  StreamNumber stream() const { return stream_; }
+
+ private:
+  std::string name_;
+  StreamNumber stream_;
+  std::int64_t number_ = 0;
+};
+
+// --- Kernels: what only the device itself can do; the fallback does all else with these. ---
 
 const c10::DispatchKeySet kKeys(c10::DispatchKey::PrivateUse1);
 
@@ -299,13 +179,24 @@ at::Tensor empty_strided(c10::IntArrayRef size, c10::IntArrayRef stride,
                                            dtype.value_or(at::kFloat));
 }
 
+// Between devices, all under the lock. The host waits for a copy that is not asked to be late.
 at::Tensor copy_from(const at::Tensor& from, const at::Tensor& to, bool non_blocking) {
-  const bool late = non_blocking && from.device().is_cpu() && from.is_pinned();
-  if (late) {
-    queue().push(from, to);
-  } else {
-    queue().run();
-    host_view(to).copy_(host_view(from));
+  const auto& host = from.device().is_cpu() ? from : to;
+  const bool on_device = !host.device().is_cpu();
+  const DeviceLock lock(device_mutex());
+  if (non_blocking && !on_device && host.is_pinned()) {
+    const Operation operation("copy", Operation::When::kLate);
+    const auto pinned = host_view(host, pinned_memory().blocks());
+    auto source = host.is_same(from) ? pinned : operation.reads(from);
+    auto target = host.is_same(from) ? operation.writes(to) : pinned;
+    streams().defer(operation.stream(), [source, target] { target.copy_(source); });
+    return to;
+  }
+  const Operation operation("copy");
+  const auto source = operation.reads(from);
+  operation.writes(to).copy_(source);
+  if (!on_device && !(non_blocking && from.device().is_cpu())) {
+    streams().finish(operation.stream());
   }
   return to;
 }
@@ -319,7 +210,7 @@ const at::Tensor& resize_(const at::Tensor& self, c10::IntArrayRef size,
       static_cast<std::size_t>(impl->numel() + impl->storage_offset()) * impl->itemsize();
   const auto& storage = impl->unsafe_storage();
   if (needed > storage.nbytes()) {
-    queue().run();
+    const Operation operation("resize_");
     auto grown = memory().allocate(needed);
     if (storage.nbytes() > 0) memory().copy_data(grown.get(), storage.data(), storage.nbytes());
     storage.set_data_ptr(std::move(grown));
@@ -337,18 +228,48 @@ at::Scalar local_scalar_dense(const at::Tensor& self) {
   return at::_local_scalar_dense(self.to(c10::kCPU));
 }
 
+void record_stream(at::Tensor& self, c10::Stream stream) {
+  memory().recordStream(self.storage().data_ptr(), stream);
+}
+
 at::Tensor convolution(const at::Tensor& input, const at::Tensor& weight,
                        const std::optional<at::Tensor>& bias, c10::IntArrayRef stride,
                        c10::IntArrayRef padding, c10::IntArrayRef dilation, bool transposed,
                        c10::IntArrayRef output_padding, std::int64_t groups) {
-  TORCH_CHECK(weight.device() == input.device() && (!bias || bias->device() == input.device()),
+  TORCH_CHECK(weight.device() == input.device() &&
+                  (!bias || !bias->defined() || bias->device() == input.device()),
               "convolution: input and weights are on different devices");
-  std::optional<at::Tensor> host_bias;
-  if (bias && bias->defined()) host_bias = bias->cpu();
-  return at::convolution(input.cpu(), weight.cpu(), host_bias, stride, padding, dilation,
-                         transposed, output_padding, groups)
-      .to(input.device());
+  const Operation operation("convolution");
+  return operation.result(at::convolution(operation.reads(input), operation.reads(weight),
+                                          operation.reads(bias), stride, padding, dilation,
+                                          transposed, output_padding, groups));
 }
+
+// Attention without the matrix of scores, with or without a mask, for heads of any width, as
+// libtorch has it for CUDA. What the CPU's kernel takes besides its result is not the device's.
+std::int64_t attention_choice(const at::Tensor&, const at::Tensor&, const at::Tensor&,
+                              const std::optional<at::Tensor>&, double, bool, std::optional<double>,
+                              bool) {
+  return static_cast<std::int64_t>(at::SDPBackend::overrideable);
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, c10::SymInt, c10::SymInt, at::Tensor,
+           at::Tensor, at::Tensor>
+attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
+          const std::optional<at::Tensor>& attn_bias, double dropout_p, bool is_causal,
+          bool /*return_debug_mask*/, std::optional<double> scale) {
+  for (const auto& tensor : {key, value, attn_bias.value_or(at::Tensor())}) {
+    TORCH_CHECK(!tensor.defined() || tensor.device() == query.device(),
+                "scaled_dot_product_attention: tensors are on different devices");
+  }
+  const Operation operation("scaled_dot_product_attention");
+  auto out = operation.result(at::scaled_dot_product_attention(
+      operation.reads(query), operation.reads(key), operation.reads(value),
+      operation.reads(attn_bias), dropout_p, is_causal, scale));
+  return {std::move(out), {}, {}, {}, query.size(2), key.size(2), {}, {}, {}};
+}
+
+// --- All other operations ---
 
 void check_device(const at::Tensor& tensor, const c10::OperatorHandle& op) {
   // As on CUDA, a single number may come from the CPU.
@@ -357,20 +278,81 @@ void check_device(const at::Tensor& tensor, const c10::OperatorHandle& op) {
               tensor.device(), ", others are on ", kDevice);
 }
 
-// cpu_fallback alone would take arguments from anywhere.
+bool is_written(const c10::Argument& argument) {
+  return argument.alias_info() != nullptr && argument.alias_info()->isWrite();
+}
+
+// The CPU's kernel on host views of the arguments, so that strides are what they are on the CPU.
 void fallback(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
-  for (const auto& argument : torch::jit::last(*stack, op.schema().arguments().size())) {
-    if (argument.isTensor()) check_device(argument.toTensor(), op);
-    if (argument.isTensorList()) {
-      for (const at::Tensor& tensor : argument.toTensorList()) check_device(tensor, op);
-    }
-    if (argument.isOptionalTensorList()) {
-      for (const std::optional<at::Tensor>& tensor : argument.toOptionalTensorVector()) {
+  const auto& schema = op.schema();
+  const auto& arguments = schema.arguments();
+  const auto given = torch::jit::last(*stack, arguments.size());
+  bool grows = false;  // writes to a tensor that it may make larger
+  for (std::size_t i = 0; i < given.size(); ++i) {
+    if (given[i].isTensor()) {
+      const auto& tensor = given[i].toTensor();
+      check_device(tensor, op);
+      grows |= is_written(arguments[i]) && tensor.defined() && tensor.numel() == 0;
+    } else if (given[i].isTensorList()) {
+      for (const at::Tensor& tensor : given[i].toTensorList()) check_device(tensor, op);
+    } else if (given[i].isOptionalTensorList()) {
+      for (const std::optional<at::Tensor>& tensor : given[i].toOptionalTensorVector()) {
         if (tensor) check_device(*tensor, op);
       }
     }
   }
-  at::native::cpu_fallback(op, stack, /*error_on_views=*/true);
+  if (grows) {
+    at::native::cpu_fallback(op, stack, /*error_on_views=*/true);
+    return;
+  }
+
+  const std::vector<c10::IValue> originals(given.begin(), given.end());
+  const Operation operation(schema.name());
+  const auto first = stack->size() - arguments.size();
+  for (std::size_t i = 0; i < arguments.size(); ++i) {
+    auto& slot = (*stack)[first + i];
+    const bool written = is_written(arguments[i]);
+    const auto view = [&](const at::Tensor& tensor) {
+      return written ? operation.writes(tensor) : operation.reads(tensor);
+    };
+    if (slot.isTensor()) {
+      slot = view(slot.toTensor());
+    } else if (slot.isTensorList()) {
+      c10::List<at::Tensor> views;
+      for (const at::Tensor& tensor : originals[i].toTensorList()) views.push_back(view(tensor));
+      slot = views;
+    } else if (slot.isOptionalTensorList()) {
+      c10::List<std::optional<at::Tensor>> views;
+      for (const std::optional<at::Tensor>& tensor : originals[i].toOptionalTensorVector()) {
+        views.push_back(tensor ? std::optional<at::Tensor>(view(*tensor)) : std::nullopt);
+      }
+      slot = views;
+    } else if (slot.isDevice()) {
+      slot = c10::Device(c10::kCPU);
+    }
+  }
+  op.redispatchBoxed(c10::DispatchKeySet(c10::DispatchKey::CPU), stack);
+
+  const auto& returns = schema.returns();
+  const auto first_return = stack->size() - returns.size();
+  for (std::size_t i = 0; i < returns.size(); ++i) {
+    auto& slot = (*stack)[first_return + i];
+    if (const auto* alias = returns[i].alias_info()) {
+      TORCH_CHECK(alias->isWrite(), schema.name(), " gives a view, which the device cannot");
+      for (std::size_t j = 0; j < arguments.size(); ++j) {
+        const auto* of = arguments[j].alias_info();
+        if (of != nullptr && of->beforeSets() == alias->beforeSets()) slot = originals[j];
+      }
+    } else if (slot.isTensor()) {
+      slot = operation.result(slot.toTensor());
+    } else if (slot.isTensorList()) {
+      c10::List<at::Tensor> results;
+      for (const at::Tensor& tensor : slot.toTensorList()) {
+        results.push_back(operation.result(tensor));
+      }
+      slot = results;
+    }
+  }
 }
 
 C10_REGISTER_GUARD_IMPL(PrivateUse1, Guard)
@@ -390,9 +372,25 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("_reshape_alias", &at::native::_reshape_alias);
   m.impl("view", &at::native::view);
   m.impl("unfold", &at::native::unfold);
+  m.impl("record_stream", &record_stream);
   m.impl("_local_scalar_dense", &local_scalar_dense);
   m.impl("convolution_overrideable", &convolution);
+  m.impl("_scaled_dot_product_fused_attention_overrideable", &attention);
+  // One kernel on CUDA; libtorch would put them together from several otherwise.
+  for (const char* name : {"native_layer_norm", "native_group_norm"}) {
+    m.impl(name, torch::CppFunction::makeFromBoxedFunction<&fallback>());
+  }
 }
+
+}  // namespace
+}  // namespace steadyflux::testing
+
+namespace at::native {
+REGISTER_PRIVATEUSE1_DISPATCH(_fused_sdp_choice_stub, &steadyflux::testing::attention_choice)
+}
+
+namespace steadyflux::testing {
+namespace {
 
 const bool kRegistered = [] {
   c10::register_privateuse1_backend("simulated");
@@ -401,6 +399,13 @@ const bool kRegistered = [] {
   return true;
 }();
 
+// What `get` gives, under the lock.
+template <typename Get>
+auto locked(Get get) {
+  const DeviceLock lock(device_mutex());
+  return get();
+}
+
 }  // namespace
 
 c10::Device simulated_device() {
@@ -408,11 +413,30 @@ c10::Device simulated_device() {
   return kDevice;
 }
 
-void set_device_limit(std::int64_t bytes) { memory().set_limit(bytes); }
-void fail_at_allocation(std::int64_t n) { memory().fail_at(n); }
-std::int64_t device_allocations() { return memory().allocations(); }
+void set_device_limit(std::int64_t bytes) {
+  locked([&] { memory().set_limit(bytes); });
+}
+void fail_at_allocation(std::int64_t n) {
+  locked([&] { memory().fail(n, 0); });
+}
+void fail_from_allocation(std::int64_t n) {
+  locked([&] { memory().fail(0, n); });
+}
+std::int64_t device_allocations() {
+  return locked([] { return memory().allocations(); });
+}
 std::int64_t device_bytes() { return memory().getDeviceStats(0).allocated_bytes[0].current; }
-std::int64_t pinned_bytes_in_use() { return pinned_memory().in_use(); }
-std::int64_t pinned_bytes_cached() { return pinned_memory().cached(); }
+std::int64_t largest_device_allocation() {
+  return locked([] { return memory().largest(); });
+}
+std::int64_t pinned_bytes_in_use() {
+  return locked([] { return pinned_memory().in_use(); });
+}
+std::int64_t pinned_bytes_cached() {
+  return locked([] { return pinned_memory().cached(); });
+}
+void set_race_checks(bool on) {
+  locked([&] { streams().set_checks(on); });
+}
 
 }  // namespace steadyflux::testing

@@ -2,7 +2,7 @@
 
 import os
 
-from .case import BAD_INPUT, USAGE, Case
+from .case import BAD_INPUT, IO, USAGE, Case
 
 # option -> values that are refused; the message names the option and the value.
 WHOLE = ["", " ", "x", "1.5", "1e3", "0x10", "+4", " 4", "4 ", "-1", "0", "99999999999999999999",
@@ -19,6 +19,12 @@ REFUSED = {
     "--device": ["", "gpu", "CPU", "cuda:", "cuda:x", "cuda:-1", "cuda:256", "cuda:1:2", "cuda:N",
                  "mps", "meta"],
     "--dtype": ["", "int8", "float32", "BF16", "fp8", "bf16 "],
+    "--max-vram": ["", "x", "6", "0", "-6GiB", "6XB", "GiB", "6 GiB GiB", "nan", "inf", "1e3GiB",
+                   "1,5GiB", "1023KiB", "99999999999999TiB", "6GiB\n"],
+    "--max-ram": ["", "8", "-1", "0x10GiB", "+8GiB", "8GiB;ls", "\u0668GiB", "9223372036854775808"],
+    "--vae-tiling": ["", "yes", "ON", "auto ", "true", "1"],
+    "--on-pressure": ["", "ignore", "Replan", "kill", "warn,abort"],
+    "--memory-report": ["", "-", "report", "report.png", "report.svg.gz", "svg", ".svg", "report."],
 }
 
 NEAREST = {"100": "use 96 or 112", "1": "use 16 or 32", "8": "use 16 or 32", "17": "use 16 or 32",
@@ -62,6 +68,9 @@ def grammar():
                                "--guidance": "--guidance", "--device": "--device",
                                "--dtype": "--dtype", "--from": "--from",
                                "--max-sequence-length": "--max-sequence-length",
+                               "--max-vram": "--max-vram", "--max-ram": "--max-ram",
+                               "--vae-tiling": "--vae-tiling", "--on-pressure": "--on-pressure",
+                               "--memory-report": "--memory-report",
                                "--config": "--config"}.items()],
         usage("a flag with a value", ["x", "--json=3"], "json"),
         usage("quiet and verbose", ["x", "-q", "-v"], "exclude each other"),
@@ -73,6 +82,8 @@ def grammar():
         usage("inspect without a path", ["inspect"], "no path"),
         usage("inspect of two paths", ["inspect", "a", "b"], "'b'"),
         usage("inspect with an option of generate", ["inspect", ".", "--steps", "3"], "--steps"),
+        usage("plan with a prompt", ["plan", "a red apple"], "a red apple", "steadyflux plan --help"),
+        usage("plan with an option of generate", ["plan", "--seed", "3"], "--seed"),
         usage("doctor with an argument", ["doctor", "please"], "please"),
         usage("doctor with --steps", ["doctor", "--steps", "3"], "--steps"),
         usage("both picture and JSON to stdout", ["x", "-o", "-", "--json"], "--json and -o -"),
@@ -98,6 +109,36 @@ def devices():
                  ["x", "--device", name]) for name in ["cuda", "cuda:0", "cuda:7"]]
 
 
+def plans():
+    """The same values are refused where nothing would be made anyway."""
+    def case(name, arguments, *says, code=USAGE):
+        return Case(f"plan: {name}", code, says, ["plan", *arguments], model=False)
+    refused = {"--width": "100", "--height": "0", "--steps": "0", "--num-images": "x",
+               "--max-sequence-length": "513", "--dtype": "int8", "--device": "tpu",
+               "--threads": "0", "--max-vram": "6", "--max-ram": "many", "--vae-tiling": "maybe"}
+    return [
+        *[case(f"{option} {value}", [option, value], option[2:], value)
+          for option, value in refused.items()],
+        case("a missing folder", ["-m", "no/such/folder"], "no/such/folder", code=BAD_INPUT),
+        case("a hub id that is not there", ["-m", "some-org/some-model"], "hf download",
+             code=BAD_INPUT),
+        case("a folder without a model", ["-m", "."], "model_index.json", code=BAD_INPUT),
+    ]
+
+
+def reports():
+    def case(name, path, *says, prepare=None):
+        return Case(f"--memory-report: {name}", IO, ("--memory-report", *says),
+                    ["x", "--memory-report", path], prepare=prepare, model=False)
+    return [
+        case("a missing folder", "no/such/report.svg", "no/such"),
+        case("a folder", "folder.html", "is a folder",
+             prepare=lambda folder: (folder / "folder.html").mkdir()),
+        case("below a file", "file/report.json", "file",
+             prepare=lambda folder: (folder / "file").write_bytes(b"")),
+    ]
+
+
 def inspected():
     def file(name, data):
         return lambda folder: (folder / name).write_bytes(data)
@@ -119,4 +160,4 @@ def inspected():
 
 
 def cases():
-    return option_cases() + grammar() + sizes() + devices() + inspected()
+    return (option_cases() + grammar() + sizes() + devices() + plans() + reports() + inspected())

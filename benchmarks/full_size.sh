@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# FLUX.1-schnell at its true size (random weights, 34 GB on disk) in 8 GiB of memory, on the CPU:
+# three pictures, two steps each, in one process and as three processes. Prints how long each took,
+# how much memory and reading it cost, and what the plan had said. As root, for the cgroup.
+#
+#   benchmarks/full_size.sh [--long] [--part all|transformer|text] [--limit GIB] [--images N]
+#                           [--model FOLDER] [--no-compute] [-- OPTIONS OF STEADYFLUX]
+#
+#   --long        512 x 512 as well as 256 x 256
+#   --part        with 24 GB (transformer) or 13 GB (text) of weights, the rest cut short
+#   --model       a folder that is there, instead of writing one
+#   --no-compute  no run of a small model for what computing alone takes
+#
+# SOURCE names the folder with the real configs and tokenizers (default: ../shared/flux1/schnell),
+# WORK the one for the weights (default: /tmp/steadyflux-full-size); they are kept for the next run.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source=${SOURCE:-../shared/flux1/schnell}
+work=${WORK:-${TMPDIR:-/tmp}/steadyflux-full-size}
+program=${PROGRAM:-build/release/steadyflux}
+part=all limit=8 images=3 sizes=256 model='' compute=yes
+
+while (($# > 0)); do
+  case $1 in
+    --long) sizes=256,512 ;;
+    --part) part=$2 && shift ;;
+    --limit) limit=$2 && shift ;;
+    --images) images=$2 && shift ;;
+    --model) model=$2 && shift ;;
+    --no-compute) compute= ;;
+    --) shift && break ;;
+    *)
+      sed -n '2,/^set /s/^# \{0,1\}//p' "$0" >&2
+      exit 2
+      ;;
+  esac
+  shift
+done
+[[ -x $program ]] || {
+  echo "$program is not there: scripts/setup.sh, then cmake --build build/release" >&2
+  exit 1
+}
+
+if [[ -z $model ]]; then
+  model=$work/$part
+  python3 benchmarks/full_size_weights.py "$source" "$model" --part "$part" >&2
+fi
+run=(--program "$program" --model "$model" --limit "$limit" --sizes "$sizes" --images "$images")
+if [[ -n $compute ]]; then
+  python3 benchmarks/full_size_weights.py "$source" "$work/small" --double 2 --single 4 \
+    --t5-layers 1 >&2
+  run+=(--small "$work/small")
+fi
+python3 benchmarks/full_size_run.py "${run[@]}" -- "$@"

@@ -1,0 +1,120 @@
+#include "cli/plan_inputs.h"
+
+#include <fmt/format.h>
+
+#include <optional>
+#include <string>
+
+#include "cli/workload.h"
+#include "memory/budget.h"
+#include "memory/gpu_probe.h"
+#include "memory/monitor.h"
+#include "memory/probe.h"
+#include "steadyflux/error.h"
+
+namespace steadyflux::cli {
+namespace {
+
+constexpr std::int64_t kPlenty = std::int64_t{1} << 45;  // 32 TiB
+// By this much the RSS of a process that has just started differs from run to run.
+constexpr std::int64_t kStartVaries = std::int64_t{2} << 20;
+
+// The smallest size to ask for that leaves at least `needed` after the margin. 0 stays 0.
+template <typename Limit>
+std::int64_t invert(std::int64_t needed, Limit limit) {
+  if (needed <= 0) return 0;
+  std::int64_t low = needed - 1;  // too little
+  std::int64_t high = needed + 1;
+  while (limit(high) < needed) high += high - low;
+  while (high - low > 1) {
+    const std::int64_t middle = low + (high - low) / 2;
+    (limit(middle) < needed ? low : high) = middle;
+  }
+  return high;
+}
+
+std::int64_t ask_for_vram(std::int64_t needed) {
+  return invert(needed, [](std::int64_t bytes) {
+    return vram_limit(std::nullopt, bytes, AskedLimit::kReplaces).bytes;
+  });
+}
+
+std::int64_t ask_for_ram(std::int64_t needed) {
+  if (needed <= 0) return 0;
+  return invert(needed + kStartVaries, [](std::int64_t bytes) {
+    return ram_limit({}, {}, bytes, AskedLimit::kReplaces).bytes;
+  });
+}
+
+// "cuda" -> 0, "cuda:2" -> 2; the digits were checked before.
+std::size_t card_number(const std::string& device) {
+  const std::size_t colon = device.find(':');
+  return colon == std::string::npos ? 0 : std::stoul(device.substr(colon + 1));
+}
+
+// Nothing if pictures would be made on the CPU; else `device` is the card's.
+std::optional<MemoryLimit> limit_of_card(const PipelineOptions& options, std::string& device) {
+  if (options.device == "cpu") return std::nullopt;
+  const bool any = options.device == "auto";
+  if (options.max_vram) {
+    device = any ? "cuda" : options.device;
+    return vram_limit(std::nullopt, options.max_vram, AskedLimit::kReplaces);
+  }
+  const GpuProbe probe = probe_gpus();
+  const std::size_t number = any ? 0 : card_number(options.device);
+  if (number >= probe.gpus.size()) {
+    if (any) return std::nullopt;
+    throw Error(
+        ErrorKind::kUsage,
+        fmt::format("--device {}: no such card is known here: {}; say how much memory it "
+                    "has, for example --max-vram 8GiB",
+                    options.device, probe.problem.empty() ? "there are fewer" : probe.problem));
+  }
+  device = any ? "cuda" : options.device;
+  const GpuMemory& gpu = probe.gpus[number];
+  return vram_limit(CardMemory{.free = gpu.free, .total = gpu.total, .own = 0}, std::nullopt,
+                    AskedLimit::kReplaces);
+}
+
+}  // namespace
+
+PlanInputs make_plan_inputs(const GenerateJob& job) {
+  const PipelineOptions& pipeline = job.pipeline;
+  PlanInputs inputs;
+  const int threads = pipeline.num_threads > 0 ? pipeline.num_threads : physical_cores();
+  inputs.workload =
+      make_workload(job.request, find_stored_dtypes(job.model), pipeline.dtype, threads);
+  if (pipeline.vae_tiling == "on") inputs.options.vae_tiling = Tiling::kOn;
+  if (pipeline.vae_tiling == "off") inputs.options.vae_tiling = Tiling::kOff;
+
+  inputs.title = {.model = job.model.name, .device = "cpu"};
+  const std::optional<MemoryLimit> vram = limit_of_card(pipeline, inputs.title.device);
+  if (vram) inputs.title.vram_reason = vram->reason;
+  const MemorySample own = sample_process_memory();
+  const MemoryLimit ram =
+      ram_limit(probe_host_memory(), own, pipeline.max_ram, AskedLimit::kReplaces);
+  inputs.title.ram_reason = ram.reason;
+  inputs.budget = make_budget(ram, own.rss + (vram ? kCudaHostBytes : 0), vram, kCudaContextBytes);
+  return inputs;
+}
+
+Remedies find_remedies(const ModelFolder& model, const PlanInputs& inputs) {
+  const auto find = [&](const Budget& budget) {
+    return find_alternatives(model, inputs.workload, budget, inputs.options);
+  };
+  Remedies remedies;
+  remedies.alone = find(inputs.budget);
+  if (inputs.budget.has_device && remedies.alone.vram == 0 && remedies.alone.ram == 0) {
+    Budget budget = inputs.budget;
+    budget.ram = kPlenty;
+    remedies.vram = find(budget).vram;
+    budget = inputs.budget;
+    budget.vram = remedies.vram;
+    remedies.ram = find(budget).ram;
+  }
+  for (std::int64_t* vram : {&remedies.alone.vram, &remedies.vram}) *vram = ask_for_vram(*vram);
+  for (std::int64_t* ram : {&remedies.alone.ram, &remedies.ram}) *ram = ask_for_ram(*ram);
+  return remedies;
+}
+
+}  // namespace steadyflux::cli

@@ -1,0 +1,40 @@
+// A memory plan as people read it (a table and bars over the phases) and as programs do (JSON), and
+// the line that says why there is none. Plain values in, text out: nothing is probed or opened.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "cli/json_output.h"
+#include "cli/text_output.h"
+#include "memory/plan.h"
+
+namespace steadyflux::cli {
+
+// What stands above a plan, and is not part of it.
+struct PlanTitle {
+  std::string model;             // its name
+  std::string device;            // what was asked for: "cpu", "cuda:1"
+  std::string vram_reason = {};  // where the budgets come from; "" if nobody knows
+  std::string ram_reason = {};
+};
+
+// Several lines, each ending in a newline.
+std::string plan_text(const Plan& plan, const PlanTitle& title, const TextStyle& style);
+
+// What to do if a plan does not fit. Sizes as they have to be asked for.
+struct Remedies {
+  Alternatives alone;  // each budget while the other stays, and the largest picture
+  // Both budgets at once, where neither alone would do; 0 if not even that.
+  std::int64_t vram = 0;
+  std::int64_t ram = 0;
+};
+
+// `remedies` are there if the plan does not fit.
+Json plan_json(const Plan& plan, const PlanTitle& title, const std::optional<Remedies>& remedies);
+
+// One line: what is missing, the smallest budgets that would do, the largest size that fits.
+std::string does_not_fit_text(const Plan& plan, const Remedies& remedies);
+
+}  // namespace steadyflux::cli

@@ -1,0 +1,48 @@
+// Bytes of weights and activations, from the configuration and the request alone. The weights
+// mirror what the models' units() say (tests compare them), the activations what their forward()
+// allocates at its peak.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "config/model_config.h"
+#include "memory/plan.h"
+
+namespace steadyflux {
+
+// Bytes of one value: 2 for bf16 and fp16, 4 for fp32.
+std::int64_t element_size(const std::string& dtype);
+
+struct WeightsFootprint {
+  std::string component;
+  std::vector<UnitFootprint> units;
+  std::int64_t fixed_bytes = 0;  // in place all the time
+  std::int64_t fixed_file_bytes = 0;
+  std::int64_t table_file_bytes = 0;  // of tables that stay in the file
+};
+
+// `dtype` is computed with; `stored` is the size of one value in the files.
+WeightsFootprint clip_weights(const ClipTextConfig& config, const std::string& dtype,
+                              std::int64_t stored);
+WeightsFootprint t5_weights(const T5Config& config, const std::string& dtype, std::int64_t stored);
+WeightsFootprint transformer_weights(const FluxTransformerConfig& config, const std::string& dtype,
+                                     std::int64_t stored);
+WeightsFootprint modulation_weights(const FluxTransformerConfig& config, const std::string& dtype,
+                                    std::int64_t stored);
+
+// Tensors of the forward pass at its peak, where it is computed. `workers`: threads of the CPU,
+// each with room of its own for attention; 0 on a device.
+std::int64_t clip_activations(const ClipTextConfig& config, const std::string& dtype);
+std::int64_t t5_activations(const T5Config& config, const std::string& dtype,
+                            std::int64_t max_sequence_length);
+std::int64_t transformer_activations(const FluxTransformerConfig& config, const std::string& dtype,
+                                     std::int64_t text_len, std::int64_t image_len, int workers);
+// rows: steps computed together.
+std::int64_t modulation_activations(const FluxTransformerConfig& config, const std::string& dtype,
+                                    std::int64_t rows);
+// Of the table that modulation leaves behind, one row.
+std::int64_t modulation_row_bytes(const FluxTransformerConfig& config, const std::string& dtype);
+
+}  // namespace steadyflux

@@ -1,0 +1,426 @@
+#include "memory/plan.h"
+
+#include <algorithm>
+#include <limits>
+#include <numeric>
+
+#include "memory/footprint.h"
+#include "memory/vae_footprint.h"
+#include "steadyflux/error.h"
+
+namespace steadyflux {
+namespace {
+
+constexpr std::int64_t kMiB = std::int64_t{1} << 20;
+constexpr int kLeanestStep = 4;  // PlanOptions::leaner at which nothing is left to give up
+
+// What libtorch, oneDNN and MKL touch in a phase beyond what the process had before: code, threads'
+// stacks, compiled kernels, scratch. Measured (docs/memory.md).
+constexpr std::int64_t kEncodeOverhead = 24 * kMiB;
+constexpr std::int64_t kModulateOverhead = 32 * kMiB;
+constexpr std::int64_t kDenoiseOverhead = 36 * kMiB;
+constexpr std::int64_t kDecodeOverhead = 44 * kMiB;
+
+// On a device: two pinned buffers that pass files on (nn/pinned_copy.h), and the piece of a file
+// that is read or converted (residency/streamed_weights.cpp), which a converting CPU has too.
+constexpr std::int64_t kPinnedBytes = 64 * kMiB;
+constexpr std::int64_t kChunkBytes = 16 * kMiB;
+
+constexpr std::int64_t kMostModulationRows = 128;
+constexpr std::int64_t kLeastModulationRows = 4;
+
+// Bands of the decoder, from roomy to lean. More than the first gains no speed.
+constexpr std::int64_t kBands[] = {64 * kMiB, 32 * kMiB, 16 * kMiB, 8 * kMiB, 4 * kMiB, 1 * kMiB};
+constexpr std::int64_t kWholePicture = std::numeric_limits<std::int64_t>::max() / 4;
+
+// The order in which units become resident: however many there are, they lie evenly among those
+// that are streamed, so that reading never pauses. And more room only ever adds units.
+std::vector<std::size_t> residency_order(std::size_t count) {
+  // Positions by the bits of their index, reversed (van der Corput's sequence).
+  std::size_t bits = 0;
+  while ((std::size_t{1} << bits) < count) ++bits;
+  std::vector<std::size_t> order;
+  for (std::size_t i = 0; i < (std::size_t{1} << bits); ++i) {
+    std::size_t reversed = 0;
+    for (std::size_t bit = 0; bit < bits; ++bit) {
+      if (i >> bit & 1) reversed |= std::size_t{1} << (bits - 1 - bit);
+    }
+    if (reversed < count) order.push_back(reversed);
+  }
+  return order;
+}
+
+std::int64_t largest_unit(const std::vector<UnitFootprint>& units) {
+  std::int64_t largest = 0;
+  for (const auto& unit : units) largest = std::max(largest, unit.bytes);
+  return largest;
+}
+
+std::int64_t file_bytes(const WeightsFootprint& weights) {
+  return std::accumulate(
+      weights.units.begin(), weights.units.end(), std::int64_t{0},
+      [](std::int64_t sum, const UnitFootprint& unit) { return sum + unit.file_bytes; });
+}
+
+// Bytes for weights, where they are computed with and in pinned RAM.
+struct Room {
+  std::int64_t here = 0;
+  std::int64_t host = 0;
+};
+
+class Planner {
+ public:
+  Planner(const ModelFolder& model, const Workload& workload, const Budget& budget,
+          const PlanOptions& options)
+      : model_(model),
+        workload_(workload),
+        budget_(budget),
+        options_(options),
+        element_(element_size(workload.dtype)) {
+    const auto factor = model.vae.scale_factor();
+    latent_height_ = workload.height / factor;
+    latent_width_ = workload.width / factor;
+    image_len_ = latent_height_ / 2 * (latent_width_ / 2);
+    embeds_ = (workload.max_sequence_length * model.text_encoder_2.d_model +
+               model.text_encoder.hidden_size) *
+              element_;
+    latents_ = workload.num_images * image_len_ * model.transformer.in_channels * element_;
+    plan_.budget = budget;
+    plan_.workload = workload;
+  }
+
+  Plan make() {
+    plan_.leanest = options_.leaner >= kLeanestStep;
+    plan_encode();
+    plan_modulate_and_denoise();
+    plan_decode();
+    for (const auto& phase : plan_.phases) {
+      plan_.device_peak_bytes = std::max(plan_.device_peak_bytes, phase.device_peak_bytes);
+      plan_.ram_peak_bytes = std::max(plan_.ram_peak_bytes, phase.ram_peak_bytes);
+      plan_.disk_read_bytes += phase.disk_read_bytes;
+    }
+    plan_.disk_bytes = disk_bytes();
+    plan_.fits = plan_.ram_peak_bytes <= budget_.ram &&
+                 (!budget_.has_device || plan_.device_peak_bytes <= budget_.vram);
+    return std::move(plan_);
+  }
+
+ private:
+  bool on_device() const { return budget_.has_device; }
+
+  std::int64_t disk_bytes() const {
+    const auto& w = workload_;
+    std::int64_t bytes = vae_decoder_weight_bytes(model_.vae, w.stored.vae);
+    for (const auto& part :
+         {clip_weights(model_.text_encoder, w.dtype, w.stored.text_encoder),
+          t5_weights(model_.text_encoder_2, w.dtype, w.stored.text_encoder_2),
+          modulation_weights(model_.transformer, w.dtype, w.stored.transformer),
+          transformer_weights(model_.transformer, w.dtype, w.stored.transformer)}) {
+      bytes += part.fixed_file_bytes + part.table_file_bytes + file_bytes(part);
+    }
+    return bytes;
+  }
+
+  // Adds what is on the computing side and what is in RAM in any case to a phase.
+  void add_weights(PhasePlan& phase, const WeightsFootprint& footprint, std::int64_t passes,
+                   std::int64_t here, std::int64_t host) {
+    WeightsPlan weights;
+    weights.component = footprint.component;
+    weights.units = footprint.units;
+    weights.fixed_bytes = footprint.fixed_bytes;
+    weights.passes = passes;
+    weights.buffer_bytes = largest_unit(footprint.units);
+    weights.places.assign(footprint.units.size(), UnitPlace::kDisk);
+
+    const auto staging = on_device()                     ? kPinnedBytes + kChunkBytes
+                         : workload_.same_dtype_as_files ? 0
+                                                         : kChunkBytes;
+    Room room;
+    if (on_device()) {
+      room.here = budget_.vram - budget_.device_context - footprint.fixed_bytes - here;
+      room.host = budget_.ram - budget_.ram_base - host - staging;
+    } else {
+      room.here = budget_.ram - budget_.ram_base - footprint.fixed_bytes - here - host - staging;
+    }
+    place_units(weights, room);
+
+    const auto held = weights.bytes(UnitPlace::kResident) + weights.buffers * weights.buffer_bytes +
+                      footprint.fixed_bytes + here;
+    const auto staged = weights.mapped ? 0 : staging;
+    if (on_device()) {
+      phase.device_activations = std::max(phase.device_activations, here);
+      phase.host_activations = std::max(phase.host_activations, host);
+      phase.device_peak_bytes = std::max(phase.device_peak_bytes, budget_.device_context + held);
+      phase.ram_peak_bytes = std::max(
+          phase.ram_peak_bytes, budget_.ram_base + host + staged + weights.bytes(UnitPlace::kHost));
+    } else {
+      phase.host_activations = std::max(phase.host_activations, here + host);
+      phase.ram_peak_bytes =
+          std::max(phase.ram_peak_bytes, budget_.ram_base + held + host + staged);
+    }
+    // Everything is read once, and what has no place once in every further pass.
+    if (!weights.mapped) {
+      phase.disk_read_bytes += file_bytes(footprint);
+      phase.disk_read_bytes += (passes - 1) * weights.file_bytes(UnitPlace::kDisk);
+    }
+    phase.weights.push_back(std::move(weights));
+  }
+
+  void place_units(WeightsPlan& weights, Room room) const {
+    const auto total = weights.total_bytes();
+    const auto buffer = weights.buffer_bytes;
+    room.here = std::min(room.here, total);
+    if (room.here > buffer) {
+      room.here = buffer + (room.here - buffer) / kLeanestStep *
+                               (kLeanestStep - std::min(options_.leaner, kLeanestStep));
+    }
+    const auto set_all = [&] {
+      std::fill(weights.places.begin(), weights.places.end(), UnitPlace::kResident);
+    };
+    if (!on_device() && workload_.same_dtype_as_files && options_.leaner == 0 &&
+        room.here >= total) {
+      weights.mapped = true;
+      set_all();
+      return;
+    }
+    const bool again = weights.passes > 1;
+    if (again && options_.leaner == 0 && room.here >= total) {
+      set_all();
+      return;
+    }
+    // One buffer is the least that works; with two, reading and computing go on at the same time.
+    weights.buffers = room.here >= 2 * buffer ? 2 : 1;
+    if (!again) return;
+    const auto order = residency_order(weights.units.size());
+    auto next = order.begin();
+    if (weights.buffers == 2)
+      next = fill(weights, order, next, UnitPlace::kResident, room.here - 2 * buffer);
+    if (on_device()) fill(weights, order, next, UnitPlace::kHost, room.host);
+  }
+
+  static std::vector<std::size_t>::const_iterator fill(
+      WeightsPlan& weights, const std::vector<std::size_t>& order,
+      std::vector<std::size_t>::const_iterator next, UnitPlace place, std::int64_t bytes) {
+    for (; next != order.end() && weights.units[*next].bytes <= bytes; ++next) {
+      weights.places[*next] = place;
+      bytes -= weights.units[*next].bytes;
+    }
+    return next;
+  }
+
+  void plan_encode() {
+    PhasePlan phase{.name = "encode"};
+    const auto overhead = kEncodeOverhead;
+    const auto here = on_device() ? embeds_ : 0, host = overhead + (on_device() ? 0 : embeds_);
+    add_weights(phase,
+                clip_weights(model_.text_encoder, workload_.dtype, workload_.stored.text_encoder),
+                1, here + clip_activations(model_.text_encoder, workload_.dtype), host);
+    add_weights(phase,
+                t5_weights(model_.text_encoder_2, workload_.dtype, workload_.stored.text_encoder_2),
+                1,
+                here + t5_activations(model_.text_encoder_2, workload_.dtype,
+                                      workload_.max_sequence_length),
+                host);
+    plan_.phases.push_back(std::move(phase));
+  }
+
+  // The table of modulations is in RAM in both phases: the fewer rows at once, the more often their
+  // weights are read.
+  void plan_modulate_and_denoise() {
+    auto rows = std::min(workload_.num_inference_steps, kMostModulationRows);
+    for (int step = 0; step < options_.leaner; ++step) rows = (rows + 1) / 2;
+    rows = std::max(rows, std::min(workload_.num_inference_steps, kLeastModulationRows));
+    while (true) {
+      auto phases = modulate_and_denoise(rows);
+      const bool fits = std::all_of(phases.begin(), phases.end(), [this](const PhasePlan& phase) {
+        return phase.ram_peak_bytes <= budget_.ram;
+      });
+      if (fits || rows <= kLeastModulationRows) {
+        plan_.modulation_rows = rows;
+        for (auto& phase : phases) plan_.phases.push_back(std::move(phase));
+        break;
+      }
+      rows = std::max(rows / 2, kLeastModulationRows);
+    }
+    const auto& weights = plan_.phases.back().weights.front();
+    plan_.disk_read_bytes_per_step = weights.file_bytes(UnitPlace::kDisk);
+  }
+
+  std::vector<PhasePlan> modulate_and_denoise(std::int64_t rows) {
+    const auto& config = model_.transformer;
+    const auto table = rows * modulation_row_bytes(config, workload_.dtype);
+    const auto chunks = (workload_.num_inference_steps + rows - 1) / rows;
+    PhasePlan modulate{.name = "modulate"};
+    add_weights(
+        modulate, modulation_weights(config, workload_.dtype, workload_.stored.transformer), 1,
+        (on_device() ? embeds_ : 0) + modulation_activations(config, workload_.dtype, rows),
+        kModulateOverhead + table + (on_device() ? 0 : embeds_) + (chunks > 1 ? latents_ : 0));
+    modulate.disk_read_bytes *= chunks;
+    PhasePlan denoise{.name = "denoise"};
+    add_weights(denoise, transformer_weights(config, workload_.dtype, workload_.stored.transformer),
+                workload_.num_images * workload_.num_inference_steps,
+                transformer_activations(config, workload_.dtype, workload_.max_sequence_length,
+                                        image_len_, on_device() ? 0 : workload_.num_threads) +
+                    (on_device() ? modulation_row_bytes(config, workload_.dtype) : 0),
+                kDenoiseOverhead + table + latents_);
+    std::vector<PhasePlan> phases;
+    phases.push_back(std::move(modulate));
+    phases.push_back(std::move(denoise));
+    return phases;
+  }
+
+  void plan_decode() {
+    const auto weight_bytes = vae_decoder_weight_bytes(model_.vae, element_);
+    const auto picture = workload_.width * workload_.height * 3;
+    const auto host = kDecodeOverhead + latents_ + 2 * picture +
+                      (on_device() ? 0 : vae_largest_weight_bytes(model_.vae, element_));
+    std::vector<std::int64_t> bands(std::begin(kBands), std::end(kBands));
+    if (options_.vae_tiling == Tiling::kOff) {
+      bands = {kWholePicture};
+    } else if (on_device() && options_.vae_tiling == Tiling::kAuto) {
+      bands.insert(bands.begin(), kWholePicture);
+    }
+    const auto first = std::min<std::size_t>(
+        bands.size() - 1, bands.size() * static_cast<std::size_t>(options_.leaner) / kLeanestStep);
+    PhasePlan phase;
+    for (std::size_t i = first; i < bands.size(); ++i) {
+      for (const bool parked : {false, true}) {
+        if (parked && !on_device()) continue;
+        const auto footprint = vae_decode_footprint(model_.vae, latent_height_, latent_width_,
+                                                    element_, bands[i], on_device(), parked);
+        phase = decode_phase(weight_bytes, footprint, host);
+        plan_.vae = {bands[i], footprint.band_rows, footprint.tiled, parked};
+        const bool fits = phase.ram_peak_bytes <= budget_.ram &&
+                          (!on_device() || phase.device_peak_bytes <= budget_.vram);
+        if (fits) {
+          plan_.phases.push_back(std::move(phase));
+          return;
+        }
+      }
+    }
+    plan_.phases.push_back(std::move(phase));
+  }
+
+  PhasePlan decode_phase(std::int64_t weight_bytes, const VaeFootprint& footprint,
+                         std::int64_t host) {
+    PhasePlan phase{.name = "decode"};
+    WeightsPlan weights;
+    weights.component = "vae";
+    weights.fixed_bytes = weight_bytes;
+    weights.mapped = !on_device() && workload_.same_dtype_as_files;
+    phase.device_activations = footprint.device_peak;
+    phase.host_activations = footprint.host_peak + host;
+    phase.ram_peak_bytes = budget_.ram_base + phase.host_activations;
+    if (on_device()) {
+      phase.device_peak_bytes = budget_.device_context + weight_bytes + footprint.device_peak;
+      phase.ram_peak_bytes += std::min(kPinnedBytes, 2 * weight_bytes);
+    } else {
+      phase.ram_peak_bytes += weight_bytes;
+    }
+    phase.weights.push_back(std::move(weights));
+    return phase;
+  }
+
+  const ModelFolder& model_;
+  const Workload& workload_;
+  const Budget& budget_;
+  const PlanOptions& options_;
+  std::int64_t element_;
+  std::int64_t latent_height_ = 0, latent_width_ = 0, image_len_ = 0;
+  std::int64_t embeds_ = 0, latents_ = 0;  // bytes that phases leave to each other
+  Plan plan_;
+};
+
+}  // namespace
+
+std::int64_t WeightsPlan::count(UnitPlace place) const {
+  return std::count(places.begin(), places.end(), place);
+}
+
+std::int64_t WeightsPlan::bytes(UnitPlace place) const {
+  std::int64_t sum = 0;
+  for (std::size_t i = 0; i < units.size(); ++i) sum += places[i] == place ? units[i].bytes : 0;
+  return sum;
+}
+
+std::int64_t WeightsPlan::file_bytes(UnitPlace place) const {
+  std::int64_t sum = 0;
+  for (std::size_t i = 0; i < units.size(); ++i) {
+    sum += places[i] == place ? units[i].file_bytes : 0;
+  }
+  return sum;
+}
+
+std::int64_t WeightsPlan::total_bytes() const {
+  std::int64_t sum = 0;
+  for (const auto& unit : units) sum += unit.bytes;
+  return sum;
+}
+
+const PhasePlan& Plan::phase(const std::string& name) const {
+  for (const auto& phase : phases) {
+    if (phase.name == name) return phase;
+  }
+  throw Error(ErrorKind::kInternal, "the plan has no phase " + name);
+}
+
+Plan make_plan(const ModelFolder& model, const Workload& workload, const Budget& budget,
+               const PlanOptions& options) {
+  return Planner(model, workload, budget, options).make();
+}
+
+namespace {
+
+// The smallest value in (low, high] that fits; high does, and whatever is above one that does.
+template <typename Fits>
+std::int64_t smallest(std::int64_t low, std::int64_t high, std::int64_t precision, Fits fits) {
+  while (high - low > precision) {
+    const auto middle = low + (high - low) / 2;
+    (fits(middle) ? high : low) = middle;
+  }
+  return high;
+}
+
+}  // namespace
+
+Alternatives find_alternatives(const ModelFolder& model, const Workload& workload,
+                               const Budget& budget, const PlanOptions& options) {
+  constexpr std::int64_t kPlenty = std::int64_t{1} << 46;
+  const auto with = [&](std::int64_t Budget::*member, std::int64_t bytes) {
+    auto changed = budget;
+    changed.*member = bytes;
+    return make_plan(model, workload, changed, options).fits;
+  };
+  Alternatives result;
+  for (const auto& [member, target] : {std::pair(&Budget::vram, &Alternatives::vram),
+                                       std::pair(&Budget::ram, &Alternatives::ram)}) {
+    if (member == &Budget::vram && !budget.has_device) continue;
+    if (!with(member, kPlenty)) continue;
+    const auto bytes =
+        smallest(0, kPlenty, kMiB / 4, [&](std::int64_t value) { return with(member, value); });
+    result.*target = (bytes + kMiB - 1) / kMiB * kMiB;
+  }
+  // Sizes of the same aspect, in steps of the smallest the model has.
+  const auto multiple = 2 * model.vae.scale_factor();
+  const auto sized = [&](std::int64_t longer) {
+    const auto side = std::max(workload.width, workload.height);
+    const auto scaled = [&](std::int64_t length) {
+      return std::max(length * longer / side / multiple * multiple, multiple);
+    };
+    auto smaller = workload;
+    smaller.width = scaled(workload.width);
+    smaller.height = scaled(workload.height);
+    return smaller;
+  };
+  for (auto longer = std::max(workload.width, workload.height); longer >= multiple;
+       longer -= multiple) {
+    const auto candidate = sized(longer);
+    if (!make_plan(model, candidate, budget, options).fits) continue;
+    result.width = candidate.width;
+    result.height = candidate.height;
+    break;
+  }
+  return result;
+}
+
+}  // namespace steadyflux

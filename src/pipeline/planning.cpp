@@ -1,0 +1,59 @@
+#include "pipeline/planning.h"
+
+#include <ATen/DeviceAccelerator.h>
+
+#include <cstdlib>
+
+#include "memory/gpu_probe.h"
+#include "memory/monitor.h"
+#include "memory/probe.h"
+
+namespace steadyflux {
+namespace {
+
+constexpr const char* kAllocatorVariable = "PYTORCH_CUDA_ALLOC_CONF";
+
+// N of "cuda:N"; 0 for "cuda" and "auto".
+std::size_t device_index(const std::string& spec) {
+  const auto colon = spec.find(':');
+  return colon == std::string::npos ? 0 : std::strtoul(spec.c_str() + colon + 1, nullptr, 10);
+}
+
+std::string environment(const char* name) {
+  const char* value = std::getenv(name);
+  return value == nullptr ? "" : value;
+}
+
+}  // namespace
+
+Budget live_budget(const PipelineOptions& options, c10::Device device) {
+  const auto own = sample_process_memory();
+  const auto ram = ram_limit(probe_host_memory(), own, options.max_ram, AskedLimit::kCaps);
+  if (device.is_cpu()) return make_budget(ram, own.rss);
+  const auto [free, total] = at::accelerator::getMemoryInfo(device.index());
+  const auto context = device.is_cuda() ? kCudaContextBytes : 0;
+  const CardMemory card{static_cast<std::int64_t>(free), static_cast<std::int64_t>(total), context};
+  return make_budget(ram, own.rss, vram_limit(card, options.max_vram, AskedLimit::kCaps), context);
+}
+
+void limit_cuda_allocator(const PipelineOptions& options) {
+  if (!options.max_vram || options.device == "cpu") return;
+  const auto cards = probe_gpus();
+  const auto index = device_index(options.device);
+  if (index >= cards.gpus.size()) return;
+  auto existing = environment(kAllocatorVariable);
+  if (existing.empty()) existing = environment("PYTORCH_ALLOC_CONF");
+  const auto value =
+      cuda_alloc_conf(existing, std::max<std::int64_t>(*options.max_vram - kCudaContextBytes, 0),
+                      cards.gpus[index].total);
+  ::setenv(kAllocatorVariable, value.c_str(), /*overwrite=*/1);
+}
+
+PlanOptions plan_options(const PipelineOptions& options) {
+  PlanOptions plan;
+  if (options.vae_tiling == "on") plan.vae_tiling = Tiling::kOn;
+  if (options.vae_tiling == "off") plan.vae_tiling = Tiling::kOff;
+  return plan;
+}
+
+}  // namespace steadyflux

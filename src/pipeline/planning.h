@@ -1,0 +1,25 @@
+// What the planner has to know of this machine and this model, gathered for one device: the budget
+// from what is free now and what was asked for, the dtypes of the weights from their files.
+#pragma once
+
+#include <c10/core/Device.h>
+
+#include <string>
+
+#include "memory/budget.h"
+#include "memory/plan.h"
+#include "steadyflux/pipeline.h"
+
+namespace steadyflux {
+
+// The memory there is for this process, with `device` open; limits from `options`.
+Budget live_budget(const PipelineOptions& options, c10::Device device);
+
+// Holds CUDA's allocator to what --max-vram leaves beside the context. To be called before
+// libtorch's CUDA library is opened, which reads it from the environment; without an effect if the
+// card's size cannot be found out.
+void limit_cuda_allocator(const PipelineOptions& options);
+
+PlanOptions plan_options(const PipelineOptions& options);
+
+}  // namespace steadyflux

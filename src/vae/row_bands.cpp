@@ -1,0 +1,145 @@
+#include "vae/row_bands.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+
+#include "config/vae_bands.h"
+
+namespace steadyflux {
+namespace {
+
+// [n, W, C] contiguous as [1, C, n, W] in the channels-last format, and back.
+at::Tensor as_picture(const at::Tensor& rows) { return rows.unsqueeze(0).permute({0, 3, 1, 2}); }
+at::Tensor as_rows(const at::Tensor& picture) { return picture.permute({0, 2, 3, 1}).squeeze(0); }
+
+at::Tensor conv2d(const Conv2d& conv, const at::Tensor& rows, std::int64_t stride,
+                  std::int64_t side_padding) {
+  return as_rows(at::conv2d(as_picture(rows), conv.weight, conv.bias, at::IntArrayRef{stride},
+                            at::IntArrayRef{0, side_padding}));
+}
+
+}  // namespace
+
+at::Tensor RowBands::empty_parked(at::IntArrayRef size) const {
+  return at::empty(
+      size, at::TensorOptions().dtype(dtype_).device(parked() ? c10::Device(c10::kCPU) : device_));
+}
+
+at::Tensor RowBands::empty(at::IntArrayRef size) const {
+  return at::empty(size, at::TensorOptions().dtype(dtype_).device(device_));
+}
+
+RowPlane RowBands::plane(std::int64_t height, std::int64_t width, std::int64_t channels) const {
+  return {empty_parked({height, width, channels}), GroupMoments(height, width, channels, groups_)};
+}
+
+at::Tensor RowBands::fetch(const at::Tensor& rows, std::int64_t first, std::int64_t count) const {
+  return rows.narrow(0, first, count).to(device_);
+}
+
+void RowBands::put(RowPlane& plane, std::int64_t first, const at::Tensor& y) const {
+  const auto rows = plane.rows.narrow(0, first, y.size(0));
+  if (!parked()) return plane.moments.store(y, /*add=*/false, first, rows);
+  plane.moments.take(y);
+  rows.copy_(y);
+}
+
+void RowBands::add(RowPlane& plane, std::int64_t first, const at::Tensor& y) const {
+  const auto rows = plane.rows.narrow(0, first, y.size(0));
+  if (!parked()) return plane.moments.store(y, /*add=*/true, first, rows);
+  y.add_(rows.to(device_));
+  put(plane, first, y);
+}
+
+std::int64_t RowBands::row_bytes(std::int64_t width, std::int64_t channels) const {
+  return width * channels * static_cast<std::int64_t>(c10::elementSize(dtype_));
+}
+
+void RowBands::convolve_windows(const Conv2d& conv, std::int64_t height, std::int64_t width,
+                                const Fill& fill, const Take& take) const {
+  const auto channels = conv.weight.size(1);
+  const auto unit = vae_unit_rows(height, width);
+  const auto band = vae_band_rows(height, unit, row_bytes(width, channels), mode_.band_bytes);
+  const auto window = empty({band + 2, width, channels});  // row i: the input's row begin - 1 + i
+  window.select(0, 0).zero_();
+  std::int64_t filled = 0;  // rows of the input that have been in a window
+  for (std::int64_t begin = 0; begin < height; begin += band) {
+    const auto end = std::min(begin + band, height);
+    if (begin > 0) window.narrow(0, 0, 2).copy_(window.narrow(0, band, 2));
+    const auto needed = std::min(end + 1, height);
+    if (needed > filled) {
+      fill(filled, window.narrow(0, filled - begin + 1, needed - filled));
+      filled = needed;
+    }
+    if (end == height) window.select(0, end - begin + 1).zero_();
+    for (auto first = begin; first < end; first += unit) {
+      const auto count = std::min(unit, end - first);
+      take(first, conv2d(conv, window.narrow(0, first - begin, count + 2), 1, 1));
+    }
+  }
+}
+
+void RowBands::convolve(const Conv2d& conv, const at::Tensor& x,
+                        const std::optional<NormFactors>& norm, const Take& take) const {
+  const auto fill = [&](std::int64_t first, const at::Tensor& window) {
+    const auto rows = x.narrow(0, first, window.size(0));
+    if (!norm || parked()) window.copy_(rows);
+    if (norm) normalise_rows(parked() ? window : rows, *norm, /*silu=*/true, window);
+  };
+  convolve_windows(conv, x.size(0), x.size(1), fill, take);
+}
+
+void RowBands::convolve_upsampled(const Conv2d& conv, const at::Tensor& x, const Take& take) const {
+  const auto width = x.size(1), channels = x.size(2);
+  const auto fill = [&](std::int64_t first, const at::Tensor& window) {
+    const auto end = first + window.size(0);
+    const auto source_first = first / 2;
+    const auto source = fetch(x, source_first, (end + 1) / 2 - source_first);
+    // Pairs of rows at once, and what is left of a pair at either end.
+    const auto copy = [&](std::int64_t row, std::int64_t rows_each, std::int64_t pairs) {
+      window.narrow(0, row - first, rows_each * pairs)
+          .view({pairs, rows_each, width, 2, channels})
+          .copy_(source.narrow(0, row / 2 - source_first, pairs)
+                     .view({pairs, 1, width, 1, channels})
+                     .expand({pairs, rows_each, width, 2, channels}));
+    };
+    auto row = first;
+    if (row % 2 == 1) copy(row++, 1, 1);
+    if (end - row >= 2) {
+      const auto pairs = (end - row) / 2;
+      copy(row, 2, pairs);
+      row += 2 * pairs;
+    }
+    if (row < end) copy(row, 1, 1);
+  };
+  convolve_windows(conv, 2 * x.size(0), 2 * width, fill, take);
+}
+
+void RowBands::convolve_downsampled(const Conv2d& conv, const at::Tensor& x,
+                                    const Take& take) const {
+  const auto in_height = x.size(0), in_width = x.size(1), channels = x.size(2);
+  const auto height = in_height / 2, width = in_width / 2;
+  const auto unit = vae_unit_rows(height, width);
+  const auto band =
+      vae_band_rows(height, unit, 2 * row_bytes(in_width + 1, channels), mode_.band_bytes);
+  // Row i: the input's row 2 * begin + i; the last column is zero.
+  const auto window = empty({2 * band + 1, in_width + 1, channels});
+  window.select(1, in_width).zero_();
+  for (std::int64_t begin = 0; begin < height; begin += band) {
+    const auto end = std::min(begin + band, height);
+    const auto count = std::min(2 * end + 1, in_height) - 2 * begin;
+    window.narrow(0, 0, count).narrow(1, 0, in_width).copy_(x.narrow(0, 2 * begin, count));
+    if (2 * end + 1 > in_height) window.select(0, count).zero_();
+    for (auto first = begin; first < end; first += unit) {
+      const auto rows = std::min(unit, end - first);
+      take(first, conv2d(conv, window.narrow(0, 2 * (first - begin), 2 * rows + 1), 2, 0));
+    }
+  }
+}
+
+at::Tensor RowBands::convolve_1x1(const Conv2d& conv, const at::Tensor& rows) const {
+  return conv2d(conv, rows, 1, 0);
+}
+
+}  // namespace steadyflux

@@ -1,0 +1,130 @@
+// What the planner is told about a model's files, whole, cut short or absent.
+#include "cli/workload.h"
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include "expect_error.h"
+#include "temp_folder.h"
+
+namespace steadyflux {
+namespace {
+
+// One tensor of `bytes` bytes of zeros.
+std::string safetensors(const std::string& dtype, int count, int bytes) {
+  const std::string header = fmt::format(
+      R"({{"w":{{"dtype":"{}","shape":[{}],"data_offsets":[0,{}]}}}})", dtype, count, bytes);
+  std::string file;
+  for (int i = 0; i < 8; ++i) {
+    file += static_cast<char>(i == 0 ? header.size() : 0);  // below 256
+  }
+  return file + header + std::string(static_cast<std::size_t>(bytes), '\0');
+}
+
+constexpr char kIndex[] =
+    R"({{"metadata":{{"total_size":{}}},"weight_map":{{"a":"{}","b":"{}"}}}})";
+
+class StoredDtype : public ::testing::Test {
+ protected:
+  StoredDtype() {
+    model_.root = folder_.path();
+    for (const char* part : {"text_encoder", "text_encoder_2", "transformer", "vae"}) {
+      std::filesystem::create_directory(folder_ / part);
+    }
+  }
+  StoredDtypes find() const { return find_stored_dtypes(model_); }
+
+  TempFolder folder_;
+  ModelFolder model_;  // the sizes of FLUX.1-schnell
+};
+
+TEST_F(StoredDtype, IsThatOfFluxWithoutAnyWeightFile) {
+  EXPECT_EQ(find().text_encoder, "bf16");
+  EXPECT_EQ(find().transformer, "bf16");
+}
+
+TEST_F(StoredDtype, ComesFromHeaders) {
+  folder_.write("text_encoder/model.safetensors", safetensors("F16", 3, 6));
+  folder_.write("vae/diffusion_pytorch_model.safetensors", safetensors("F32", 2, 8));
+  folder_.write("transformer/diffusion_pytorch_model.safetensors", safetensors("F64", 2, 16));
+  folder_.write("text_encoder_2/model.fp16.safetensors", safetensors("F16", 1, 2));
+  EXPECT_EQ(find().text_encoder, "fp16");
+  EXPECT_EQ(find().vae, "fp32");
+  EXPECT_EQ(find().transformer, "fp64");
+  EXPECT_EQ(find().text_encoder_2, "fp16");
+}
+
+TEST_F(StoredDtype, ComesFromTheShardsThatAreThere) {
+  folder_.write("transformer/diffusion_pytorch_model.safetensors.index.json",
+                fmt::format(kIndex, 23782357120, "1.safetensors", "2.safetensors"));
+  folder_.write("transformer/2.safetensors", safetensors("F16", 1, 2));
+  EXPECT_EQ(find().transformer, "fp16");
+}
+
+TEST_F(StoredDtype, ComesFromTheSizeInTheIndex) {
+  // Those of the real FLUX.1-schnell, and twice as much.
+  const std::string t5 = "text_encoder_2/model.safetensors.index.json";
+  const std::string flux = "transformer/diffusion_pytorch_model.safetensors.index.json";
+  folder_.write(t5, fmt::format(kIndex, 9524621312, "1.safetensors", "2.safetensors"));
+  folder_.write(flux, fmt::format(kIndex, 2 * 23782357120, "1.safetensors", "2.safetensors"));
+  EXPECT_EQ(find().text_encoder_2, "bf16");
+  EXPECT_EQ(find().transformer, "fp32");
+  folder_.write(t5, fmt::format(kIndex, 2 * 9524621312, "1.safetensors", "2.safetensors"));
+  folder_.write(flux, fmt::format(kIndex, 23782357120, "1.safetensors", "2.safetensors"));
+  EXPECT_EQ(find().text_encoder_2, "fp32");
+  EXPECT_EQ(find().transformer, "bf16");
+}
+
+TEST_F(StoredDtype, TheIndexNamesNothingOutsideOfItsFolder) {
+  folder_.write("vae/diffusion_pytorch_model.safetensors", safetensors("F32", 2, 8));
+  folder_.write("transformer/diffusion_pytorch_model.safetensors.index.json",
+                fmt::format(kIndex, 1, "../vae/diffusion_pytorch_model.safetensors", "b"));
+  EXPECT_EQ(find().transformer, "bf16");
+}
+
+TEST_F(StoredDtype, DamagedFilesAreNamed) {
+  folder_.write("vae/diffusion_pytorch_model.safetensors", "short");
+  expect_error(ErrorKind::kBadInput, "vae/diffusion_pytorch_model.safetensors", [&] { find(); });
+  std::filesystem::remove(folder_ / "vae/diffusion_pytorch_model.safetensors");
+  folder_.write("transformer/diffusion_pytorch_model.safetensors.index.json", "{");
+  expect_error(ErrorKind::kBadInput, "index.json", [&] { find(); });
+}
+
+TEST(MakeWorkload, TakesTheRequestAndTheDtypes) {
+  Request request;
+  request.width = 512;
+  request.height = 768;
+  request.num_inference_steps = 7;
+  request.num_images = 3;
+  request.max_sequence_length = 256;
+  StoredDtypes stored;
+  const Workload work = make_workload(request, stored, "auto", 5);
+  EXPECT_EQ(work.width, 512);
+  EXPECT_EQ(work.height, 768);
+  EXPECT_EQ(work.num_inference_steps, 7);
+  EXPECT_EQ(work.num_images, 3);
+  EXPECT_EQ(work.max_sequence_length, 256);
+  EXPECT_EQ(work.num_threads, 5);
+  EXPECT_EQ(work.dtype, "bf16");
+  EXPECT_EQ(work.stored.text_encoder_2, 2);
+  EXPECT_TRUE(work.same_dtype_as_files);
+}
+
+TEST(MakeWorkload, OneComponentOfAnotherDtypeIsConverted) {
+  StoredDtypes stored;
+  stored.vae = "fp32";
+  EXPECT_FALSE(make_workload({}, stored, "auto", 1).same_dtype_as_files);
+  EXPECT_EQ(make_workload({}, stored, "auto", 1).stored.vae, 4);
+  EXPECT_FALSE(make_workload({}, {}, "fp16", 1).same_dtype_as_files);
+}
+
+TEST(MakeWorkload, ComputesInFp32WhatIsStoredInFp64) {
+  StoredDtypes stored;
+  stored.transformer = "fp64";
+  const Workload work = make_workload({}, stored, "auto", 1);
+  EXPECT_EQ(work.dtype, "fp32");
+  EXPECT_EQ(work.stored.transformer, 8);
+}
+
+}  // namespace
+}  // namespace steadyflux

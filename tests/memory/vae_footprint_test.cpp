@@ -1,0 +1,76 @@
+// The VAE's footprint with FLUX.1's real configuration: what it must be, and how it moves. That it
+// is what decoding takes is measured in tests/device/vae_bands_test.cpp.
+#include "memory/vae_footprint.h"
+
+#include <gtest/gtest.h>
+
+namespace steadyflux {
+namespace {
+
+constexpr std::int64_t kMiB = std::int64_t{1} << 20;
+constexpr std::int64_t kWhole = std::int64_t{1} << 40;
+const AutoencoderKlConfig kFlux;
+
+TEST(VaeFootprint, OfFluxAt1024Pixels) {
+  EXPECT_EQ(vae_decoder_weight_bytes(kFlux, 2), 2 * 49545475);  // the checkpoint's parameters
+  EXPECT_EQ(vae_smallest_band_bytes(kFlux, 2), 4 * kMiB);
+  const auto smallest = vae_smallest_band_bytes(kFlux, 2);
+
+  // Resnet 0 of the last block: its input of 256 channels, 128 that become its output, the picture;
+  // a window of 16 rows and 2, and 16 rows of its convolution.
+  const std::int64_t planes = (256 + 128 + 3) * 1024 * 1024 * 2;
+  const auto host = vae_decode_footprint(kFlux, 128, 128, 2, smallest, false, false);
+  EXPECT_EQ(host.device_peak, 0);
+  EXPECT_EQ(host.host_peak, planes + (18 * 256 + 16 * 128) * 1024 * 2);
+  EXPECT_EQ(host.band_rows, 16);
+  EXPECT_TRUE(host.tiled);
+
+  const auto parked = vae_decode_footprint(kFlux, 128, 128, 2, smallest, true, true);
+  EXPECT_EQ(parked.host_peak, planes);
+  EXPECT_LT(parked.device_peak, 100 * kMiB);
+
+  const auto whole = vae_decode_footprint(kFlux, 128, 128, 2, kWhole, true, false);
+  EXPECT_EQ(whole.band_rows, 1024);
+  EXPECT_FALSE(whole.tiled);
+  EXPECT_GT(whole.device_peak, planes + 512 * kMiB);
+}
+
+TEST(VaeFootprint, SmallerBandsAndParkingNeverTakeMore) {
+  for (const std::int64_t element_size : {2, 4}) {
+    for (std::int64_t h = 2; h <= 256; h = 2 * h + 6) {
+      for (std::int64_t w = 2; w <= 256; w = 2 * w + 6) {
+        std::int64_t last = 0, last_parked = 0;
+        const auto smallest = vae_smallest_band_bytes(kFlux, element_size);
+        const auto of = [&](std::int64_t bytes, bool park) {
+          return vae_decode_footprint(kFlux, h, w, element_size, bytes, true, park);
+        };
+        EXPECT_EQ(of(1, false).device_peak, of(smallest, false).device_peak);
+        EXPECT_EQ(of(1, true).device_peak, of(smallest, true).device_peak);
+        for (auto bytes = smallest; bytes < kWhole; bytes *= 4) {
+          const auto device = of(bytes, false), parked = of(bytes, true);
+          EXPECT_GE(device.device_peak, last);
+          EXPECT_GE(parked.device_peak, last_parked);
+          EXPECT_GE(device.device_peak, parked.device_peak);
+          EXPECT_GE(device.device_peak, parked.host_peak);
+          EXPECT_EQ(device.host_peak, 0);
+          last = device.device_peak;
+          last_parked = parked.device_peak;
+        }
+      }
+    }
+  }
+}
+
+// The device's share in the leanest mode is bounded: it does not grow with the picture, but for the
+// attention's keys and values and lines that are very long.
+TEST(VaeFootprint, ParkedBandsAreBounded) {
+  const auto at = [](std::int64_t side) {
+    return vae_decode_footprint(kFlux, side, side, 2, 1, true, true).device_peak;
+  };
+  EXPECT_LT(at(64), 110 * kMiB);
+  EXPECT_LT(at(256), 200 * kMiB);
+  EXPECT_LE(at(256) - at(128), 110 * kMiB);
+}
+
+}  // namespace
+}  // namespace steadyflux

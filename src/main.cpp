@@ -33,6 +33,8 @@ void run(const std::vector<std::string>& arguments) {
   switch (line.command) {
     case steadyflux::cli::Command::kGenerate:
       return steadyflux::cli::run_generate(line);
+    case steadyflux::cli::Command::kPlan:
+      return steadyflux::cli::run_plan(line);
     case steadyflux::cli::Command::kInspect:
       return steadyflux::cli::run_inspect(line);
     case steadyflux::cli::Command::kDoctor:

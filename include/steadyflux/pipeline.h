@@ -74,11 +74,10 @@ struct PipelineOptions {
   std::string dtype = "auto";   // auto (that of the transformer's weights), bf16, fp16, fp32
   int num_threads = 0;          // 0: as many as there are physical cores for this process
   // At most this much of what is there, bytes. The device's context counts as well.
-  std::optional<std::int64_t> max_vram;
-  std::optional<std::int64_t> max_ram;
+  std::optional<std::int64_t> max_vram = {};
+  std::optional<std::int64_t> max_ram = {};
   std::string vae_tiling = "auto";     // auto (as memory demands), on, off
   std::string on_pressure = "replan";  // when memory is short while it works: replan, warn, abort
-  std::filesystem::path memory_report;  // .svg, .html or .json; empty: none
 };
 
 class Pipeline {

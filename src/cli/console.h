@@ -3,12 +3,14 @@
 #pragma once
 
 #include <chrono>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "cli/options.h"
 #include "cli/plan_text.h"
+#include "memory/timeline.h"
 #include "steadyflux/pipeline.h"
 
 namespace steadyflux::cli {
@@ -46,6 +48,7 @@ class Progress : public Observer {
   Progress(Console& console, PlanTitle title) : console_(console), title_(std::move(title)) {}
 
   void planned(const Plan& plan) override;
+  void memory_seen(const MemoryTimeline& timeline) override { timeline_ = timeline; }
   void phase_started(const std::string& name, std::int64_t total_steps) override;
   void phase_progress(std::int64_t steps_done) override;
   void phase_finished(const PhaseStats& stats) override;
@@ -53,6 +56,8 @@ class Progress : public Observer {
   int interrupt_signal() override;
 
   const std::vector<PhaseStats>& phases() const { return phases_; }
+  // How memory was used, as soon as that is known.
+  const std::optional<MemoryTimeline>& timeline() const { return timeline_; }
 
  private:
   Console& console_;
@@ -63,6 +68,7 @@ class Progress : public Observer {
   std::chrono::steady_clock::time_point first_step_;
   std::int64_t first_step_done_ = 0;
   std::vector<PhaseStats> phases_;
+  std::optional<MemoryTimeline> timeline_;
 };
 
 // Seconds, device and host memory of every phase, with a line of totals; beside the measured peaks

@@ -18,6 +18,7 @@
 #include "image/model_identity.h"
 #include "image/output_file.h"
 #include "image/png.h"
+#include "memory/memory_report.h"
 
 namespace steadyflux::cli {
 namespace {
@@ -87,6 +88,20 @@ std::string write_picture(const GenerateJob& job, const PictureMetadata& metadat
   return path.string();
 }
 
+void write_memory_report(const GenerateJob& job, const PictureMetadata& metadata,
+                         const Progress& progress) {
+  if (job.memory_report.empty() || !progress.timeline()) return;
+  MemoryTimeline timeline = *progress.timeline();
+  if (timeline.title.empty()) {
+    timeline.title =
+        fmt::format("{}, {} x {}, {} steps, {} on {}", metadata.model, metadata.width,
+                    metadata.height, metadata.num_inference_steps, metadata.dtype, metadata.device);
+  }
+  const std::string text = memory_report(timeline, memory_report_format(job.memory_report));
+  write_file_atomically(job.memory_report,
+                        {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()});
+}
+
 Json phases_json(const std::vector<PhaseStats>& phases) {
   Json list = Json::array();
   for (const PhaseStats& phase : phases) {
@@ -136,10 +151,6 @@ Json result_json(const PictureMetadata& metadata, const Json& pictures, const Pr
 }  // namespace
 
 void run_generate(const CommandLine& line) {
-  if (line.plan_only) {
-    run_plan(line);
-    return;
-  }
   const GenerateJob job = make_generate_job(line);
   Console console(job.verbosity);
   for (const std::string& warning : job.warnings) console.warning(warning);
@@ -154,12 +165,23 @@ void run_generate(const CommandLine& line) {
 
   Progress progress(console, {.model = metadata.model, .device = metadata.device});
   Json pictures = Json::array();
-  pipeline.generate(job.request, progress, [&](std::int64_t index, const Image& image) {
-    PictureMetadata own = metadata;
-    own.seed += static_cast<std::uint64_t>(index);
-    const std::string path = write_picture(job, own, index, image);
-    pictures.push_back({{"output", path}, {"seed", own.seed}});
-  });
+  try {
+    pipeline.generate(job.request, progress, [&](std::int64_t index, const Image& image) {
+      PictureMetadata own = metadata;
+      own.seed += static_cast<std::uint64_t>(index);
+      const std::string path = write_picture(job, own, index, image);
+      pictures.push_back({{"output", path}, {"seed", own.seed}});
+    });
+  } catch (...) {
+    // What led to a failure is what a report is wanted for; but the failure says more.
+    try {
+      write_memory_report(job, metadata, progress);
+    } catch (const Error& error) {
+      console.warning(error.what());
+    }
+    throw;
+  }
+  write_memory_report(job, metadata, progress);
   if (job.json) {
     print_json(result_json(metadata, pictures, progress, console));
     return;
@@ -168,6 +190,7 @@ void run_generate(const CommandLine& line) {
   for (const Json& picture : pictures) {
     if (job.output != "-") console.info(picture["output"].get<std::string>());
   }
+  if (!job.memory_report.empty()) console.info(job.memory_report.string());
 }
 
 }  // namespace steadyflux::cli

@@ -140,19 +140,18 @@ void describe(CommandApp& command, CommandLine& line) {
   unsigned mask = kForDoctor;
   switch (line.command) {
     case Command::kGenerate:
-      if (line.plan_only) {
-        mask = kForPlan;
-        app.name("steadyflux plan");
-        app.description("Tells what memory a picture would take, before anything is loaded.");
-        app.footer(kPlanFooter + 1);
-        break;
-      }
       mask = kForGenerate;
       app.name("steadyflux");
       app.description("Makes pictures from text with FLUX.1.");
       app.footer(kGenerateFooter + 1);
       add_value(app, "prompt", "", "what the picture shows; - reads it from standard input",
                 line.positional);
+      break;
+    case Command::kPlan:
+      mask = kForPlan;
+      app.name("steadyflux plan");
+      app.description("Tells what memory a picture would take, before anything is loaded.");
+      app.footer(kPlanFooter + 1);
       break;
     case Command::kInspect:
       mask = 0;
@@ -196,25 +195,27 @@ bool takes_next_argument(const std::string& argument) {
 }
 
 // Removes the command's name from the arguments.
-void take_command(std::vector<std::string>& arguments, CommandLine& line) {
+Command take_command(std::vector<std::string>& arguments) {
   for (std::size_t i = 0; i < arguments.size() && arguments[i] != "--"; ++i) {
     const std::string& argument = arguments[i];
     if (argument.size() > 1 && argument.front() == '-') {
       if (takes_next_argument(argument)) ++i;
       continue;
     }
-    if (argument == "inspect") {
-      line.command = Command::kInspect;
-    } else if (argument == "doctor") {
-      line.command = Command::kDoctor;
-    } else if (argument == "plan") {
-      line.plan_only = true;
-    } else if (argument != "generate") {
-      return;
+    constexpr std::array<std::pair<const char*, Command>, 4> kCommands = {
+        {{"generate", Command::kGenerate},
+         {"plan", Command::kPlan},
+         {"inspect", Command::kInspect},
+         {"doctor", Command::kDoctor}}};
+    for (const auto& [name, command] : kCommands) {
+      if (argument == name) {
+        arguments.erase(arguments.begin() + static_cast<std::ptrdiff_t>(i));
+        return command;
+      }
     }
-    arguments.erase(arguments.begin() + static_cast<std::ptrdiff_t>(i));
-    return;
+    break;
   }
+  return Command::kGenerate;
 }
 
 bool parse_flag(const std::string& path, const CLI::ConfigItem& item) {
@@ -264,7 +265,7 @@ Options read_config(const std::string& path) {
   return options;
 }
 
-[[noreturn]] void explain_extras(const CLI::App& app, const CommandLine& line) {
+[[noreturn]] void explain_extras(const CLI::App& app, Command command) {
   const std::vector<std::string> extras = app.remaining();
   for (const std::string& extra : extras) {
     if (extra.size() > 1 && extra.front() == '-') {
@@ -273,7 +274,7 @@ Options read_config(const std::string& path) {
     }
   }
   const std::string first = extras.empty() ? "" : printable(extras.front());
-  if (line.command == Command::kGenerate && !line.plan_only) {
+  if (command == Command::kGenerate) {
     usage_error(
         fmt::format("more than one prompt ('{}' is left over): put the prompt in quotes", first));
   }
@@ -285,7 +286,7 @@ Options read_config(const std::string& path) {
 CommandLine parse_command_line(const std::vector<std::string>& arguments) {
   CommandLine line;
   std::vector<std::string> rest = arguments;
-  take_command(rest, line);
+  line.command = take_command(rest);
   CommandApp command;
   describe(command, line);
   std::reverse(rest.begin(), rest.end());  // CLI11 takes them from the back
@@ -295,7 +296,7 @@ CommandLine parse_command_line(const std::vector<std::string>& arguments) {
     line.info = command.app.help();
     return line;
   } catch (const CLI::ExtrasError&) {
-    explain_extras(command.app, line);
+    explain_extras(command.app, line.command);
   } catch (const CLI::ParseError& error) {
     usage_error(fmt::format("{}; see {} --help", error.what(), command.app.get_name()));
   }

@@ -9,7 +9,7 @@
 
 namespace steadyflux::cli {
 
-enum class Command { kGenerate, kInspect, kDoctor };  // a plan is asked for by `plan_only`
+enum class Command { kGenerate, kPlan, kInspect, kDoctor };
 
 struct Options {
   std::optional<std::string> model;
@@ -36,7 +36,6 @@ struct Options {
 
 struct CommandLine {
   Command command = Command::kGenerate;
-  bool plan_only = false;  // steadyflux plan: of kGenerate, say how it would be done and stop
   Options typed;
   Options configured;                     // from --config
   std::optional<std::string> positional;  // the prompt of generate, the path of inspect

@@ -5,17 +5,16 @@
 #include <optional>
 #include <string>
 
-#include "cli/workload.h"
 #include "memory/budget.h"
 #include "memory/gpu_probe.h"
 #include "memory/monitor.h"
 #include "memory/probe.h"
+#include "pipeline/workload.h"
 #include "steadyflux/error.h"
 
 namespace steadyflux::cli {
 namespace {
 
-constexpr std::int64_t kPlenty = std::int64_t{1} << 45;  // 32 TiB
 // By this much the RSS of a process that has just started differs from run to run.
 constexpr std::int64_t kStartVaries = std::int64_t{2} << 20;
 
@@ -99,19 +98,8 @@ PlanInputs make_plan_inputs(const GenerateJob& job) {
 }
 
 Remedies find_remedies(const ModelFolder& model, const PlanInputs& inputs) {
-  const auto find = [&](const Budget& budget) {
-    return find_alternatives(model, inputs.workload, budget, inputs.options);
-  };
-  Remedies remedies;
-  remedies.alone = find(inputs.budget);
-  if (inputs.budget.has_device && remedies.alone.vram == 0 && remedies.alone.ram == 0) {
-    Budget budget = inputs.budget;
-    budget.ram = kPlenty;
-    remedies.vram = find(budget).vram;
-    budget = inputs.budget;
-    budget.vram = remedies.vram;
-    remedies.ram = find(budget).ram;
-  }
+  Remedies remedies =
+      steadyflux::find_remedies(model, inputs.workload, inputs.budget, inputs.options);
   for (std::int64_t* vram : {&remedies.alone.vram, &remedies.vram}) *vram = ask_for_vram(*vram);
   for (std::int64_t* ram : {&remedies.alone.ram, &remedies.ram}) *ram = ask_for_ram(*ram);
   return remedies;

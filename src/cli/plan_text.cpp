@@ -15,13 +15,6 @@ constexpr std::int64_t kMiB = std::int64_t{1} << 20;
 constexpr std::int64_t kGiB = std::int64_t{1} << 30;
 
 // Rounded up, so that this much is enough when it is typed.
-std::string at_least(std::int64_t bytes) {
-  const bool large = bytes >= kGiB;
-  const std::int64_t unit = large ? kGiB : kMiB;
-  const auto hundredths = static_cast<std::int64_t>(
-      std::ceil(static_cast<double>(bytes) * 100 / static_cast<double>(unit)));
-  return fmt::format("{}.{:02} {}", hundredths / 100, hundredths % 100, large ? "GiB" : "MiB");
-}
 
 std::string plural(std::int64_t count, const char* word) {
   return fmt::format("{} {}{}", count, word, count == 1 ? "" : "s");
@@ -199,23 +192,6 @@ std::string vae_line(const Plan& plan) {
                      plan.vae.parked_in_ram ? ", the rest waits in RAM" : "");
 }
 
-struct Excess {
-  std::string phase;
-  std::int64_t needed = 0;
-};
-
-// The phase that goes furthest beyond the budget, if any does.
-std::optional<Excess> find_excess(const Plan& plan, std::int64_t PhasePlan::*peak,
-                                  std::int64_t budget) {
-  std::optional<Excess> worst;
-  for (const PhasePlan& phase : plan.phases) {
-    if (phase.*peak > std::max(budget, worst ? worst->needed : 0)) {
-      worst = {phase.name, phase.*peak};
-    }
-  }
-  return worst;
-}
-
 Json units_json(const WeightsPlan& weights) {
   Json json;
   for (const auto& [name, place] :
@@ -260,8 +236,7 @@ Json workload_json(const Workload& work) {
            {{"text_encoder", work.stored.text_encoder},
             {"text_encoder_2", work.stored.text_encoder_2},
             {"transformer", work.stored.transformer},
-            {"vae", work.stored.vae}}},
-          {"same_dtype_as_files", work.same_dtype_as_files}};
+            {"vae", work.stored.vae}}}};
 }
 
 }  // namespace
@@ -317,39 +292,6 @@ Json plan_json(const Plan& plan, const PlanTitle& title, const std::optional<Rem
                             {"together", {{"vram", remedies->vram}, {"ram", remedies->ram}}}};
   }
   return json;
-}
-
-std::string does_not_fit_text(const Plan& plan, const Remedies& remedies) {
-  std::string text = fmt::format("{} x {} does not fit", plan.workload.width, plan.workload.height);
-  std::string separator = ": ";
-  const auto say_excess = [&](const std::optional<Excess>& excess, const char* kind,
-                              std::int64_t budget) {
-    if (!excess) return;
-    text += fmt::format("{}{} needs {} of {}, {} may be used", separator, excess->phase,
-                        at_least(excess->needed), kind, format_bytes(budget));
-    separator = ", ";
-  };
-  if (plan.budget.has_device) {
-    say_excess(find_excess(plan, &PhasePlan::device_peak_bytes, plan.budget.vram), "VRAM",
-               plan.budget.vram);
-  }
-  say_excess(find_excess(plan, &PhasePlan::ram_peak_bytes, plan.budget.ram), "RAM",
-             plan.budget.ram);
-  const Alternatives& alone = remedies.alone;
-  if (alone.vram > 0 && alone.ram > 0) {
-    text += fmt::format("; {} of VRAM or {} of RAM would do", at_least(alone.vram),
-                        at_least(alone.ram));
-  } else if (alone.vram > 0 || alone.ram > 0) {
-    text += fmt::format("; {} of {} would do", at_least(std::max(alone.vram, alone.ram)),
-                        alone.vram > 0 ? "VRAM" : "RAM");
-  } else if (remedies.vram > 0 && remedies.ram > 0) {
-    text += fmt::format("; {} of VRAM with {} of RAM would do", at_least(remedies.vram),
-                        at_least(remedies.ram));
-  } else {
-    text += "; no amount of memory would do";
-  }
-  if (alone.width == 0) return text + "; no size fits";
-  return text + fmt::format("; the largest size that fits is {} x {}", alone.width, alone.height);
 }
 
 }  // namespace steadyflux::cli

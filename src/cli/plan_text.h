@@ -9,6 +9,7 @@
 #include "cli/json_output.h"
 #include "cli/text_output.h"
 #include "memory/plan.h"
+#include "memory/plan_advice.h"
 
 namespace steadyflux::cli {
 
@@ -23,18 +24,7 @@ struct PlanTitle {
 // Several lines, each ending in a newline.
 std::string plan_text(const Plan& plan, const PlanTitle& title, const TextStyle& style);
 
-// What to do if a plan does not fit. Sizes as they have to be asked for.
-struct Remedies {
-  Alternatives alone;  // each budget while the other stays, and the largest picture
-  // Both budgets at once, where neither alone would do; 0 if not even that.
-  std::int64_t vram = 0;
-  std::int64_t ram = 0;
-};
-
 // `remedies` are there if the plan does not fit.
 Json plan_json(const Plan& plan, const PlanTitle& title, const std::optional<Remedies>& remedies);
-
-// One line: what is missing, the smallest budgets that would do, the largest size that fits.
-std::string does_not_fit_text(const Plan& plan, const Remedies& remedies);
 
 }  // namespace steadyflux::cli

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <cctype>
 #include <charconv>
 #include <cmath>
 #include <filesystem>
@@ -18,6 +17,7 @@
 #include "cli/model_places.h"
 #include "image/output_file.h"
 #include "image/png.h"
+#include "memory/memory_report.h"
 #include "steadyflux/error.h"
 
 namespace steadyflux::cli {
@@ -114,13 +114,10 @@ std::int64_t parse_limit(const char* name, const std::string& text) {
 
 fs::path parse_report(const std::string& text) {
   const fs::path path = text;
-  std::string extension = path.extension().string();
-  for (char& c : extension) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-  if (extension != ".svg" && extension != ".html" && extension != ".json") {
-    usage_error(
-        fmt::format("--memory-report {}: expected a file name that ends in .svg, .html or "
-                    ".json",
-                    printable(text, 200)));
+  try {
+    memory_report_format(path);
+  } catch (const Error& error) {
+    usage_error(fmt::format("--memory-report {}", error.what()));
   }
   return path;
 }
@@ -268,7 +265,8 @@ void apply_options(GenerateJob& job, const Layers& layers) {
 }
 
 // Pictures record nothing about memory: their bytes do not depend on it.
-void apply_memory_options(PipelineOptions& memory, const Layers& layers) {
+void apply_memory_options(GenerateJob& job, const Layers& layers) {
+  PipelineOptions& memory = job.pipeline;
   if (const auto text = layers.other(&Options::max_vram)) {
     memory.max_vram = parse_limit("max-vram", *text);
   }
@@ -280,7 +278,7 @@ void apply_memory_options(PipelineOptions& memory, const Layers& layers) {
   memory.on_pressure = layers.other(&Options::on_pressure).value_or(memory.on_pressure);
   check_one_of("on-pressure", memory.on_pressure, {"replan", "warn", "abort"});
   if (const auto text = layers.other(&Options::memory_report)) {
-    memory.memory_report = parse_report(*text);
+    job.memory_report = parse_report(*text);
   }
 }
 
@@ -304,9 +302,9 @@ GenerateJob make_generate_job(const CommandLine& line) {
   job.verbosity = verbosity_of(line);
   job.output = layers.other(&Options::output).value_or("out.png");
   apply_options(job, layers);  // first without a model: wrong options are found even if it is bad
-  apply_memory_options(job.pipeline, layers);
+  apply_memory_options(job, layers);
   check_output(job);
-  if (!job.pipeline.memory_report.empty()) check_report(job.pipeline.memory_report);
+  if (!job.memory_report.empty()) check_report(job.memory_report);
 
   const auto model = layers.picture(&Options::model);
   job.pipeline.model = job.recorded && !model ? find_recorded_model(*job.recorded, *line.from)
@@ -331,7 +329,7 @@ GenerateJob make_plan_job(const CommandLine& line) {
   job.json = line.typed.json;
   job.verbosity = verbosity_of(line);
   apply_options(job, layers);  // as above
-  apply_memory_options(job.pipeline, layers);
+  apply_memory_options(job, layers);
   job.pipeline.model = resolve_model(layers.other(&Options::model), bundled_model_dirs());
   job.model = ModelFolder::open(job.pipeline.model);
   fill_defaults(job);

@@ -2,6 +2,7 @@
 // written. All that can be known to be wrong is found here, before any weight is loaded.
 #pragma once
 
+#include <filesystem>
 #include <optional>
 #include <string>
 #include <vector>
@@ -18,7 +19,8 @@ struct GenerateJob {
   Request request;
   PipelineOptions pipeline;
   ModelFolder model;
-  std::string output;  // a path, or "-" for standard output
+  std::string output;                   // a path, or "-" for standard output
+  std::filesystem::path memory_report;  // .svg, .html or .json; empty: none
   bool json = false;
   Verbosity verbosity = Verbosity::kNormal;
   std::optional<PictureMetadata> recorded;  // --from

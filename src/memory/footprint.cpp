@@ -49,7 +49,10 @@ std::int64_t row_chunk(std::int64_t rows, std::int64_t most) {
 
 }  // namespace
 
-std::int64_t element_size(const std::string& dtype) { return dtype == "fp32" ? 4 : 2; }
+std::int64_t element_size(const std::string& dtype) {
+  if (dtype == "fp64") return 8;
+  return dtype == "fp32" ? 4 : 2;
+}
 
 WeightsFootprint clip_weights(const ClipTextConfig& config, const std::string& dtype,
                               std::int64_t stored) {
@@ -183,7 +186,8 @@ std::int64_t transformer_activations(const FluxTransformerConfig& config, const 
   const auto chunk = row_chunk(seq_len, kGemmRows) * row;
   const auto double_chunk = row_chunk(std::max(text_len, image_len), kGemmRows) * row;
   // q or k, normalised in fp32: the values, their squares, the product.
-  const auto norm = std::min(seq_len, kElementRows) * dim * (3 * std::int64_t{4} + e);
+  // On a device then rotated in fp32: values, products, and the rotated values before.
+  const auto norm = std::min(seq_len, kElementRows) * dim * ((workers > 0 ? 12 : 16) + e);
   // Packed keys and values of one head, for each thread.
   const auto workspace = workers * seq_len * config.attention_head_dim * 2 * e;
   const auto projecting = 3 * joint + 2 * std::max(chunk, double_chunk) + norm;

@@ -12,7 +12,7 @@
 
 namespace steadyflux {
 
-// Bytes of one value: 2 for bf16 and fp16, 4 for fp32.
+// Bytes of one value: 2 for bf16 and fp16, 4 for fp32, 8 for fp64.
 std::int64_t element_size(const std::string& dtype);
 
 struct WeightsFootprint {

@@ -110,20 +110,21 @@ class Planner {
 
   std::int64_t disk_bytes() const {
     const auto& w = workload_;
-    std::int64_t bytes = vae_decoder_weight_bytes(model_.vae, w.stored.vae);
+    std::int64_t bytes = vae_decoder_weight_bytes(model_.vae, element_size(w.stored.vae));
     for (const auto& part :
-         {clip_weights(model_.text_encoder, w.dtype, w.stored.text_encoder),
-          t5_weights(model_.text_encoder_2, w.dtype, w.stored.text_encoder_2),
-          modulation_weights(model_.transformer, w.dtype, w.stored.transformer),
-          transformer_weights(model_.transformer, w.dtype, w.stored.transformer)}) {
+         {clip_weights(model_.text_encoder, w.dtype, element_size(w.stored.text_encoder)),
+          t5_weights(model_.text_encoder_2, w.dtype, element_size(w.stored.text_encoder_2)),
+          modulation_weights(model_.transformer, w.dtype, element_size(w.stored.transformer)),
+          transformer_weights(model_.transformer, w.dtype, element_size(w.stored.transformer))}) {
       bytes += part.fixed_file_bytes + part.table_file_bytes + file_bytes(part);
     }
     return bytes;
   }
 
   // Adds what is on the computing side and what is in RAM in any case to a phase.
-  void add_weights(PhasePlan& phase, const WeightsFootprint& footprint, std::int64_t passes,
-                   std::int64_t here, std::int64_t host) {
+  void add_weights(PhasePlan& phase, const WeightsFootprint& footprint, const std::string& stored,
+                   std::int64_t passes, std::int64_t here, std::int64_t host) {
+    const bool mappable = !on_device() && stored == workload_.dtype;
     WeightsPlan weights;
     weights.component = footprint.component;
     weights.units = footprint.units;
@@ -132,9 +133,7 @@ class Planner {
     weights.buffer_bytes = largest_unit(footprint.units);
     weights.places.assign(footprint.units.size(), UnitPlace::kDisk);
 
-    const auto staging = on_device()                     ? kPinnedBytes + kChunkBytes
-                         : workload_.same_dtype_as_files ? 0
-                                                         : kChunkBytes;
+    const auto staging = on_device() ? kPinnedBytes + kChunkBytes : mappable ? 0 : kChunkBytes;
     Room room;
     if (on_device()) {
       room.here = budget_.vram - budget_.device_context - footprint.fixed_bytes - here;
@@ -142,7 +141,7 @@ class Planner {
     } else {
       room.here = budget_.ram - budget_.ram_base - footprint.fixed_bytes - here - host - staging;
     }
-    place_units(weights, room);
+    place_units(weights, room, mappable);
 
     const auto held = weights.bytes(UnitPlace::kResident) + weights.buffers * weights.buffer_bytes +
                       footprint.fixed_bytes + here;
@@ -166,7 +165,7 @@ class Planner {
     phase.weights.push_back(std::move(weights));
   }
 
-  void place_units(WeightsPlan& weights, Room room) const {
+  void place_units(WeightsPlan& weights, Room room, bool mappable) const {
     const auto total = weights.total_bytes();
     const auto buffer = weights.buffer_bytes;
     room.here = std::min(room.here, total);
@@ -177,8 +176,7 @@ class Planner {
     const auto set_all = [&] {
       std::fill(weights.places.begin(), weights.places.end(), UnitPlace::kResident);
     };
-    if (!on_device() && workload_.same_dtype_as_files && options_.leaner == 0 &&
-        room.here >= total) {
+    if (mappable && options_.leaner == 0 && room.here >= total) {
       weights.mapped = true;
       set_all();
       return;
@@ -213,11 +211,14 @@ class Planner {
     const auto overhead = kEncodeOverhead;
     const auto here = on_device() ? embeds_ : 0, host = overhead + (on_device() ? 0 : embeds_);
     add_weights(phase,
-                clip_weights(model_.text_encoder, workload_.dtype, workload_.stored.text_encoder),
-                1, here + clip_activations(model_.text_encoder, workload_.dtype), host);
+                clip_weights(model_.text_encoder, workload_.dtype,
+                             element_size(workload_.stored.text_encoder)),
+                workload_.stored.text_encoder, 1,
+                here + clip_activations(model_.text_encoder, workload_.dtype), host);
     add_weights(phase,
-                t5_weights(model_.text_encoder_2, workload_.dtype, workload_.stored.text_encoder_2),
-                1,
+                t5_weights(model_.text_encoder_2, workload_.dtype,
+                           element_size(workload_.stored.text_encoder_2)),
+                workload_.stored.text_encoder_2, 1,
                 here + t5_activations(model_.text_encoder_2, workload_.dtype,
                                       workload_.max_sequence_length),
                 host);
@@ -252,17 +253,21 @@ class Planner {
     const auto chunks = (workload_.num_inference_steps + rows - 1) / rows;
     PhasePlan modulate{.name = "modulate"};
     add_weights(
-        modulate, modulation_weights(config, workload_.dtype, workload_.stored.transformer), 1,
+        modulate,
+        modulation_weights(config, workload_.dtype, element_size(workload_.stored.transformer)),
+        workload_.stored.transformer, 1,
         (on_device() ? embeds_ : 0) + modulation_activations(config, workload_.dtype, rows),
         kModulateOverhead + table + (on_device() ? 0 : embeds_) + (chunks > 1 ? latents_ : 0));
     modulate.disk_read_bytes *= chunks;
     PhasePlan denoise{.name = "denoise"};
-    add_weights(denoise, transformer_weights(config, workload_.dtype, workload_.stored.transformer),
-                workload_.num_images * workload_.num_inference_steps,
-                transformer_activations(config, workload_.dtype, workload_.max_sequence_length,
-                                        image_len_, on_device() ? 0 : workload_.num_threads) +
-                    (on_device() ? modulation_row_bytes(config, workload_.dtype) : 0),
-                kDenoiseOverhead + table + latents_);
+    add_weights(
+        denoise,
+        transformer_weights(config, workload_.dtype, element_size(workload_.stored.transformer)),
+        workload_.stored.transformer, workload_.num_images * workload_.num_inference_steps,
+        transformer_activations(config, workload_.dtype, workload_.max_sequence_length, image_len_,
+                                on_device() ? 0 : workload_.num_threads) +
+            (on_device() ? modulation_row_bytes(config, workload_.dtype) : 0),
+        kDenoiseOverhead + table + latents_);
     std::vector<PhasePlan> phases;
     phases.push_back(std::move(modulate));
     phases.push_back(std::move(denoise));
@@ -307,7 +312,7 @@ class Planner {
     WeightsPlan weights;
     weights.component = "vae";
     weights.fixed_bytes = weight_bytes;
-    weights.mapped = !on_device() && workload_.same_dtype_as_files;
+    weights.mapped = !on_device() && workload_.stored.vae == workload_.dtype;
     phase.device_activations = footprint.device_peak;
     phase.host_activations = footprint.host_peak + host;
     phase.ram_peak_bytes = budget_.ram_base + phase.host_activations;

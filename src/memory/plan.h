@@ -28,6 +28,14 @@ struct Budget {
 constexpr std::int64_t kCudaContextBytes = std::int64_t{480} << 20;
 constexpr std::int64_t kCudaHostBytes = std::int64_t{900} << 20;
 
+// The dtype that most weights of a component have in its files: bf16, fp16, fp32 or fp64.
+struct StoredDtypes {
+  std::string text_encoder = "bf16";
+  std::string text_encoder_2 = "bf16";
+  std::string transformer = "bf16";
+  std::string vae = "bf16";
+};
+
 // How a picture is to be made, as far as memory is concerned.
 struct Workload {
   std::int64_t width = 1024;   // pixels
@@ -37,11 +45,8 @@ struct Workload {
   std::int64_t max_sequence_length = 512;
   int num_threads = 1;
   std::string dtype = "bf16";  // computed with: bf16, fp16, fp32
-  // Bytes of one weight in the files of text_encoder, text_encoder_2, transformer, vae.
-  struct {
-    std::int64_t text_encoder = 2, text_encoder_2 = 2, transformer = 2, vae = 2;
-  } stored;
-  bool same_dtype_as_files = true;  // no conversion on the way in: weights can be mapped
+  // Where it is the one computed with, weights on the CPU are used as they lie in the mapped files.
+  StoredDtypes stored;
 };
 
 enum class UnitPlace : std::uint8_t {
@@ -77,12 +82,12 @@ struct WeightsPlan {
 // encode, modulate, denoise, decode.
 struct PhasePlan {
   std::string name;
-  std::vector<WeightsPlan> weights = {};     // one after the other, not at the same time
-  std::int64_t device_activations = 0;  // at the peak, besides weights and buffers
-  std::int64_t host_activations = 0;    // likewise in RAM
-  std::int64_t device_peak_bytes = 0;   // context included; 0 without a device
-  std::int64_t ram_peak_bytes = 0;      // RSS
-  std::int64_t disk_read_bytes = 0;     // over the whole phase
+  std::vector<WeightsPlan> weights = {};  // one after the other, not at the same time
+  std::int64_t device_activations = 0;    // at the peak, besides weights and buffers
+  std::int64_t host_activations = 0;      // likewise in RAM
+  std::int64_t device_peak_bytes = 0;     // context included; 0 without a device
+  std::int64_t ram_peak_bytes = 0;        // RSS
+  std::int64_t disk_read_bytes = 0;       // over the whole phase
 };
 
 struct VaePlan {

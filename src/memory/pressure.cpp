@@ -27,11 +27,13 @@ void PressureDetector::Rate::restart() {
 void PressureDetector::phase_started() {
   first_pass_done_ = false;
   faults_.restart();
+  unplanned_reads_.restart();
 }
 
 void PressureDetector::first_pass_done() { first_pass_done_ = true; }
 
-std::optional<std::string> PressureDetector::check(const MemorySample& sample) {
+std::optional<std::string> PressureDetector::check(const MemorySample& sample,
+                                                   std::optional<std::int64_t> planned_reads) {
   if (!begun_) {
     begun_ = true;
     alloc_retries_ = sample.device.alloc_retries;
@@ -41,7 +43,7 @@ std::optional<std::string> PressureDetector::check(const MemorySample& sample) {
     }
   }
   auto reason = check_device(sample);
-  return reason ? reason : check_host(sample);
+  return reason ? reason : check_host(sample, planned_reads);
 }
 
 std::optional<std::string> PressureDetector::check_device(const MemorySample& sample) {
@@ -54,14 +56,22 @@ std::optional<std::string> PressureDetector::check_device(const MemorySample& sa
       retries, retries == 1 ? "" : "s");
 }
 
-std::optional<std::string> PressureDetector::check_host(const MemorySample& sample) {
+std::optional<std::string> PressureDetector::check_host(const MemorySample& sample,
+                                                        std::optional<std::int64_t> planned_reads) {
   if (sample.seconds < host_quiet_until_) {
     lowest_swap_ = sample.swap;  // what comes later is compared with the end of the cool-down
     return std::nullopt;
   }
   const auto swap_ins = swap_ins_.check(sample.seconds, sample.swapped_in);
-  std::optional<double> faults;  // counted from the first check after the first pass
-  if (first_pass_done_) faults = faults_.check(sample.seconds, sample.major_faults);
+  std::optional<double> faults;  // both are counted from the first check after the first pass
+  std::optional<double> reads;
+  if (first_pass_done_) {
+    faults = faults_.check(sample.seconds, sample.major_faults);
+    if (planned_reads) {
+      const std::int64_t planned = *planned_reads + *planned_reads / 20;
+      reads = unplanned_reads_.check(sample.seconds, sample.disk_read - planned);
+    }
+  }
   lowest_swap_ = std::min(lowest_swap_, sample.swap);
   const std::int64_t swapped = sample.swap - lowest_swap_;
   const double stalled = sample.stall ? sample.stall->full_avg10 : 0;
@@ -76,6 +86,9 @@ std::optional<std::string> PressureDetector::check_host(const MemorySample& samp
     reason = fmt::format(
         "memory that was read from files already is read again: {:.0f} major faults a second",
         *faults);
+  } else if (reads) {
+    reason = fmt::format("memory that was read from files already is read again: {} a second",
+                         format_bytes(static_cast<std::int64_t>(*reads)));
   } else if (stalled >= kFullStall && sample.seconds >= stall_quiet_until_) {
     reason =
         fmt::format("all tasks stood still for want of memory, {:.0f} % of the last 10 s", stalled);
@@ -86,6 +99,7 @@ std::optional<std::string> PressureDetector::check_host(const MemorySample& samp
   lowest_swap_ = sample.swap;
   swap_ins_.restart();
   faults_.restart();
+  unplanned_reads_.restart();
   return reason;
 }
 

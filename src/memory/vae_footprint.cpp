@@ -161,7 +161,7 @@ class DecodeTape {
     {
       const Held q(computing(), bytes(rows)), heads(computing(), bytes(rows));
       const bool packed = !has_device_ && element_size_ != kFp32;
-      const Held packed_kv(computing(), packed ? 2 * num_threads_ * bytes(x_) : 0);
+      const Held packed_kv(computing(), packed ? 2 * std::int64_t{num_threads_} * bytes(x_) : 0);
     }
     fetch(rows);
     moments(rows);

@@ -6,19 +6,19 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <exception>
 #include <map>
 
 #include "base/bytes.h"
 #include "config/model_config.h"
 #include "memory/plan.h"
+#include "memory/plan_advice.h"
 #include "memory/probe.h"
 #include "nn/load.h"
 #include "pipeline/device.h"
-#include "pipeline/out_of_memory.h"
+#include "pipeline/generate.h"
 #include "pipeline/phase_runner.h"
-#include "pipeline/phases.h"
 #include "pipeline/planning.h"
+#include "pipeline/workload.h"
 #include "weights/checkpoint.h"
 
 namespace steadyflux {
@@ -56,13 +56,6 @@ void check_positive(const char* what, std::int64_t value) {
   if (value < 1) throw Error(ErrorKind::kUsage, fmt::format("{} must be at least 1", what));
 }
 
-std::int64_t stored_size(const ModelFolder& model, const char* component, at::ScalarType dtype,
-                         bool& same_dtype) {
-  const auto stored = dominant_dtype(Checkpoint::open(model.root / component));
-  same_dtype = same_dtype && stored == dtype;
-  return static_cast<std::int64_t>(c10::elementSize(stored));
-}
-
 OnPressure on_pressure(const std::string& text) {
   if (text == "abort") return OnPressure::kAbort;
   return text == "warn" ? OnPressure::kWarn : OnPressure::kReplan;
@@ -79,97 +72,16 @@ struct Pipeline::State {
   std::string dtype_name;
   int num_threads = 1;
 
-  Workload workload(const Request& request) const {
-    Workload workload{.width = request.width,
-                      .height = request.height,
-                      .num_inference_steps = request.num_inference_steps,
-                      .num_images = request.num_images,
-                      .max_sequence_length = request.max_sequence_length,
-                      .num_threads = num_threads,
-                      .dtype = dtype_name,
-                      .stored = {}};
-    auto& same = workload.same_dtype_as_files;
-    workload.stored.text_encoder = stored_size(model, "text_encoder", dtype, same);
-    workload.stored.text_encoder_2 = stored_size(model, "text_encoder_2", dtype, same);
-    workload.stored.transformer = stored_size(model, "transformer", dtype, same);
-    workload.stored.vae = stored_size(model, "vae", dtype, same);
-    return workload;
-  }
-
   RunSetting setting(const Request& request) const {
     return {model,
             device,
             dtype,
-            workload(request),
+            make_workload(request, find_stored_dtypes(model), dtype_name, num_threads),
             live_budget(options, device),
             plan_options(options),
             on_pressure(options.on_pressure)};
   }
 };
-
-namespace {
-
-Error does_not_fit(const ModelFolder& model, const Plan& plan, const PlanOptions& options) {
-  const auto other = find_alternatives(model, plan.workload, plan.budget, options);
-  std::string text = fmt::format("{} x {} needs ", plan.workload.width, plan.workload.height);
-  if (plan.budget.has_device) {
-    text += fmt::format("{} of VRAM ({} there) and ", format_bytes(plan.device_peak_bytes),
-                        format_bytes(plan.budget.vram));
-  }
-  text += fmt::format("{} of RAM ({} there), however it is planned",
-                      format_bytes(plan.ram_peak_bytes), format_bytes(plan.budget.ram));
-  if (other.width > 0) {
-    text += fmt::format("; the largest size that fits is {} x {}", other.width, other.height);
-  }
-  return Error(ErrorKind::kDoesNotFit, text);
-}
-
-std::size_t finished_pictures(const Denoising& state, const Request& request) {
-  std::size_t count = 0;
-  while (count < state.steps_done.size() &&
-         state.steps_done[count] == request.num_inference_steps) {
-    ++count;
-  }
-  return count;
-}
-
-void run_phases(const ModelFolder& model, const Request& request, PhaseRunner& runner,
-                const std::function<void(std::int64_t index, Image image)>& on_image) {
-  PromptEmbeddings embeddings;
-  runner.run("encode", encode_steps(model), [&](const PhaseContext& context) {
-    embeddings = encode_prompt(context, request.prompt, request.max_sequence_length);
-  });
-
-  Denoising state;
-  std::exception_ptr failure;
-  try {
-    for (std::int64_t step = 0; step < request.num_inference_steps;) {
-      ModulationTable table;
-      runner.run("modulate", modulate_steps(model), [&](const PhaseContext& context) {
-        table = modulate(context, request, embeddings, step);
-      });
-      runner.run("denoise", request.num_images * request.num_inference_steps,
-                 [&](const PhaseContext& context) {
-                   denoise(context, request, embeddings, table, state);
-                 });
-      step = table.first + table.rows.size(0);
-    }
-  } catch (const std::exception& error) {
-    // There is no leaner plan any more; what is finished is given all the same.
-    state.latents.resize(finished_pictures(state, request));
-    if (state.latents.empty() || !out_of_memory_detail(error)) throw;
-    failure = std::current_exception();
-  }
-  embeddings = {};
-  std::size_t decoded = 0;
-  runner.run("decode", static_cast<std::int64_t>(state.latents.size()) * decode_steps(model),
-             [&](const PhaseContext& context) {
-               decode(context, request, state.latents, decoded, on_image);
-             });
-  if (failure) std::rethrow_exception(failure);
-}
-
-}  // namespace
 
 Pipeline::Pipeline(const PipelineOptions& options) : state_(std::make_unique<State>()) {
   state_->options = options;
@@ -216,11 +128,14 @@ void Pipeline::generate(const Request& request, Observer& observer,
   const c10::InferenceMode inference_mode;
   PhaseRunner runner(state_->setting(request), observer);
   if (!runner.plan().fits) {
-    throw does_not_fit(state_->model, runner.plan(), runner.plan_options());
+    const auto& plan = runner.plan();
+    throw Error(ErrorKind::kDoesNotFit,
+                does_not_fit_text(plan, find_remedies(state_->model, plan.workload, plan.budget,
+                                                      runner.plan_options())));
   }
   observer.planned(runner.plan());
   try {
-    run_phases(state_->model, request, runner, on_image);
+    generate_pictures(state_->model, request, runner, on_image);
   } catch (...) {
     observer.memory_seen(runner.timeline());
     throw;

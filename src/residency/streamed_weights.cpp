@@ -37,8 +37,8 @@ struct Stopped {};  // thrown in the loading thread when its work is not wanted 
 // Tells the kernel that the pages of a mapped unit are wanted soon.
 void will_need(const UnitLayout& layout) {
   for (const auto& tensor : layout.tensors) {
-    const auto begin = reinterpret_cast<std::uintptr_t>(tensor.view->data) / kPage * kPage;
-    const auto end = reinterpret_cast<std::uintptr_t>(tensor.view->data) + tensor.view->nbytes;
+    const auto begin = reinterpret_cast<std::uintptr_t>(tensor.view.data) / kPage * kPage;
+    const auto end = reinterpret_cast<std::uintptr_t>(tensor.view.data) + tensor.view.nbytes;
     ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_WILLNEED);
   }
 }
@@ -291,7 +291,7 @@ struct StreamedWeights::State {
   template <typename Sink>
   void convert_from_file(const UnitLayout& layout, Sink sink) {
     for (std::size_t i = 0; i < layout.tensors.size(); ++i) {
-      const auto& view = *layout.tensors[i].view;
+      const auto& view = layout.tensors[i].view;
       const auto element = static_cast<std::int64_t>(item_size(view.dtype));
       const auto start = static_cast<std::int64_t>(view.data - view.file->bytes().data());
       const auto bytes = static_cast<std::int64_t>(view.nbytes);
@@ -334,8 +334,8 @@ StreamedWeights::StreamedWeights(const std::vector<WeightUnit>& units, const Che
   for (const auto& layout : s.layouts) {
     any_converted = any_converted || layout.reads.empty();
     for (const auto& tensor : layout.tensors) {
-      auto& file = s.files[tensor.view->file.get()];
-      if (!file) file = UncachedFile::open(tensor.view->file->path());
+      auto& file = s.files[tensor.view.file.get()];
+      if (!file) file = UncachedFile::open(tensor.view.file->path());
     }
   }
   if (any_converted) s.chunk = allocate_aligned(kChunk + 2 * kPage);

@@ -31,8 +31,8 @@ std::int64_t tensor_bytes(const UnitLayout::Tensor& tensor) {
 bool is_direct(const UnitLayout& layout, const LoadOptions& options) {
   return options.device.is_cpu() &&
          std::all_of(layout.tensors.begin(), layout.tensors.end(), [](const auto& tensor) {
-           return weight_dtype(*tensor.view) == tensor.dtype &&
-                  file_offset(*tensor.view) % item_size(tensor.view->dtype) == 0;
+           return weight_dtype(tensor.view) == tensor.dtype &&
+                  file_offset(tensor.view) % item_size(tensor.view.dtype) == 0;
          });
 }
 
@@ -47,16 +47,16 @@ void lay_out_as_in_the_files(UnitLayout& layout) {
   std::vector<UnitLayout::Tensor*> order;
   for (auto& tensor : layout.tensors) order.push_back(&tensor);
   std::sort(order.begin(), order.end(), [](const auto* a, const auto* b) {
-    return std::pair(a->view->file.get(), a->view->data) <
-           std::pair(b->view->file.get(), b->view->data);
+    return std::pair(a->view.file.get(), a->view.data) <
+           std::pair(b->view.file.get(), b->view.data);
   });
   for (auto* tensor : order) {
-    const auto begin = file_offset(*tensor->view), end = begin + tensor->view->nbytes;
+    const auto begin = file_offset(tensor->view), end = begin + tensor->view.nbytes;
     auto* last = layout.reads.empty() ? nullptr : &layout.reads.back();
-    if (last == nullptr || last->file != tensor->view->file.get() ||
+    if (last == nullptr || last->file != tensor->view.file.get() ||
         begin > last->offset + last->size + kGap) {
       const auto first_page = begin / kPage * kPage;
-      layout.reads.push_back({tensor->view->file.get(), first_page, 0, 0, layout.bytes});
+      layout.reads.push_back({tensor->view.file.get(), first_page, 0, 0, layout.bytes});
       last = &layout.reads.back();
     }
     last->needed = std::max<std::size_t>(last->needed, end - last->offset);
@@ -88,7 +88,7 @@ UnitLayout make_layout(const WeightUnit& unit, const Checkpoint& checkpoint,
   layout.name = unit.name;
   for (std::size_t i = 0; i < unit.slots.size(); ++i) {
     const auto& slot = unit.slots[i];
-    layout.tensors.push_back({slot, views[i], slot_dtype(slot, options.dtype), 0});
+    layout.tensors.push_back({slot, *views[i], slot_dtype(slot, options.dtype), 0});
   }
   if (is_direct(layout, options)) {
     lay_out_as_in_the_files(layout);

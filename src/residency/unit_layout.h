@@ -17,9 +17,9 @@ namespace steadyflux {
 struct UnitLayout {
   struct Tensor {
     TensorSlot slot;
-    const TensorView* view;  // in the checkpoint
-    at::ScalarType dtype;    // computed with
-    std::int64_t offset;     // in the buffer, bytes
+    TensorView view;       // in the checkpoint; holds the mapping
+    at::ScalarType dtype;  // computed with
+    std::int64_t offset;   // in the buffer, bytes
   };
   // Bytes of a file that go into the buffer as they are. Offsets and sizes keep to
   // UncachedFile::kAlignment.

@@ -42,11 +42,8 @@ struct AutoencoderKlDecoder {
   // about -1..1, on the device of the latents, or in RAM if that is where planes are parked. Undoes
   // scaling_factor and shift_factor first. after_stage gets 1 to B * num_stages().
   using AfterStage = std::function<void(std::int64_t)>;
-  at::Tensor decode(const at::Tensor& latents, const BandMode& mode,
+  at::Tensor decode(const at::Tensor& latents, const BandMode& mode = {},
                     const AfterStage& after_stage = {}) const;
-  at::Tensor decode(const at::Tensor& latents, const AfterStage& after_stage = {}) const {
-    return decode(latents, BandMode{}, after_stage);
-  }
 };
 
 struct DownEncoderBlock2D {

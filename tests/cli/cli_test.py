@@ -195,6 +195,15 @@ class OutputTest(CliTest):
             os.close(target)
             self.assertEqual(done.returncode, 5, done.stderr)
 
+    def test_memory_report(self):
+        for name, start in [("m.svg", b"<svg"), ("m.HTML", b"<!DOCTYPE html>"), ("m.json", b"{")]:
+            done = self.succeed("x", *SMALL, "--memory-report", name)
+            self.assertIn(name.encode(), done.stderr)
+            self.assertIn(start.lower(), (self.folder / name).read_bytes()[:200].lower())
+        report = json.loads((self.folder / "m.json").read_bytes())
+        self.assertEqual([phase["name"] for phase in report["phases"]], PHASES)
+        self.assertEqual(self.files(), ["m.HTML", "m.json", "m.svg", "out.png"])
+
     def test_jpeg(self):
         self.succeed("x", *SMALL, "-q", "-o", "x.JPG")
         self.assertEqual((self.folder / "x.JPG").read_bytes()[:3], b"\xff\xd8\xff")
@@ -310,8 +319,8 @@ class ModelTest(CliTest):
 
 
 class InterruptTest(CliTest):
-    def interrupt(self, number):
-        process = subprocess.Popen([PROGRAM, "x", "--steps", "1000", "--device", "cpu"],
+    def interrupt(self, number, *options):
+        process = subprocess.Popen([PROGRAM, "x", "--steps", "1000", "--device", "cpu", *options],
                                    cwd=self.folder, env=environment(), stdout=subprocess.PIPE,
                                    stderr=subprocess.PIPE)
         line = process.stderr.readline()  # "encode ...": the long phase has begun
@@ -320,13 +329,18 @@ class InterruptTest(CliTest):
         _, error = process.communicate(timeout=60)
         self.assertEqual(process.returncode, 128 + number, error)
         self.assertIn(b"steadyflux: error: interrupted", error)
-        self.assertEqual(self.files(), [])
+        self.assertEqual(self.files(), ["m.json"] if options else [])
 
     def test_ctrl_c(self):
         self.interrupt(signal.SIGINT)
 
     def test_sigterm(self):
         self.interrupt(signal.SIGTERM)
+
+    def test_what_was_seen_of_memory_is_kept(self):
+        self.interrupt(signal.SIGTERM, "--memory-report", "m.json")
+        report = json.loads((self.folder / "m.json").read_bytes())
+        self.assertEqual(report["phases"][0]["name"], "encode")
 
 
 if __name__ == "__main__":

@@ -100,6 +100,51 @@ TEST(Pressure, FewFaultsAreNone) {
   EXPECT_EQ(watch(detector, sample, 60, few).times, 0);
 }
 
+// A quarter of a second each: what the disk gave, and what was asked of it.
+std::optional<std::string> read_for(PressureDetector& detector, MemorySample& sample,
+                                    double seconds, std::int64_t read, std::int64_t planned,
+                                    std::optional<std::int64_t>& total_planned) {
+  std::optional<std::string> first;
+  for (const double end = sample.seconds + seconds; sample.seconds < end;) {
+    sample.seconds += 0.25;
+    sample.disk_read += read;
+    if (total_planned) *total_planned += planned;
+    const auto reason = detector.check(sample, total_planned);
+    if (!first) first = reason;
+  }
+  return first;
+}
+
+TEST(Pressure, WeightsThatAreReadInOrderAgain) {
+  PressureDetector detector;
+  MemorySample sample;
+  std::optional<std::int64_t> planned = 0;
+  EXPECT_FALSE(read_for(detector, sample, 30, 400 * kMiB, 0, planned));  // the first pass
+  detector.first_pass_done();
+  const auto reason = read_for(detector, sample, 10, 50 * kMiB, 0, planned);
+  ASSERT_TRUE(reason);
+  EXPECT_NE(reason->find("read again: 200.00 MiB a second"), std::string::npos) << *reason;
+}
+
+TEST(Pressure, StreamingOnPurposeIsNone) {
+  PressureDetector detector;
+  MemorySample sample;
+  std::optional<std::int64_t> planned = 0;
+  detector.first_pass_done();
+  // 2 GB a second, with 4 % more than planned: rounded up to whole blocks of the disk.
+  EXPECT_FALSE(read_for(detector, sample, 60, 520 * kMiB, 500 * kMiB, planned));
+  // And as much again that nobody asked for.
+  EXPECT_TRUE(read_for(detector, sample, 10, 520 * kMiB, 250 * kMiB, planned));
+}
+
+TEST(Pressure, BytesAreNotJudgedWithoutAPlan) {
+  PressureDetector detector;
+  MemorySample sample;
+  std::optional<std::int64_t> planned;
+  detector.first_pass_done();
+  EXPECT_FALSE(read_for(detector, sample, 60, 500 * kMiB, 0, planned));
+}
+
 TEST(Pressure, OneCheckPerLongStepSuffices) {
   PressureDetector detector;
   MemorySample sample;

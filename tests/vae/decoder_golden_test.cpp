@@ -38,7 +38,7 @@ TEST_P(DecoderGolden, Decoded) {
     const auto latents = unpack(goldens_.tensor(run.name + ".latents." + std::to_string(steps - 1)),
                                 expected.size(2) / 8, expected.size(3) / 8);
     std::int64_t stages = 0;
-    const auto decoded = model.decode(latents, [&](std::int64_t done) { stages = done; });
+    const auto decoded = model.decode(latents, {}, [&](std::int64_t done) { stages = done; });
     EXPECT_EQ(stages, model.num_stages());
     testing::expect_close(run.name + ".decoded", decoded, expected, run.tolerance);
 

@@ -1,5 +1,5 @@
 // What the planner is told about a model's files, whole, cut short or absent.
-#include "cli/workload.h"
+#include "pipeline/workload.h"
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
@@ -106,16 +106,13 @@ TEST(MakeWorkload, TakesTheRequestAndTheDtypes) {
   EXPECT_EQ(work.max_sequence_length, 256);
   EXPECT_EQ(work.num_threads, 5);
   EXPECT_EQ(work.dtype, "bf16");
-  EXPECT_EQ(work.stored.text_encoder_2, 2);
-  EXPECT_TRUE(work.same_dtype_as_files);
+  EXPECT_EQ(work.stored.text_encoder_2, "bf16");
 }
 
 TEST(MakeWorkload, OneComponentOfAnotherDtypeIsConverted) {
   StoredDtypes stored;
   stored.vae = "fp32";
-  EXPECT_FALSE(make_workload({}, stored, "auto", 1).same_dtype_as_files);
-  EXPECT_EQ(make_workload({}, stored, "auto", 1).stored.vae, 4);
-  EXPECT_FALSE(make_workload({}, {}, "fp16", 1).same_dtype_as_files);
+  EXPECT_EQ(make_workload({}, stored, "auto", 1).stored.vae, "fp32");
 }
 
 TEST(MakeWorkload, ComputesInFp32WhatIsStoredInFp64) {
@@ -123,7 +120,7 @@ TEST(MakeWorkload, ComputesInFp32WhatIsStoredInFp64) {
   stored.transformer = "fp64";
   const Workload work = make_workload({}, stored, "auto", 1);
   EXPECT_EQ(work.dtype, "fp32");
-  EXPECT_EQ(work.stored.transformer, 8);
+  EXPECT_EQ(work.stored.transformer, "fp64");
 }
 
 }  // namespace

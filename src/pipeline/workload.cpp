@@ -1,4 +1,4 @@
-#include "cli/workload.h"
+#include "pipeline/workload.h"
 
 #include <fmt/format.h>
 
@@ -34,11 +34,6 @@ std::string name_of(DType dtype) {
     default:
       return "fp32";
   }
-}
-
-std::int64_t bytes_of(const std::string& dtype) {
-  if (dtype == "fp64") return 8;
-  return dtype == "fp32" ? 4 : 2;
 }
 
 using BytesPerDtype = std::map<DType, std::size_t>;
@@ -141,15 +136,7 @@ Workload make_workload(const Request& request, const StoredDtypes& stored, const
   work.max_sequence_length = request.max_sequence_length;
   work.num_threads = num_threads;
   work.dtype = dtype != "auto" ? dtype : stored.transformer == "fp64" ? "fp32" : stored.transformer;
-  work.same_dtype_as_files = true;
-  for (const std::string* part :
-       {&stored.text_encoder, &stored.text_encoder_2, &stored.transformer, &stored.vae}) {
-    if (*part != work.dtype) work.same_dtype_as_files = false;
-  }
-  work.stored.text_encoder = bytes_of(stored.text_encoder);
-  work.stored.text_encoder_2 = bytes_of(stored.text_encoder_2);
-  work.stored.transformer = bytes_of(stored.transformer);
-  work.stored.vae = bytes_of(stored.vae);
+  work.stored = stored;
   return work;
 }
 

@@ -11,14 +11,6 @@
 
 namespace steadyflux {
 
-// The dtype that most bytes of a component's weights have in its files: bf16, fp16 or fp32.
-struct StoredDtypes {
-  std::string text_encoder = "bf16";
-  std::string text_encoder_2 = "bf16";
-  std::string transformer = "bf16";
-  std::string vae = "bf16";
-};
-
 // From the headers of those weight files that are there; where there is none, from the size that
 // the index tells and the number of weights that the configuration asks for; else bf16, in which
 // FLUX.1 comes. Throws Error{kBadInput} for a damaged header or index.

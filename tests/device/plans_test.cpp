@@ -1,0 +1,158 @@
+// Plans carried out: whatever the budget, the picture is the same to the bit, the device never
+// holds more than the plan said, and what the plan said is what it takes.
+#include <gtest/gtest.h>
+
+#include <iostream>
+#include <random>
+
+#include "device/run_phases.h"
+#include "memory/footprint.h"
+#include "random_model.h"
+
+namespace steadyflux {
+namespace {
+
+using testing::kPlenty;
+using testing::RandomModel;
+using testing::RandomModelShape;
+using testing::roomy_plan;
+using testing::run_phases;
+using testing::set_device_limit;
+using testing::simulated_device;
+using testing::tensor_budget;
+using testing::workload_of;
+
+Request request_of(std::int64_t width, std::int64_t height) {
+  return {.prompt = "A red apple & three blue birds, isn't it?",
+          .width = width,
+          .height = height,
+          .num_inference_steps = 2,
+          .seed = 7,
+          .num_images = 2,
+          .max_sequence_length = 24};
+}
+
+Workload workload(const Request& request) {
+  auto workload = workload_of(request, at::kBFloat16);
+  workload.stored = {};
+  return workload;
+}
+
+// The smallest budget that a plan keeps to, and one that has room for everything.
+struct BudgetRange {
+  std::int64_t least, most;
+};
+
+BudgetRange budget_range(const ModelFolder& model, const Workload& work, c10::Device device) {
+  const auto peak = [&](const Plan& plan) {
+    return device.is_cpu() ? plan.ram_peak_bytes : plan.device_peak_bytes;
+  };
+  return {peak(make_plan(model, work, tensor_budget(device, 1, 1))),
+          peak(make_plan(model, work, tensor_budget(device, kPlenty, kPlenty)))};
+}
+
+class Plans : public ::testing::TestWithParam<bool> {
+ protected:
+  Plans() : device_(GetParam() ? simulated_device() : c10::Device(c10::kCPU)) {}
+  ~Plans() override { set_device_limit(testing::kNoLimit); }
+
+  const c10::InferenceMode inference_mode_;
+  const c10::Device device_;
+};
+
+std::vector<std::vector<std::uint8_t>> pictures(const testing::PhaseResults& results) {
+  std::vector<std::vector<std::uint8_t>> all;
+  for (const auto& image : results.images) all.push_back(image.rgb);
+  return all;
+}
+
+TEST_P(Plans, AnyBudgetGivesTheSamePicture) {
+  const RandomModel random({});
+  const auto model = random.folder();
+  const auto request = request_of(48, 80);
+  const auto work = workload(request);
+  const auto range = budget_range(model, work, device_);
+  const auto expected =
+      pictures(run_phases(model, device_, at::kBFloat16, request,
+                          make_plan(model, work, tensor_budget(device_, kPlenty, kPlenty))));
+  std::mt19937 generator(1);
+  std::uniform_int_distribution<std::int64_t> budgets(range.least, range.most);
+  std::uniform_int_distribution<std::int64_t> host_budgets(0, 2 * range.most);
+  std::uniform_int_distribution<int> leaner(0, 4);
+  for (int i = 0; i < 120; ++i) {
+    const auto budget = i == 0 ? range.least : budgets(generator);
+    // With a device, RAM is short sometimes too: parts come from disk then, others from RAM.
+    const auto ram =
+        device_.is_cpu() ? budget : (std::int64_t{128} << 20) + host_budgets(generator);
+    PlanOptions options;
+    options.leaner = i % 3 == 0 ? leaner(generator) : 0;
+    const auto plan = make_plan(model, work, tensor_budget(device_, budget, ram), options);
+    ASSERT_TRUE(plan.fits) << budget;
+    if (!device_.is_cpu()) {
+      release_device_memory(device_);
+      set_device_limit(budget);
+    }
+    const auto found = pictures(run_phases(model, device_, at::kBFloat16, request, plan));
+    ASSERT_EQ(found, expected) << "budget " << budget << ", RAM " << ram << ", leaner "
+                               << options.leaner;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Devices, Plans, ::testing::Values(false, true), [](const auto& param) {
+  return std::string(param.param ? "Simulated" : "Cpu");
+});
+
+// Every phase, 5 sizes, 10 budgets: never more than 2 % above what was predicted, within 5 % of it.
+TEST(PlanPeaks, AreWhatTheDeviceHolds) {
+  const c10::InferenceMode inference_mode;
+  RandomModelShape shape;
+  shape.heads = 6;
+  shape.head_dim = 128;
+  shape.axes = {16, 56, 56};
+  shape.t5_dim = 512;
+  shape.t5_ff = 1280;
+  shape.vae_channels = {32, 64, 128, 128};
+  const RandomModel random(shape);
+  const auto model = random.folder();
+  const auto device = simulated_device();
+  double lowest = 0, highest = 0;
+  for (const auto& [width, height] : {std::pair<std::int64_t, std::int64_t>{64, 64},
+                                      {128, 128},
+                                      {96, 256},
+                                      {256, 256},
+                                      {320, 192}}) {
+    auto request = request_of(width, height);
+    request.num_images = 1;
+    request.max_sequence_length = 64;
+    const auto work = workload(request);
+    const auto range = budget_range(model, work, device);
+    for (int i = 0; i < 10; ++i) {
+      const auto budget = range.least + (range.most - range.least) * i / 9;
+      const auto plan = make_plan(model, work, tensor_budget(device, budget, kPlenty));
+      ASSERT_TRUE(plan.fits);
+      EXPECT_LE(plan.device_peak_bytes, budget);
+      release_device_memory(device);
+      reset_device_peak(device);
+      run_phases(model, device, at::kBFloat16, request, plan,
+                 [&](const char* phase, const testing::PhaseResults&) {
+                   const auto measured = device_peak(device).peak_allocated;
+                   const auto predicted = plan.phase(phase).device_peak_bytes;
+                   const auto off =
+                       static_cast<double>(predicted) / static_cast<double>(measured) - 1;
+                   lowest = std::min(lowest, off);
+                   highest = std::max(highest, off);
+                   EXPECT_GE(off, -0.02) << width << " x " << height << ", " << phase
+                                         << ": predicted " << predicted << ", took " << measured;
+                   EXPECT_LE(off, 0.05) << width << " x " << height << ", " << phase
+                                        << ": predicted " << predicted << ", took " << measured;
+                   release_device_memory(device);
+                   reset_device_peak(device);
+                 });
+    }
+  }
+  std::cout << "predicted against measured: " << 100 * lowest << " % to " << 100 * highest
+            << " %\n";
+}
+
+}  // namespace
+}  // namespace steadyflux

@@ -201,13 +201,13 @@ class Bench:
         empty = {"fits": False, "ram_peak_bytes": 0, "disk_read_bytes_per_step": 0, "phases": []}
         return {**empty, **result["json"]}
 
-    def generate(self, model, size, images, seed, folder, forget=True):
-        if forget:
+    def generate(self, model, size, images, seed, folder, limit=None):
+        if limit is None:
             forget_files(model)
         output = str(Path(folder) / f"{size}-{self.runs}.png")
         self.runs += 1
         command = self.command(model, size, images, seed, output, "-v", "a red apple on a table")
-        result = run(command, self.limit)
+        result = run(command, limit or self.limit)
         if result["exit"] != 0:
             fail(result, f"{images} picture(s) of {size} x {size}")
             self.failed = True
@@ -254,9 +254,9 @@ class Bench:
         """A step without reading: of the small model, from the page cache, times the blocks.
 
         A double and a single block take the same number of operations."""
-        small = self.options.small
-        self.generate(small, size, 1, 0, folder, forget=False)
-        result = self.generate(small, size, 1, 0, folder, forget=False)
+        small, enough = self.options.small, 64 * GIB
+        self.generate(small, size, 1, 0, folder, enough)
+        result = self.generate(small, size, 1, 0, folder, enough)
         return mean(differences(result["ticks"].get("denoise", []), 0)[1:]) * blocks(
             self.options.model) / blocks(small)
 
@@ -279,8 +279,10 @@ class Bench:
         for i in range(images):
             many.append(self.generate(model, size, 1, i, folder))
             self.row(f"process {i + 1}", many[-1]["seconds"], many[-1], own_plan)
-        rate = disk_rate(model)
         print()
+        if any(result["exit"] != 0 for result in (one, *many)):
+            return
+        rate = disk_rate(model)
         if images > 1 and seconds[0] > 0:
             print(f"- last picture / first: {seconds[-1] / seconds[0]:.3f} in one process (denoise "
                   f"and decode), {many[-1]['seconds'] / many[0]['seconds']:.3f} as processes (all)")

@@ -26,6 +26,10 @@ constexpr std::int64_t kDecodeOverhead = 44 * kMiB;
 constexpr std::int64_t kPinnedBytes = 64 * kMiB;
 constexpr std::int64_t kChunkBytes = 16 * kMiB;
 
+// Small tensors that no formula of a device's activations mentions, and their share of the rest.
+constexpr std::int64_t kSmallTensors = std::int64_t{64} << 10;
+constexpr std::int64_t kSmallShare = 100;  // one part in so many
+
 constexpr std::int64_t kMostModulationRows = 128;
 constexpr std::int64_t kLeastModulationRows = 4;
 
@@ -125,6 +129,7 @@ class Planner {
   void add_weights(PhasePlan& phase, const WeightsFootprint& footprint, const std::string& stored,
                    std::int64_t passes, std::int64_t here, std::int64_t host) {
     const bool mappable = !on_device() && stored == workload_.dtype;
+    if (on_device()) here += kSmallTensors + here / kSmallShare;
     WeightsPlan weights;
     weights.component = footprint.component;
     weights.units = footprint.units;
@@ -313,11 +318,13 @@ class Planner {
     weights.component = "vae";
     weights.fixed_bytes = weight_bytes;
     weights.mapped = !on_device() && workload_.stored.vae == workload_.dtype;
-    phase.device_activations = footprint.device_peak;
+    phase.device_activations =
+        on_device() ? footprint.device_peak + kSmallTensors + footprint.device_peak / kSmallShare
+                    : 0;
     phase.host_activations = footprint.host_peak + host;
     phase.ram_peak_bytes = budget_.ram_base + phase.host_activations;
     if (on_device()) {
-      phase.device_peak_bytes = budget_.device_context + weight_bytes + footprint.device_peak;
+      phase.device_peak_bytes = budget_.device_context + weight_bytes + phase.device_activations;
       phase.ram_peak_bytes += std::min(kPinnedBytes, 2 * weight_bytes);
     } else {
       phase.ram_peak_bytes += weight_bytes;

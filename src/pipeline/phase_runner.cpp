@@ -88,8 +88,9 @@ void PhaseRunner::run(const std::string& name, std::int64_t steps, const Body& b
 // False if memory ran out and there is a leaner plan. What `body` held is free when this returns.
 bool PhaseRunner::try_body(const std::string& name, double& load_seconds, const Body& body) {
   try {
-    body(PhaseContext{setting_.model, setting_.device, setting_.dtype, observer_, load_seconds,
-                      plan_, [this] { return replan_under_pressure(); }});
+    body(PhaseContext{
+        setting_.model, setting_.device, setting_.dtype, observer_, load_seconds, plan_,
+        [this](std::int64_t bytes_read) { return replan_under_pressure(bytes_read); }});
     return true;
   } catch (const std::exception& error) {
     const auto detail = out_of_memory_detail(error);
@@ -108,9 +109,9 @@ void PhaseRunner::plan_leaner() {
   observer_.planned(plan_);
 }
 
-const Plan* PhaseRunner::replan_under_pressure() {
+const Plan* PhaseRunner::replan_under_pressure(std::int64_t planned_reads) {
   pressure_.first_pass_done();
-  const auto reason = pressure_.check(monitor_.sample_now());
+  const auto reason = pressure_.check(monitor_.sample_now(), planned_reads);
   if (!reason) return nullptr;
   monitor_.note(*reason);
   if (setting_.on_pressure == OnPressure::kAbort) {

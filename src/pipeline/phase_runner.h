@@ -49,7 +49,7 @@ class PhaseRunner {
  private:
   bool try_body(const std::string& name, double& load_seconds, const Body& body);
   void plan_leaner();
-  const Plan* replan_under_pressure();
+  const Plan* replan_under_pressure(std::int64_t planned_reads);
 
   RunSetting setting_;
   Observer& observer_;

@@ -241,6 +241,7 @@ class Denoiser {
   void change_plan(const Plan& plan, std::int64_t passes) {
     auto next = weights_plan(plan, "denoise", "transformer");
     if (mapped_ || next.mapped) {
+      read_before_ = bytes_read();
       weights_.reset();
       open(plan, passes);
       return;
@@ -248,6 +249,8 @@ class Denoiser {
     next.passes = passes;
     weights_->restart(next);
   }
+
+  std::int64_t bytes_read() const { return read_before_ + weights_->bytes_read(); }
 
   // latents [1, S, in_channels] in RAM -> the same, one step on.
   at::Tensor step(const at::Tensor& latents_in, std::int64_t step) {
@@ -280,6 +283,7 @@ class Denoiser {
   FlowMatchEulerSchedule schedule_;
   RotaryEmbedding image_rotary_emb_;
   bool mapped_ = false;
+  std::int64_t read_before_ = 0;  // by weights_ of earlier plans
   std::unique_ptr<StreamedWeights> weights_;
 };
 
@@ -315,7 +319,8 @@ void denoise(const PhaseContext& context, const Request& request,
       }
       context.observer.phase_progress(
           std::accumulate(state.steps_done.begin(), state.steps_done.end(), std::int64_t{0}));
-      const Plan* plan = context.replan && steps_left() > 0 ? context.replan() : nullptr;
+      const Plan* plan =
+          context.replan && steps_left() > 0 ? context.replan(denoiser.bytes_read()) : nullptr;
       if (plan != nullptr) denoiser.change_plan(*plan, steps_left());
     }
   }

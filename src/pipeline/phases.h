@@ -23,8 +23,9 @@ struct PhaseContext {
   Observer& observer;
   double& load_seconds;  // grows by the time spent opening weights
   const Plan& plan;      // where weights and activations are
-  // Asked between denoising steps: another plan if this one should not be kept to. May be empty.
-  std::function<const Plan*()> replan = {};
+  // Asked between denoising steps, with the bytes that were read on purpose in this phase: another
+  // plan if this one should not be kept to. May be empty.
+  std::function<const Plan*(std::int64_t bytes_read)> replan = {};
 };
 
 struct PromptEmbeddings {

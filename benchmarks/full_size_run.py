@@ -172,6 +172,12 @@ def picture_seconds(result, images):
     return sums
 
 
+def later_steps(result):
+    """Seconds of the denoising steps without the first, which also loads what stays."""
+    steps = differences(result["ticks"].get("denoise", []), 0)
+    return steps[1:] or steps
+
+
 def mean(values):
     return sum(values) / len(values) if values else float("nan")
 
@@ -223,7 +229,7 @@ class Bench:
         return max(sum(reads) - once, 0) / max(len(reads), 1)
 
     def row(self, name, seconds, result, plan):
-        step = mean(differences(result["ticks"].get("denoise", []), 0))
+        step = mean(later_steps(result))
         read, planned = self.per_step(result, plan), plan["disk_read_bytes_per_step"]
         ratio = f"{read / planned:.3f}" if planned else "-"
         total = max((t[1] or 0 for ticks in result["ticks"].values() for t in ticks), default=0)
@@ -257,8 +263,7 @@ class Bench:
         small, enough = self.options.small, 64 * GIB
         self.generate(small, size, 1, 0, folder, enough)
         result = self.generate(small, size, 1, 0, folder, enough)
-        return mean(differences(result["ticks"].get("denoise", []), 0)[1:]) * blocks(
-            self.options.model) / blocks(small)
+        return mean(later_steps(result)) * blocks(self.options.model) / blocks(small)
 
     def size(self, size, folder):
         images = self.options.images
@@ -290,14 +295,14 @@ class Bench:
         self.compare_peaks(one, plan)
         print(f"- one process in all {one['seconds']:.1f} s: " + ", ".join(
             f"{p['name']} {p['seconds']:.1f}" for p in one["json"].get("phases", [])))
-        steps = differences(one["ticks"].get("denoise", []), 0)
+        step = mean(later_steps(one))
         reading = self.per_step(one, plan) / rate
-        text = (f"- a step {mean(steps):.2f} s; reading alone {reading:.2f} s "
+        text = (f"- a step {step:.2f} s; reading alone {reading:.2f} s "
                 f"at {rate / 1e9:.2f} GB/s")
         if self.options.small:
             compute = self.compute_seconds(size, folder)
             text += (f", computing alone {compute:.2f} s; step / larger of them "
-                     f"{mean(steps) / max(compute, reading):.3f}")
+                     f"{step / max(compute, reading):.3f}")
         print(text, flush=True)
 
 

@@ -105,8 +105,8 @@ def decoding(vae):
 
 def print_assumptions(arguments, cards):
     print("Assumed: a step takes the longer of computing and moving, and their sum where there is "
-          f"room for one\nbuffer only; the disk gives {arguments.nvme:g} GB/s; a card of so many GiB "
-          "computes and gets from RAM\n")
+          "room for one\nbuffer only; "
+          f"the disk gives {arguments.nvme:g} GB/s; a card of so many GiB computes and gets from RAM\n")
     print("| card | " + " | ".join(str(card.gib) for card in cards) + " |")
     print("|---|" + "---|" * len(cards))
     print("| TFLOP/s | " + " | ".join(f"{card.tflops:g}" for card in cards) + " |")
@@ -180,8 +180,8 @@ def main():
         plans[size] = [(cards[vram], ram, make_plan(arguments, size, vram, ram))
                        for vram, ram in pairs]
         print(f"\n### {size.replace('x', ' x ')}, {arguments.dtype}\n\n"
-              f"{flops[size] / 1e12:.0f} TFLOP a step. GiB: the planner's peaks, and what comes from "
-              "RAM and from disk in every step.\n")
+              f"{flops[size] / 1e12:.0f} TFLOP a step. GiB: the planner's peaks, and what comes "
+              "from RAM and from disk in every step.\n")
         print_planned(plans[size], flops[size], arguments.nvme)
     if not arguments.skip_quantised:
         print_quantised(plans, flops, arguments.nvme)

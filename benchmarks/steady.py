@@ -3,10 +3,10 @@
 
 Use: steady.py PROGRAM [MODEL] [--size 256x256] [--steps 24] [-n 20] [--threads N] [--device NAME]
 
-The program draws its progress on a terminal, so it gets one: that tells from outside, without a change
-to what is measured, when each step and each picture was done, while RSS is read from /proc. Pictures are
-denoised one after the other, then decoded one after the other; both are compared. Exits 1 if memory or
-time grew by more than the limits below.
+The program draws its progress on a terminal, so it gets one: that tells from outside when each step
+and each picture was done, while RSS is read from /proc. Pictures are denoised one after the other,
+then decoded one after the other; both are compared. Exits 1 if memory or time grew by more than the
+limits below, and 2 if other programs took so much of the processor that the times say nothing.
 """
 import argparse
 import fcntl
@@ -26,6 +26,7 @@ import time
 
 MEMORY_RATIO, MEMORY_SLACK = 1.02, 16 * 2**20  # either of them may be used up
 TIME_RATIO = 1.03
+MOST_FOREIGN = 0.05  # of all processors, taken by others
 EARLY, LATE = (2, 7), (15, 20)  # pictures, counted from 1
 PROGRESS = re.compile(rb"(encode|modulate|denoise|decode) *\[[#.]*\] (\d+)/(\d+)")
 
@@ -36,6 +37,19 @@ def rss_of(pid):
     except (OSError, IndexError):  # gone
         return 0
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def busy_seconds():
+    """Of all processors and all processes, since boot."""
+    user, nice, system, _, _, irq, softirq, steal = map(
+        int, pathlib.Path("/proc/stat").read_text().split()[1:9])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def own_seconds():
+    """Of this script and the programs that it ran."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 class Phase:
@@ -114,10 +128,11 @@ def compare_memory(label, early, late):
     return ok
 
 
-def compare_time(label, early, late):
+def compare_time(label, seconds):
+    early, late = mean_of(seconds, EARLY), mean_of(seconds, LATE)
     ok = late <= early * TIME_RATIO
     print(f"| {label} | {1000 * early:.1f} ms | {1000 * late:.1f} ms | {late / early:.3f} | "
-          f"{'ok' if ok else 'SLOWER'} |")
+          f"{max(seconds[1:]) / min(seconds[1:]):.2f} | {'ok' if ok else 'SLOWER'} |")
     return ok
 
 
@@ -145,18 +160,22 @@ def main():
             command += ["-m", arguments.model]
         if arguments.threads:
             command += ["--threads", str(arguments.threads)]
+        start = time.perf_counter(), busy_seconds() - own_seconds()
         phases = watch(command + arguments.options + ["a red apple"])
+        foreign = (busy_seconds() - own_seconds() - start[1]) / (
+            (time.perf_counter() - start[0]) * os.cpu_count())
         report = json.loads(report_file.read_text())
     phases = {name: phases[name] for name in ("denoise", "decode")}
     print(f"{report['title']}; {images} pictures, {report['seconds']:.1f} s\n")
-    print(f"| | pictures {EARLY[0]}-{EARLY[1]} | {LATE[0]}-{LATE[1]} | ratio | |")
-    print("|---|---|---|---|---|")
+    print(f"| mean | pictures {EARLY[0]}-{EARLY[1]} | {LATE[0]}-{LATE[1]} | ratio | "
+          "slowest / fastest | |")
+    print("|---|---|---|---|---|---|")
     ok, whole = [], [0.0] * images
     for name, phase in phases.items():
         seconds = phase.seconds(images)
         whole = [a + b for a, b in zip(whole, seconds)]
-        ok.append(compare_time(f"{name}, mean", mean_of(seconds, EARLY), mean_of(seconds, LATE)))
-    ok.append(compare_time("both, mean", mean_of(whole, EARLY), mean_of(whole, LATE)))
+        ok.append(compare_time(name, seconds))
+    ok.append(compare_time("both", whole))
     print(f"\n| | picture {EARLY[0]} | {LATE[1]} | ratio | |\n|---|---|---|---|---|")
     on_device = any(s["device"]["allocated"] for s in report["samples"])
     for name, phase in phases.items():
@@ -168,6 +187,10 @@ def main():
             ok.append(compare_memory(f"{name}, device after", *(
                 device_bytes(report, name, phase, images, picture)
                 for picture in (EARLY[0], LATE[1]))))
+    print(f"\nother programs took {100 * foreign:.1f} % of the processors")
+    if foreign > MOST_FOREIGN:
+        print("DISTURBED: the times above say nothing; run it again on a machine that is idle")
+        sys.exit(2)
     sys.exit(not all(ok))
 
 

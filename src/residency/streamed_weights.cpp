@@ -172,8 +172,8 @@ struct StreamedWeights::State {
   // --- The loading thread --------------------------------------------------------------------
 
   void run() noexcept {
+    const c10::InferenceMode inference_mode;  // for what the handlers below wait for as well
     try {
-      const c10::InferenceMode inference_mode;
       std::optional<c10::StreamGuard> guard;
       if (on_device()) {
         guard.emplace(*transfer_stream);
@@ -185,15 +185,21 @@ struct StreamedWeights::State {
       if (on_device()) transfer_stream->synchronize();
       throw Error(ErrorKind::kInternal, "more passes over the weights than were planned");
     } catch (const Stopped&) {
-      try {
-        if (on_device()) transfer_stream->synchronize();
-      } catch (...) {  // nobody waits for these copies any more
-      }
+      finish_copies();
     } catch (...) {
+      finish_copies();
       const std::lock_guard lock(mutex);
       error = std::current_exception();
     }
     wake.notify_all();
+  }
+
+  // Nobody waits for what is under way, but the memory it goes to must not be given back before.
+  void finish_copies() noexcept {
+    try {
+      if (on_device()) transfer_stream->synchronize();
+    } catch (...) {  // a device in a bad way: whoever computes on it learns of it
+    }
   }
 
   void load(std::size_t unit) {

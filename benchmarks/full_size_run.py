@@ -10,6 +10,8 @@ import mmap
 import os
 import pty
 import re
+import signal
+import statistics
 import struct
 import subprocess
 import sys
@@ -107,9 +109,23 @@ def read_bytes(pid):
     return int(re.search(r"^read_bytes: (\d+)", text, re.MULTILINE).group(1))
 
 
+class Stopping:
+    """Kills a process that is still there when the `with` block ends."""
+
+    def __init__(self, process):
+        self.process = process
+
+    def __enter__(self):
+        return self.process
+
+    def __exit__(self, *_):
+        if self.process.returncode is None:
+            self.process.kill()
+            self.process.wait()
+
+
 def run(command, limit):
     """One process. `ticks`: seconds and bytes read, for every phase at its start and its steps."""
-    result = {"ticks": {}}
     with Cgroup(limit) as cgroup, tempfile.TemporaryFile("w+") as output:
         master, slave = pty.openpty()
         ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
@@ -117,37 +133,42 @@ def run(command, limit):
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=slave,
                                    preexec_fn=cgroup.join,
                                    env={**os.environ, "TERM": "dumb", "NO_COLOR": "1"})
-        os.close(slave)
-        rest, messages, last = "", [], None
-        while True:
-            try:
-                data = os.read(master, 65536)
-            except OSError:  # the other end is closed
-                break
-            if not data:
-                break
-            now, read = time.monotonic() - start, read_bytes(process.pid)
-            *lines, rest = re.split(r"[\r\n]+", rest + data.decode(errors="replace"))
-            for line in [*lines, rest]:
-                line = line.replace("\x1b[K", "")
-                found = PROGRESS.match(line)
-                if found:
-                    name, done = found.group(1), int(found.group(2))
-                    if (name, done) != last:
-                        result["ticks"].setdefault(name, []).append((now, read))
-                        last = (name, done)
-                elif line and line is not rest:
-                    messages.append(line)
+        with Stopping(process):
+            os.close(slave)
+            ticks, messages = watch(process, master, start)
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
         os.close(master)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
         output.seek(0)
         text = output.read()
-        result.update(seconds=time.monotonic() - start, exit=process.returncode,
-                      killed=cgroup.kills() > 0 or process.returncode == -9, peak=cgroup.peak(),
-                      faults=usage.ru_majflt, messages=messages,
-                      json=json.loads(text) if text.startswith("{") else {})
-    return result
+        return {"ticks": ticks, "messages": messages, "seconds": time.monotonic() - start,
+                "exit": process.returncode, "peak": cgroup.peak(), "faults": usage.ru_majflt,
+                "killed": cgroup.kills() > 0 or process.returncode == -signal.SIGKILL,
+                "json": json.loads(text) if text.startswith("{") else {}}
+
+
+def watch(process, terminal, start):
+    """Reads what a process shows until it ends."""
+    ticks, messages, rest, last = {}, [], "", None
+    while True:
+        try:
+            data = os.read(terminal, 65536)
+        except OSError:  # the other end is closed
+            return ticks, messages
+        if not data:
+            return ticks, messages
+        now, read = time.monotonic() - start, read_bytes(process.pid)
+        *lines, rest = re.split(r"[\r\n]+", rest + data.decode(errors="replace"))
+        for line in [*lines, rest]:
+            line = line.replace("\x1b[K", "")
+            found = PROGRESS.match(line)
+            if found:
+                name, done = found.group(1), int(found.group(2))
+                if (name, done) != last:
+                    ticks.setdefault(name, []).append((now, read))
+                    last = (name, done)
+            elif line and line is not rest:
+                messages.append(line)
 
 
 def fail(result, what):
@@ -175,11 +196,7 @@ def picture_seconds(result, images):
 def later_steps(result):
     """Seconds of the denoising steps without the first, which also loads what stays."""
     steps = differences(result["ticks"].get("denoise", []), 0)
-    return steps[1:] or steps
-
-
-def mean(values):
-    return sum(values) / len(values) if values else float("nan")
+    return steps[1:] or steps or [float("nan")]
 
 
 def blocks(model):
@@ -229,7 +246,7 @@ class Bench:
         return max(sum(reads) - once, 0) / max(len(reads), 1)
 
     def row(self, name, seconds, result, plan):
-        step = mean(later_steps(result))
+        step = statistics.median(later_steps(result))
         read, planned = self.per_step(result, plan), plan["disk_read_bytes_per_step"]
         ratio = f"{read / planned:.3f}" if planned else "-"
         total = max((t[1] or 0 for ticks in result["ticks"].values() for t in ticks), default=0)
@@ -259,11 +276,11 @@ class Bench:
     def compute_seconds(self, size, folder):
         """A step without reading: of the small model, from the page cache, times the blocks.
 
-        A double and a single block take the same number of operations."""
-        small, enough = self.options.small, 64 * GIB
-        self.generate(small, size, 1, 0, folder, enough)
-        result = self.generate(small, size, 1, 0, folder, enough)
-        return mean(later_steps(result)) * blocks(self.options.model) / blocks(small)
+        A double and a single block take the same number of operations. The best step counts: what
+        others do on the machine meanwhile only makes it longer."""
+        small, images = self.options.small, 4
+        result = self.generate(small, size, images, 0, folder, 64 * GIB)
+        return min(later_steps(result)) * blocks(self.options.model) / blocks(small)
 
     def size(self, size, folder):
         images = self.options.images
@@ -295,7 +312,7 @@ class Bench:
         self.compare_peaks(one, plan)
         print(f"- one process in all {one['seconds']:.1f} s: " + ", ".join(
             f"{p['name']} {p['seconds']:.1f}" for p in one["json"].get("phases", [])))
-        step = mean(later_steps(one))
+        step = statistics.median(later_steps(one))
         reading = self.per_step(one, plan) / rate
         text = (f"- a step {step:.2f} s; reading alone {reading:.2f} s "
                 f"at {rate / 1e9:.2f} GB/s")
@@ -317,6 +334,7 @@ def main():
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("rest", nargs="*")
     bench = Bench(parser.parse_args())
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # by way of all `with` blocks
     with tempfile.TemporaryDirectory() as folder:
         for size in bench.options.sizes.split(","):
             bench.size(int(size), folder)

@@ -106,7 +106,8 @@ def decoding(vae):
 def print_assumptions(arguments, cards):
     print("Assumed: a step takes the longer of computing and moving, and their sum where there is "
           "room for one\nbuffer only; "
-          f"the disk gives {arguments.nvme:g} GB/s; a card of so many GiB computes and gets from RAM\n")
+          f"the disk gives {arguments.nvme:g} GB/s; a card of so many GiB computes and gets from "
+          "RAM\n")
     print("| card | " + " | ".join(str(card.gib) for card in cards) + " |")
     print("|---|" + "---|" * len(cards))
     print("| TFLOP/s | " + " | ".join(f"{card.tflops:g}" for card in cards) + " |")

@@ -1,5 +1,5 @@
-"""Whether a long run stays as it was: makes 20 pictures in one process, and compares memory after the
-2nd and the 20th, and the time of pictures 2-7 with that of pictures 15-20.
+"""Whether a long run stays as it was: makes 20 pictures in one process, and compares memory after
+the 2nd and the 20th, and the time of pictures 2-7 with that of pictures 15-20.
 
 Use: steady.py PROGRAM [MODEL] [--size 256x256] [--steps 24] [-n 20] [--threads N] [--device NAME]
 

@@ -114,6 +114,7 @@ Json phases_json(const std::vector<PhaseStats>& phases) {
                     {"peak_rss_anon", phase.peak_rss_anon},
                     {"peak_rss_file", phase.peak_rss_file},
                     {"major_faults", phase.major_faults},
+                    {"disk_read", phase.disk_read},
                     {"swap", phase.swap},
                     {"predicted_device", phase.predicted_device},
                     {"predicted_ram", phase.predicted_ram}});

@@ -232,7 +232,7 @@ Json workload_json(const Workload& work) {
           {"max_sequence_length", work.max_sequence_length},
           {"threads", work.num_threads},
           {"dtype", work.dtype},
-          {"stored_bytes_per_weight",
+          {"stored_dtypes",
            {{"text_encoder", work.stored.text_encoder},
             {"text_encoder_2", work.stored.text_encoder_2},
             {"transformer", work.stored.transformer},

@@ -178,6 +178,7 @@ class Planner {
       room.here = buffer + (room.here - buffer) / kLeanestStep *
                                (kLeanestStep - std::min(options_.leaner, kLeanestStep));
     }
+    room.host = room.host / kLeanestStep * (kLeanestStep - std::min(options_.leaner, kLeanestStep));
     const auto set_all = [&] {
       std::fill(weights.places.begin(), weights.places.end(), UnitPlace::kResident);
     };

@@ -141,6 +141,9 @@ void load_slots(const Checkpoint& checkpoint, const std::vector<TensorSlot>& slo
       // Without `copy` none is made if the dtype is the file's.
       *slots[i].tensor = tensor.to(dtype, /*non_blocking=*/false, options.copy);
     }
+    if (!slots[i].host_table && slots[i].tensor->const_data_ptr() != tensor.const_data_ptr()) {
+      views[i]->file->forget({views[i]->data, views[i]->nbytes});
+    }
     done += static_cast<std::int64_t>(views[i]->nbytes);
   }
   if (options.progress) options.progress(total, total);

@@ -21,6 +21,10 @@ class MappedFile {
   std::span<const std::byte> bytes() const { return {data_, size_}; }
   const std::filesystem::path& path() const { return path_; }
 
+  // The pages of this stretch need not stay in this process (they come back when they are touched):
+  // for what was copied from here and is not wanted twice.
+  void forget(std::span<const std::byte> stretch) const;
+
  private:
   MappedFile(std::filesystem::path path, const std::byte* data, std::size_t size);
   std::filesystem::path path_;

@@ -79,7 +79,7 @@ class PlanTest(CliTest):
         header = b'{"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
         weights.write_bytes(struct.pack("<Q", len(header)) + header + bytes(8))
         plan, _ = self.plan("-m", model, "--device", "cpu")
-        self.assertEqual(plan["workload"]["stored_bytes_per_weight"],
+        self.assertEqual(plan["workload"]["stored_dtypes"],
                          {"text_encoder": 2, "text_encoder_2": 2, "transformer": 4, "vae": 2})
         self.assertEqual(plan["workload"]["dtype"], "fp32")
         weights.write_bytes(b"short")

@@ -61,7 +61,7 @@ class PlanTest(CliTest):
         self.assertEqual([work[key] for key in ["width", "height", "steps", "num_images",
                                                 "max_sequence_length", "dtype", "threads"]],
                          [48, 96, 3, 2, 17, "fp32", 5])
-        self.assertFalse(work["same_dtype_as_files"])  # those are bf16
+        self.assertEqual(set(work["stored_dtypes"].values()), {"bf16"})
         self.assertFalse(plan["vae"]["tiled"])
 
     def test_configurations_are_enough(self):
@@ -80,7 +80,7 @@ class PlanTest(CliTest):
         weights.write_bytes(struct.pack("<Q", len(header)) + header + bytes(8))
         plan, _ = self.plan("-m", model, "--device", "cpu")
         self.assertEqual(plan["workload"]["stored_dtypes"],
-                         {"text_encoder": 2, "text_encoder_2": 2, "transformer": 4, "vae": 2})
+                         {"text_encoder": "bf16", "text_encoder_2": "bf16", "transformer": "fp32", "vae": "bf16"})
         self.assertEqual(plan["workload"]["dtype"], "fp32")
         weights.write_bytes(b"short")
         self.fail_with(3, "plan", "-m", model, says="transformer")

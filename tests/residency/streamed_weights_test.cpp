@@ -159,8 +159,7 @@ TEST_P(StreamedWeightsTest, AFileThatBreaksOffIsBadInput) {
   const auto checkpoint = Checkpoint::open(folder_);
   fs::resize_file(file(), fs::file_size(file()) / 2);
   StreamedWeights weights(units(), checkpoint, options(), plan("ddddd", 2, 2));
-  expect_error(ErrorKind::kBadInput, "model.safetensors",
-                        [&] { expect_pass(weights); });
+  expect_error(ErrorKind::kBadInput, "model.safetensors", [&] { expect_pass(weights); });
 }
 
 INSTANTIATE_TEST_SUITE_P(Dtypes, StreamedWeightsTest, ::testing::Values(at::kBFloat16, at::kFloat));
@@ -180,10 +179,8 @@ TEST(UncachedFile, ReadsWhatIsThere) {
   for (int i = 4096; i < 10000; ++i) {
     ASSERT_EQ(static_cast<std::uint8_t>(data[i - 4096]), static_cast<std::uint8_t>(i * 7)) << i;
   }
-  expect_error(ErrorKind::kBadInput, "shorter",
-                        [&] { file->read(8192, 4096, 4096, data); });
-  expect_error(ErrorKind::kBadInput, "not found",
-                        [&] { UncachedFile::open(folder / "none"); });
+  expect_error(ErrorKind::kBadInput, "shorter", [&] { file->read(8192, 4096, 4096, data); });
+  expect_error(ErrorKind::kBadInput, "not found", [&] { UncachedFile::open(folder / "none"); });
   fs::remove_all(folder);
 }
 

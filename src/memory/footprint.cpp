@@ -29,6 +29,7 @@ class UnitSum {
     tensor(in * out);
     return bias ? tensor(out) : *this;
   }
+  // NOLINTNEXTLINE(google-explicit-constructor): the sum is the unit.
   operator UnitFootprint() const { return unit_; }
 
  private:

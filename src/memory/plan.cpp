@@ -405,14 +405,14 @@ Alternatives find_alternatives(const ModelFolder& model, const Workload& workloa
     return make_plan(model, workload, changed, options).fits;
   };
   Alternatives result;
-  for (const auto& [member, target] : {std::pair(&Budget::vram, &Alternatives::vram),
-                                       std::pair(&Budget::ram, &Alternatives::ram)}) {
-    if (member == &Budget::vram && !budget.has_device) continue;
-    if (!with(member, kPlenty)) continue;
+  const auto least = [&](std::int64_t Budget::*member) -> std::int64_t {
+    if (!with(member, kPlenty)) return 0;
     const auto bytes =
         smallest(0, kPlenty, kMiB / 4, [&](std::int64_t value) { return with(member, value); });
-    result.*target = (bytes + kMiB - 1) / kMiB * kMiB;
-  }
+    return (bytes + kMiB - 1) / kMiB * kMiB;
+  };
+  if (budget.has_device) result.vram = least(&Budget::vram);
+  result.ram = least(&Budget::ram);
   // Sizes of the same aspect, in steps of the smallest the model has.
   const auto multiple = 2 * model.vae.scale_factor();
   const auto sized = [&](std::int64_t longer) {

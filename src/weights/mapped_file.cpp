@@ -7,7 +7,6 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstdint>
 #include <cstring>
 #include <utility>
 
@@ -37,10 +36,11 @@ MappedFile::MappedFile(std::filesystem::path path, const std::byte* data, std::s
 MappedFile::~MappedFile() { ::munmap(const_cast<std::byte*>(data_), size_); }
 
 void MappedFile::forget(std::span<const std::byte> stretch) const {
-  constexpr std::uintptr_t kPage = 4096;
-  const auto begin = reinterpret_cast<std::uintptr_t>(stretch.data()) / kPage * kPage;
-  const auto end = reinterpret_cast<std::uintptr_t>(stretch.data() + stretch.size());
-  ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+  constexpr std::size_t kPage = 4096;
+  const auto begin = static_cast<std::size_t>(stretch.data() - data_);
+  const auto first_page = begin / kPage * kPage;
+  ::madvise(const_cast<std::byte*>(data_) + first_page, begin + stretch.size() - first_page,
+            MADV_DONTNEED);
 }
 
 std::shared_ptr<const MappedFile> MappedFile::open(const std::filesystem::path& path) {

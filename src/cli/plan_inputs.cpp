@@ -9,6 +9,7 @@
 #include "memory/gpu_probe.h"
 #include "memory/monitor.h"
 #include "memory/probe.h"
+#include "pipeline/planning.h"
 #include "pipeline/workload.h"
 #include "steadyflux/error.h"
 
@@ -83,8 +84,7 @@ PlanInputs make_plan_inputs(const GenerateJob& job) {
   const int threads = pipeline.num_threads > 0 ? pipeline.num_threads : physical_cores();
   inputs.workload =
       make_workload(job.request, find_stored_dtypes(job.model), pipeline.dtype, threads);
-  if (pipeline.vae_tiling == "on") inputs.options.vae_tiling = Tiling::kOn;
-  if (pipeline.vae_tiling == "off") inputs.options.vae_tiling = Tiling::kOff;
+  inputs.options = plan_options(pipeline);
 
   inputs.title = {.model = job.model.name, .device = "cpu"};
   const std::optional<MemoryLimit> vram = limit_of_card(pipeline, inputs.title.device);

@@ -2,15 +2,14 @@
 
 #include <algorithm>
 
+#include "config/row_chunks.h"
+
 namespace steadyflux {
 namespace {
 
 constexpr std::int64_t kTensorAlignment = 512;  // of tensors in a unit's buffer
 constexpr std::int64_t kTimeEmbedDim = 256;
 constexpr std::int64_t kClipLength = 77;
-constexpr std::int64_t kGemmRows = 2048;    // nn/row_chunks.h: rows of the wide layers at a time
-constexpr std::int64_t kElementRows = 512;  // and of element-wise work
-constexpr std::int64_t kLeastRows = 4;      // of a modulation GEMM
 
 // Adds up the tensors of a unit.
 class UnitSum {
@@ -44,8 +43,7 @@ void set_fixed(WeightsFootprint& weights, const UnitFootprint& fixed) {
 }
 
 std::int64_t row_chunk(std::int64_t rows, std::int64_t most) {
-  const auto chunks = std::max<std::int64_t>((rows + most - 1) / most, 1);
-  return std::min(rows, ((rows + chunks - 1) / chunks + 15) / 16 * 16);
+  return std::min(rows, row_chunk_size(rows, most));
 }
 
 }  // namespace
@@ -202,7 +200,7 @@ std::int64_t transformer_activations(const FluxTransformerConfig& config, const 
 
 std::int64_t modulation_activations(const FluxTransformerConfig& config, const std::string& dtype,
                                     std::int64_t rows) {
-  return std::max(rows, kLeastRows) * config.inner_dim() * (4 + 6) * element_size(dtype);
+  return std::max(rows, kLeastModulationRows) * config.inner_dim() * (4 + 6) * element_size(dtype);
 }
 
 std::int64_t modulation_row_bytes(const FluxTransformerConfig& config, const std::string& dtype) {

@@ -4,6 +4,7 @@
 #include <limits>
 #include <numeric>
 
+#include "config/row_chunks.h"
 #include "memory/footprint.h"
 #include "memory/vae_footprint.h"
 #include "steadyflux/error.h"
@@ -31,7 +32,6 @@ constexpr std::int64_t kSmallTensors = std::int64_t{64} << 10;
 constexpr std::int64_t kSmallShare = 100;  // one part in so many
 
 constexpr std::int64_t kMostModulationRows = 128;
-constexpr std::int64_t kLeastModulationRows = 4;
 
 // Bands of the decoder, from roomy to lean. More than the first gains no speed.
 constexpr std::int64_t kBands[] = {64 * kMiB, 32 * kMiB, 16 * kMiB, 8 * kMiB, 4 * kMiB, 1 * kMiB};

@@ -2,7 +2,7 @@
 
 #include <ATen/ATen.h>
 
-#include "nn/row_chunks.h"
+#include "config/row_chunks.h"
 
 namespace steadyflux {
 namespace {

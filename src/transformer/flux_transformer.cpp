@@ -5,12 +5,11 @@
 #include <algorithm>
 #include <cmath>
 
-#include "nn/row_chunks.h"
+#include "config/row_chunks.h"
 
 namespace steadyflux {
 namespace {
 constexpr std::int64_t kTimeEmbedDim = 256;
-constexpr std::int64_t kLeastRows = 4;  // of a modulation GEMM
 
 // t [n, ...] with its last row repeated up to `rows` rows.
 at::Tensor padded_rows(const at::Tensor& t, std::int64_t rows) {
@@ -107,7 +106,7 @@ at::Tensor FluxTransformer::modulation_table(const at::Tensor& timesteps,
   const auto steps = timesteps.size(0);
   // The reference multiplies by 1000 in the model's dtype: in bf16, 988.41 becomes 988.
   const auto dtype = pooled_projections.scalar_type();
-  const auto rows = std::max<std::int64_t>(steps, kLeastRows);
+  const auto rows = std::max<std::int64_t>(steps, kLeastModulationRows);
   const auto scaled = [&](const at::Tensor& t) {
     return t.defined() ? padded_rows(t.to(dtype) * 1000, rows) : t;
   };

@@ -1,5 +1,6 @@
 // Long sequences go through wide layers chunk by chunk. Where the cuts are depends on the length
-// alone, never on a memory plan: results must not depend on plans.
+// alone, never on a memory plan: results must not depend on plans. Written once, for those who
+// compute (src/transformer) and those who foretell what it takes (src/memory).
 #pragma once
 
 #include <algorithm>
@@ -25,5 +26,6 @@ void for_row_chunks(std::int64_t rows, std::int64_t most, Body body) {
 
 constexpr std::int64_t kGemmRows = 2048;    // enough rows for a GEMM at full speed
 constexpr std::int64_t kElementRows = 512;  // what is done element by element, with fp32 between
+constexpr std::int64_t kLeastModulationRows = 4;  // of a GEMM: one row alone rounds differently
 
 }  // namespace steadyflux

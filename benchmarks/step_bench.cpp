@@ -73,7 +73,7 @@ int main(int argc, char** argv) {
   const auto rope =
       make_rotary_embedding(make_position_ids(text, height, width), config.axes_dims_rope);
   const auto step = [&] {
-    transformer.forward(x, prompt, transformer.modulations(timestep, guidance, pooled), rope);
+    transformer.forward({x, prompt, transformer.modulations(timestep, guidance, pooled), rope});
   };
   const double first = seconds(step);
   std::vector<double> times;

@@ -9,3 +9,5 @@ find_package(ICU REQUIRED COMPONENTS uc)
 find_path(STB_INCLUDE_DIR stb_image_write.h PATH_SUFFIXES stb REQUIRED)
 add_library(stb::stb INTERFACE IMPORTED)
 target_include_directories(stb::stb SYSTEM INTERFACE ${STB_INCLUDE_DIR})
+
+find_path(XXHASH_INCLUDE_DIR xxhash.h REQUIRED)  # XXH_INLINE_ALL: nothing to link

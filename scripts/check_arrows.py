@@ -16,7 +16,7 @@ MODELS = {"nn", "text_encoder", "transformer", "vae"}
 # Parts of the public face belong to a module as well.
 PUBLIC_HEADERS = {"steadyflux/error.h": "base", "steadyflux/pipeline.h": "pipeline"}
 # What a module may use of the public face beyond its arrows: plain values without libtorch.
-PUBLIC_VALUES = {"steadyflux/pipeline.h": {"image", "memory"}}
+PUBLIC_VALUES = {"steadyflux/pipeline.h": {"image", "memory", "batch"}}
 
 
 def read_arrows(cmake_text):

@@ -27,7 +27,7 @@ done
 
 packages=(g++ cmake ninja-build ccache pkg-config
   libcli11-dev libfmt-dev nlohmann-json3-dev libicu-dev
-  libstb-dev libgtest-dev)
+  libstb-dev libxxhash-dev libgtest-dev)
 [[ -z $checks ]] || packages+=(clang-format clang-tidy shellcheck)
 
 own_libtorch=$(find_own_libtorch)

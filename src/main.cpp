@@ -1,6 +1,5 @@
 // steadyflux: parse the command line, run the command, turn what was thrown into one line on
 // standard error and an exit code. The only place where errors are caught for good.
-#include <c10/util/Exception.h>
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <unistd.h>
@@ -13,10 +12,10 @@
 #include "base/utf8.h"
 #include "cli/commands.h"
 #include "cli/options.h"
+#include "cli/run_events.h"
 #include "cli/signals.h"
 #include "cli/text_output.h"
 #include "memory/release.h"
-#include "pipeline/out_of_memory.h"
 #include "steadyflux/error.h"
 
 namespace {
@@ -33,10 +32,16 @@ void run(const std::vector<std::string>& arguments) {
   switch (line.command) {
     case steadyflux::cli::Command::kGenerate:
       return steadyflux::cli::run_generate(line);
+    case steadyflux::cli::Command::kBatch:
+      return steadyflux::cli::run_batch(line);
+    case steadyflux::cli::Command::kEncode:
+      return steadyflux::cli::run_encode(line);
     case steadyflux::cli::Command::kPlan:
       return steadyflux::cli::run_plan(line);
     case steadyflux::cli::Command::kInspect:
       return steadyflux::cli::run_inspect(line);
+    case steadyflux::cli::Command::kCache:
+      return steadyflux::cli::run_cache(line);
     case steadyflux::cli::Command::kDoctor:
       return steadyflux::cli::run_doctor(line);
   }
@@ -67,25 +72,6 @@ int report(const Error& error) {
   return error.exit_code();
 }
 
-int report_out_of_memory(const std::string& detail) {
-  return report(Error(ErrorKind::kDoesNotFit,
-                      fmt::format("out of memory{}: use a smaller --width and --height, or free "
-                                  "memory; steadyflux doctor tells what there is",
-                                  detail)));
-}
-
-int report_unknown(const std::exception& error) {
-  if (const auto detail = steadyflux::out_of_memory_detail(error)) {
-    return report_out_of_memory(detail->empty() ? "" : fmt::format(" ({})", *detail));
-  }
-  if (const auto* libtorch = dynamic_cast<const c10::Error*>(&error)) {
-    const std::string text = libtorch->what_without_backtrace();
-    return report(
-        Error(ErrorKind::kInternal, fmt::format("libtorch: {}", text.substr(0, text.find('\n')))));
-  }
-  return report(Error(ErrorKind::kInternal, error.what()));
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -98,6 +84,6 @@ int main(int argc, char** argv) {
   } catch (const Error& error) {
     return report(error);
   } catch (const std::exception& error) {
-    return report_unknown(error);
+    return report(steadyflux::cli::as_error(error));
   }
 }

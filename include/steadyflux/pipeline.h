@@ -1,11 +1,13 @@
 // The public face of the library: a request goes in, pictures come out.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -15,6 +17,7 @@ namespace steadyflux {
 
 struct Plan;            // memory/plan.h
 struct MemoryTimeline;  // memory/timeline.h
+struct StoredEmbeds;    // embeddings/prompt_embeds_file.h
 
 // One prompt and what to do with it. Validated by Pipeline::check.
 struct Request {
@@ -52,6 +55,9 @@ struct PhaseStats {
   std::int64_t predicted_ram = 0;     // by the plan, to compare with peak_rss
 };
 
+// Gets every picture as soon as it is decoded: picture `index` of request number `request`.
+using OnImage = std::function<void(std::size_t request, std::int64_t index, Image image)>;
+
 // Told what happens while pictures are made. All calls come from the thread that called generate.
 class Observer {
  public:
@@ -68,6 +74,36 @@ class Observer {
   virtual int interrupt_signal() { return 0; }
 };
 
+// Where embeddings are kept beyond a run. Nothing that goes wrong in it may end the run.
+class PromptEmbedsStore {
+ public:
+  virtual ~PromptEmbedsStore() = default;
+  // Of the prompt with this number of T5 tokens in this dtype ("bf16", ...); nothing if unknown.
+  virtual std::optional<StoredEmbeds> find(const std::string& prompt,
+                                           std::int64_t max_sequence_length,
+                                           const std::string& dtype) = 0;
+  virtual void put(const StoredEmbeds& embeds) = 0;
+};
+
+// A picture after some of its steps.
+struct SavedLatents {
+  std::int64_t steps_done = 0;
+  std::string dtype;                // bf16, fp16, fp32
+  std::vector<std::int64_t> shape;  // packed: [1, S, in_channels]
+  std::vector<std::byte> values;
+};
+
+// Where unfinished pictures are kept, to go on from there in another run. With a store an interrupt
+// waits for the end of the step, and what was reached is kept.
+class LatentsStore {
+ public:
+  virtual ~LatentsStore() = default;
+  virtual std::int64_t every() const = 0;  // steps between two times of keeping; >= 1
+  // Of picture `index` of request number `request`; nothing if there is none that fits.
+  virtual std::optional<SavedLatents> find(std::size_t request, std::int64_t index) = 0;
+  virtual void put(std::size_t request, std::int64_t index, const SavedLatents& latents) = 0;
+};
+
 struct PipelineOptions {
   std::filesystem::path model;  // a diffusers folder
   std::string device = "auto";  // auto, cpu, cuda, cuda:N
@@ -78,12 +114,16 @@ struct PipelineOptions {
   std::optional<std::int64_t> max_ram = {};
   std::string vae_tiling = "auto";     // auto (as memory demands), on, off
   std::string on_pressure = "replan";  // when memory is short while it works: replan, warn, abort
+  // With several processes on one machine: the number of this one, which picks its card, and how
+  // many share the cores and the main memory.
+  int local_rank = 0;
+  int processes_here = 1;
 };
 
 class Pipeline {
  public:
-  // Reads the configuration files and the weight files' headers, picks device and dtype; loads no
-  // weights.
+  // Reads the configuration files and the headers of the transformer's and the VAE's files, picks
+  // device and dtype; loads no weights.
   explicit Pipeline(const PipelineOptions& options);
   ~Pipeline();
   Pipeline(Pipeline&&) noexcept;
@@ -92,15 +132,25 @@ class Pipeline {
   // Throws Error{kUsage} if the request cannot be carried out by this model.
   void check(const Request& request) const;
 
-  // How the request would be carried out with the memory there is now.
-  Plan plan(const Request& request) const;
+  // How the requests would be carried out in one go with the memory there is now.
+  Plan plan(std::span<const Request> requests) const;
 
-  // Encodes, releases the encoders, denoises, releases the transformer, decodes. `on_image` gets
-  // every picture as soon as it is decoded, in order, with its index. Throws Error{kDoesNotFit} if
-  // no plan fits; when memory runs out all the same, it goes on by a leaner plan, and ends only
-  // where there is none, after it has given what was finished.
-  void generate(const Request& request, Observer& observer,
-                const std::function<void(std::int64_t index, Image image)>& on_image);
+  // How many of `requests`, from the first on, are best made in one go: weights are brought in once
+  // for all of them, and what waits between the phases has to fit into memory. At least 1.
+  std::size_t chunk_size(std::span<const Request> requests) const;
+
+  // Encodes all prompts, releases the encoders, denoises all pictures, releases the transformer,
+  // decodes. Pictures come in the order of the requests. Every picture is the same as if it were
+  // made alone. Throws Error{kDoesNotFit} if no plan fits; when memory runs out all the same, it
+  // goes on by a leaner plan, and ends only where there is none, after it has given what was
+  // finished. Prompts that `embeds` knows are not encoded.
+  void generate(std::span<const Request> requests, Observer& observer, const OnImage& on_image,
+                PromptEmbedsStore* embeds = nullptr, LatentsStore* latents = nullptr);
+
+  // Only the prompts of the requests, in their order.
+  void encode(
+      std::span<const Request> requests, Observer& observer,
+      const std::function<void(std::size_t request, const StoredEmbeds& embeds)>& on_embeds);
 
   const std::string& device_name() const;  // "cpu", "cuda:0"
   const std::string& dtype_name() const;   // "bf16", "fp16", "fp32"

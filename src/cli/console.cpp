@@ -16,27 +16,11 @@
 namespace steadyflux::cli {
 namespace {
 
-std::size_t terminal_width() {
-  winsize size{};
-  if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) return size.ws_col;
-  return 80;
-}
-
 bool wants_color() {
   const char* no_color = std::getenv("NO_COLOR");
   const char* terminal = std::getenv("TERM");
   return (no_color == nullptr || *no_color == '\0') && terminal != nullptr &&
          std::string(terminal) != "dumb";
-}
-
-std::string format_seconds(double seconds) {
-  const auto whole = static_cast<std::int64_t>(seconds + 0.5);
-  if (whole < 3600) return fmt::format("{}:{:02}", whole / 60, whole % 60);
-  return fmt::format("{}:{:02}:{:02}", whole / 3600, whole / 60 % 60, whole % 60);
-}
-
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
 }  // namespace
@@ -45,6 +29,12 @@ Console::Console(Verbosity verbosity)
     : verbosity_(verbosity),
       is_terminal_(isatty(STDERR_FILENO) == 1),
       has_color_(is_terminal_ && wants_color()) {}
+
+std::size_t Console::width() const {
+  winsize size{};
+  if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) return size.ws_col;
+  return 80;
+}
 
 // fputs, because fmt::print throws if standard error is closed or full: no reason to give up.
 void Console::print_line(const std::string& line) {
@@ -70,55 +60,43 @@ void Console::warning(const std::string& message) {
 
 void Console::status(const std::string& line) {
   if (!is_terminal_ || verbosity_ == Verbosity::kQuiet || (line.empty() && !has_status_)) return;
-  std::fputs(("\r\x1b[K" + line.substr(0, terminal_width() - 1)).c_str(), stderr);
+  std::fputs(("\r\x1b[K" + line.substr(0, width() - 1)).c_str(), stderr);
   std::fflush(stderr);
   has_status_ = !line.empty();
 }
 
+std::string plan_lines(const Plan& plan, const PlanTitle& title) {
+  std::string text = plan_text(plan, title, text_style_of(STDERR_FILENO));
+  text.pop_back();
+  return text;
+}
+
 void Progress::planned(const Plan& plan) {
-  if (console_.verbosity() != Verbosity::kVerbose) return;
-  std::string text = plan_text(plan, title_, text_style_of(STDERR_FILENO));
-  text.pop_back();  // the console ends the line
-  console_.debug(text);
+  if (console_.verbosity() == Verbosity::kVerbose) console_.debug(plan_lines(plan, title_));
 }
 
 void Progress::phase_started(const std::string& name, std::int64_t total_steps) {
-  name_ = name;
-  total_steps_ = total_steps;
-  start_ = std::chrono::steady_clock::now();
-  first_step_done_ = 0;
+  clock_.start(name, total_steps);
   phase_progress(0);
 }
 
 void Progress::phase_progress(std::int64_t steps_done) {
-  // The first step pays for reading the weights, so the ETA counts from its end.
-  if (steps_done > 0 && first_step_done_ == 0) {
-    first_step_done_ = steps_done;
-    first_step_ = std::chrono::steady_clock::now();
-  }
+  clock_.step(steps_done);
   if (!console_.is_terminal()) return;
-  const std::int64_t total = std::max<std::int64_t>(total_steps_, 1);
-  const std::size_t room = terminal_width();
+  const std::size_t room = console_.width();
   const std::size_t bar = room > 60 ? std::min<std::size_t>(40, room - 45) : 10;
-  const auto full =
-      static_cast<std::size_t>(std::min(steps_done, total)) * bar / static_cast<std::size_t>(total);
-  std::string eta;
-  if (steps_done > first_step_done_) {
-    const double per_step =
-        seconds_since(first_step_) / static_cast<double>(steps_done - first_step_done_);
-    eta =
-        fmt::format("  ETA {}", format_seconds(per_step * static_cast<double>(total - steps_done)));
-  }
-  console_.status(fmt::format("{:<9}[{}{}] {}/{}  {}{}", name_, std::string(full, '#'),
-                              std::string(bar - full, '.'), steps_done, total_steps_,
-                              format_seconds(seconds_since(start_)), eta));
+  const auto remaining = clock_.remaining();
+  console_.status(fmt::format("{:<9}{} {}/{}  {}{}", clock_.name(),
+                              bar_text(steps_done, clock_.total(), bar), steps_done, clock_.total(),
+                              duration_text(clock_.seconds()),
+                              remaining ? "  ETA " + duration_text(*remaining) : ""));
 }
 
 void Progress::phase_finished(const PhaseStats& stats) {
   phases_.push_back(stats);
   console_.status("");
   const std::string line =
-      fmt::format("{:<9}{:.2f} s, {} steps", stats.name, stats.seconds, total_steps_);
+      fmt::format("{:<9}{:.2f} s, {} steps", stats.name, stats.seconds, clock_.total());
   if (console_.is_terminal()) {
     console_.debug(line);
   } else {

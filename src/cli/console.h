@@ -2,7 +2,7 @@
 // the table of phases at the end. Standard output carries only what was asked for (--json, -o -).
 #pragma once
 
-#include <chrono>
+#include <cstddef>
 #include <optional>
 #include <string>
 #include <utility>
@@ -10,6 +10,7 @@
 
 #include "cli/options.h"
 #include "cli/plan_text.h"
+#include "cli/progress_bar.h"
 #include "memory/timeline.h"
 #include "steadyflux/pipeline.h"
 
@@ -22,6 +23,7 @@ class Console {
   explicit Console(Verbosity verbosity);
   Verbosity verbosity() const { return verbosity_; }
   bool is_terminal() const { return is_terminal_; }
+  std::size_t width() const;  // of the terminal, in columns; 80 if there is none
 
   void info(const std::string& message);     // not with --quiet
   void debug(const std::string& message);    // with --verbose only
@@ -40,6 +42,9 @@ class Console {
   bool has_status_ = false;
   std::vector<std::string> warnings_;
 };
+
+// A plan as lines for the console, which ends the last one.
+std::string plan_lines(const Plan& plan, const PlanTitle& title);
 
 // Shows the phases of a Pipeline on a Console, and keeps what they measured.
 class Progress : public Observer {
@@ -62,11 +67,7 @@ class Progress : public Observer {
  private:
   Console& console_;
   PlanTitle title_;
-  std::string name_;
-  std::int64_t total_steps_ = 0;
-  std::chrono::steady_clock::time_point start_;
-  std::chrono::steady_clock::time_point first_step_;
-  std::int64_t first_step_done_ = 0;
+  PhaseClock clock_;
   std::vector<PhaseStats> phases_;
   std::optional<MemoryTimeline> timeline_;
 };

@@ -1,53 +1,27 @@
 // steadyflux generate: a prompt becomes a picture file.
-#include <ATen/Version.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <span>
 
 #include "cli/commands.h"
 #include "cli/console.h"
+#include "cli/embeds_store.h"
 #include "cli/json_output.h"
+#include "cli/picture_output.h"
 #include "cli/request.h"
-#include "cli/signals.h"
-#include "cli/version.h"
+#include "cli/run_events.h"
 #include "image/file_names.h"
-#include "image/jpeg.h"
-#include "image/metadata.h"
 #include "image/model_identity.h"
 #include "image/output_file.h"
-#include "image/png.h"
 #include "memory/memory_report.h"
 
 namespace steadyflux::cli {
 namespace {
 
 namespace fs = std::filesystem;
-
-PictureMetadata describe(const GenerateJob& job, const Pipeline& pipeline) {
-  const Request& request = job.request;
-  PictureMetadata metadata{
-      .prompt = request.prompt,
-      .width = request.width,
-      .height = request.height,
-      .num_inference_steps = request.num_inference_steps,
-      .guidance_scale = std::nullopt,
-      .seed = request.seed,
-      .max_sequence_length = request.max_sequence_length,
-      .model = job.model.name,
-      .model_path = fs::absolute(job.pipeline.model).lexically_normal().string(),
-      .model_hash = model_identity(job.pipeline.model),
-      .dtype = pipeline.dtype_name(),
-      .device = pipeline.device_name(),
-      .num_threads = pipeline.num_threads(),
-      .steadyflux_version = steadyflux_version(),
-      .libtorch_version = libtorch_version(),
-      .cpu_capability = at::get_cpu_capability(),
-  };
-  if (job.model.transformer.guidance_embeds) metadata.guidance_scale = request.guidance_scale;
-  return metadata;
-}
 
 // Says what differs from the record in ways that may change bits.
 void compare_with_record(const PictureMetadata& now, const PictureMetadata& recorded,
@@ -68,26 +42,6 @@ void compare_with_record(const PictureMetadata& now, const PictureMetadata& reco
   compare("model (its files' hash)", recorded.model_hash, now.model_hash);
 }
 
-// Gives the path that was written.
-std::string write_picture(const GenerateJob& job, const PictureMetadata& metadata,
-                          std::int64_t index, const Image& image) {
-  const std::string parameters = a1111_parameters(metadata);
-  if (job.output == "-") {
-    write_stdout(encode_png(image.width, image.height, image.rgb,
-                            {.parameters = parameters, .steadyflux = to_json(metadata)}));
-    return "-";
-  }
-  const fs::path path = numbered_path(job.output, index, job.request.num_images);
-  if (picture_format(path) == PictureFormat::kJpeg) {
-    write_file_atomically(path, encode_jpeg(image.width, image.height, image.rgb, parameters));
-  } else {
-    write_file_atomically(path,
-                          encode_png(image.width, image.height, image.rgb,
-                                     {.parameters = parameters, .steadyflux = to_json(metadata)}));
-  }
-  return path.string();
-}
-
 void write_memory_report(const GenerateJob& job, const PictureMetadata& metadata,
                          const Progress& progress) {
   if (job.memory_report.empty() || !progress.timeline()) return;
@@ -104,22 +58,25 @@ void write_memory_report(const GenerateJob& job, const PictureMetadata& metadata
 
 Json phases_json(const std::vector<PhaseStats>& phases) {
   Json list = Json::array();
-  for (const PhaseStats& phase : phases) {
-    list.push_back({{"name", phase.name},
-                    {"seconds", phase.seconds},
-                    {"load_seconds", phase.load_seconds},
-                    {"device_peak_allocated", phase.device_peak_allocated},
-                    {"device_peak_reserved", phase.device_peak_reserved},
-                    {"peak_rss", phase.peak_rss},
-                    {"peak_rss_anon", phase.peak_rss_anon},
-                    {"peak_rss_file", phase.peak_rss_file},
-                    {"major_faults", phase.major_faults},
-                    {"disk_read", phase.disk_read},
-                    {"swap", phase.swap},
-                    {"predicted_device", phase.predicted_device},
-                    {"predicted_ram", phase.predicted_ram}});
-  }
+  for (const PhaseStats& phase : phases) list.push_back(phase_stats_json(phase));
   return list;
+}
+
+// --prompt-embeds says the prompt, unless one is given.
+void take_embedded_prompt(GenerateJob& job, bool has_prompt) {
+  if (job.prompt_embeds.empty()) return;
+  const auto prompts = embedded_prompts(job.prompt_embeds);
+  const auto given = [&](const EmbeddedPrompt& one) { return one.prompt == job.request.prompt; };
+  const auto found =
+      has_prompt ? std::find_if(prompts.begin(), prompts.end(), given) : prompts.begin();
+  if (!has_prompt && prompts.size() > 1) {
+    throw Error(ErrorKind::kUsage,
+                fmt::format("{}: holds {} prompts; say which, or use steadyflux batch",
+                            job.prompt_embeds.string(), prompts.size()));
+  }
+  if (found == prompts.end()) return;  // the store says what is wrong
+  job.request.prompt = found->prompt;
+  job.request.max_sequence_length = found->max_sequence_length;
 }
 
 Json result_json(const PictureMetadata& metadata, const Json& pictures, const Progress& progress,
@@ -152,36 +109,50 @@ Json result_json(const PictureMetadata& metadata, const Json& pictures, const Pr
 }  // namespace
 
 void run_generate(const CommandLine& line) {
-  const GenerateJob job = make_generate_job(line);
+  GenerateJob job = make_generate_job(line);
   Console console(job.verbosity);
   for (const std::string& warning : job.warnings) console.warning(warning);
+  take_embedded_prompt(job, line.positional || line.from);
 
   Pipeline pipeline(job.pipeline);
   pipeline.check(job.request);
-  const PictureMetadata metadata = describe(job, pipeline);
+  const PictureMetadata metadata =
+      describe(job, job.request, pipeline, model_identity(job.pipeline.model));
   if (job.recorded) compare_with_record(metadata, *job.recorded, console);
   console.debug(fmt::format("model {} ({}), {} on {}, {} threads, seed {}", metadata.model,
                             metadata.model_path, metadata.dtype, metadata.device,
                             metadata.num_threads, metadata.seed));
 
   Progress progress(console, {.model = metadata.model, .device = metadata.device});
+  RunEvents events(job.events, console, progress);
+  const auto store = open_embeds_store(job, pipeline, console);
   Json pictures = Json::array();
+  events.started(job.request.num_images, 0);
   try {
-    pipeline.generate(job.request, progress, [&](std::int64_t index, const Image& image) {
+    const auto on_image = [&](std::size_t, std::int64_t index, const Image& image) {
       PictureMetadata own = metadata;
       own.seed += static_cast<std::uint64_t>(index);
-      const std::string path = write_picture(job, own, index, image);
+      const std::string path =
+          job.output == "-" ? "-"
+                            : numbered_path(job.output, index, job.request.num_images).string();
+      write_picture(path, own, image);
       pictures.push_back({{"output", path}, {"seed", own.seed}});
-    });
-  } catch (...) {
+      events.picture(index, 0, path, own.seed);
+    };
+    pipeline.generate({&job.request, 1}, events.observer(), on_image, store.get());
+  } catch (const std::exception& error) {
+    events.failed(error, std::nullopt);
+    events.finished(static_cast<std::int64_t>(pictures.size()), 0, 1, error);
+
     // What led to a failure is what a report is wanted for; but the failure says more.
     try {
       write_memory_report(job, metadata, progress);
-    } catch (const Error& error) {
-      console.warning(error.what());
+    } catch (const Error& report_error) {
+      console.warning(report_error.what());
     }
     throw;
   }
+  events.finished(static_cast<std::int64_t>(pictures.size()), 0, 0);
   write_memory_report(job, metadata, progress);
   if (job.json) {
     print_json(result_json(metadata, pictures, progress, console));

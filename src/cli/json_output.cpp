@@ -10,4 +10,8 @@ void print_json(const Json& value) {
   print_text(value.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
 }
 
+void print_json_line(const Json& value) {
+  print_text(value.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n");
+}
+
 }  // namespace steadyflux::cli

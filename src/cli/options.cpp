@@ -22,8 +22,15 @@ namespace {
 constexpr unsigned kForGenerate = 1;
 constexpr unsigned kForPlan = 2;
 constexpr unsigned kForDoctor = 4;
+constexpr unsigned kForBatch = 8;
+constexpr unsigned kForEncode = 16;
+constexpr unsigned kForInspect = 32;
+constexpr unsigned kForCache = 64;
+constexpr unsigned kForPictures = kForGenerate | kForBatch;
+constexpr unsigned kForAll = ~0u;
 
 const char kPictureGroup[] = "Options";
+const char kBatchGroup[] = "Batch";
 const char kMemoryGroup[] = "Memory (SIZE: 6GiB, 1.5GiB, 500MB)";
 
 struct ValueOption {
@@ -38,6 +45,8 @@ struct ValueOption {
 
 struct Flag {
   bool Options::*value;
+  unsigned commands;
+  const char* group;
   const char* name;
   const char* short_name;
   const char* description;
@@ -46,62 +55,109 @@ struct Flag {
 constexpr std::array kValueOptions = {
     ValueOption{&Options::output, kForGenerate | kForDoctor, kPictureGroup, "output", "-o",
                 "FILE|-", "the picture, .png or .jpg; - is standard output (default: out.png)"},
-    ValueOption{&Options::model, kForGenerate | kForPlan | kForDoctor, kPictureGroup, "model", "-m",
-                "MODEL",
+    ValueOption{&Options::output, kForBatch, kPictureGroup, "output", "-o", "DIR",
+                "the folder for the pictures and journal.jsonl, made if need be (default: out)"},
+    ValueOption{&Options::output, kForEncode, kPictureGroup, "output", "-o", "FILE.safetensors",
+                "where the embeddings go (default: embeds.safetensors)"},
+    ValueOption{&Options::model, kForPictures | kForEncode | kForPlan | kForDoctor, kPictureGroup,
+                "model", "-m", "MODEL",
                 "a diffusers folder or a hub id in the local cache (default: $STEADYFLUX_MODEL, "
                 "else the bundled model)"},
-    ValueOption{&Options::width, kForGenerate | kForPlan, kPictureGroup, "width", "-W", "PIXELS",
+    ValueOption{&Options::width, kForPictures | kForPlan, kPictureGroup, "width", "-W", "PIXELS",
                 "a multiple of 16"},
-    ValueOption{&Options::height, kForGenerate | kForPlan, kPictureGroup, "height", "-H", "PIXELS",
+    ValueOption{&Options::height, kForPictures | kForPlan, kPictureGroup, "height", "-H", "PIXELS",
                 "a multiple of 16"},
-    ValueOption{&Options::steps, kForGenerate | kForPlan, kPictureGroup, "steps", "", "N",
+    ValueOption{&Options::steps, kForPictures | kForPlan, kPictureGroup, "steps", "", "N",
                 "denoising steps"},
-    ValueOption{&Options::guidance, kForGenerate, kPictureGroup, "guidance", "", "X",
+    ValueOption{&Options::guidance, kForPictures, kPictureGroup, "guidance", "", "X",
                 "guidance scale, for models with a guidance embedding"},
-    ValueOption{&Options::seed, kForGenerate, kPictureGroup, "seed", "-s", "N",
+    ValueOption{&Options::seed, kForPictures, kPictureGroup, "seed", "-s", "N",
                 "0 to 2^64-1, or -1 for a random one (default: 0)"},
-    ValueOption{&Options::num_images, kForGenerate | kForPlan, kPictureGroup, "num-images", "-n",
+    ValueOption{&Options::num_images, kForPictures | kForPlan, kPictureGroup, "num-images", "-n",
                 "N", "pictures with the seeds s, s+1, ...; the files are numbered (default: 1)"},
-    ValueOption{&Options::max_sequence_length, kForGenerate | kForPlan, kPictureGroup,
+    ValueOption{&Options::prompts, kForPlan, kPictureGroup, "prompts", "", "N",
+                "different prompts in one go, as `batch` makes them (default: 1)"},
+    ValueOption{&Options::max_sequence_length, kForPictures | kForEncode | kForPlan, kPictureGroup,
                 "max-sequence-length", "", "N", "T5 tokens of the prompt, 1 to 512"},
-    ValueOption{&Options::threads, kForGenerate | kForPlan, kPictureGroup, "threads", "", "N",
-                "default: one per physical core"},
-    ValueOption{&Options::device, kForGenerate | kForPlan, kPictureGroup, "device", "", "NAME",
-                "auto, cpu, cuda or cuda:N (default: auto)"},
-    ValueOption{&Options::dtype, kForGenerate | kForPlan, kPictureGroup, "dtype", "", "NAME",
-                "auto, bf16, fp16 or fp32 (default: auto, that of the weights)"},
-    ValueOption{&Options::max_vram, kForGenerate | kForPlan, kMemoryGroup, "max-vram", "", "SIZE",
-                "take no more of the graphics card's memory than this"},
-    ValueOption{&Options::max_ram, kForGenerate | kForPlan, kMemoryGroup, "max-ram", "", "SIZE",
-                "take no more main memory than this"},
-    ValueOption{&Options::vae_tiling, kForGenerate | kForPlan, kMemoryGroup, "vae-tiling", "",
+    ValueOption{&Options::prompt_embeds, kForPictures, kPictureGroup, "prompt-embeds", "", "FILE",
+                "prompts as `encode` wrote them; no text encoder is needed"},
+    ValueOption{&Options::threads, kForPictures | kForEncode | kForPlan, kPictureGroup, "threads",
+                "", "N", "default: one per physical core"},
+    ValueOption{&Options::device, kForPictures | kForEncode | kForPlan, kPictureGroup, "device", "",
+                "NAME", "auto, cpu, cuda or cuda:N (default: auto)"},
+    ValueOption{&Options::dtype, kForPictures | kForEncode | kForPlan, kPictureGroup, "dtype", "",
+                "NAME", "auto, bf16, fp16 or fp32 (default: auto, that of the weights)"},
+    ValueOption{&Options::events, kForPictures, kPictureGroup, "events", "", "FILE|fd:N",
+                "write what happens as JSON lines"},
+    ValueOption{&Options::order, kForBatch, kBatchGroup, "order", "", "WHICH",
+                "phase: all prompts through one phase, then the next; prompt: each picture as "
+                "early as possible (default: phase)"},
+    ValueOption{&Options::chunk_size, kForBatch, kBatchGroup, "chunk-size", "", "N",
+                "at most so many prompts in one go (default: as many as pay)"},
+    ValueOption{&Options::checkpoint_every, kForBatch, kBatchGroup, "checkpoint-every", "", "N",
+                "save unfinished pictures every N steps, to go on from there (default: never)"},
+    ValueOption{&Options::contact_sheet, kForBatch, kBatchGroup, "contact-sheet", "", "FILE.png",
+                "at the end, all pictures small on one"},
+    ValueOption{&Options::gallery, kForBatch, kBatchGroup, "gallery", "", "FILE.html",
+                "at the end, a page with all pictures, prompts and settings"},
+    ValueOption{&Options::rendezvous, kForBatch, kBatchGroup, "rendezvous", "", "HOST:PORT",
+                "where processes that share the prompts meet, if no launcher says it"},
+    ValueOption{&Options::max_vram, kForPictures | kForEncode | kForPlan, kMemoryGroup, "max-vram",
+                "", "SIZE", "take no more of the graphics card's memory than this"},
+    ValueOption{&Options::max_ram, kForPictures | kForEncode | kForPlan, kMemoryGroup, "max-ram",
+                "", "SIZE", "take no more main memory than this"},
+    ValueOption{&Options::vae_tiling, kForPictures | kForPlan, kMemoryGroup, "vae-tiling", "",
                 "WHEN",
                 "decode in bands of rows: auto (when memory is short), on or off; the picture is "
                 "the same (default: auto)"},
-    ValueOption{&Options::on_pressure, kForGenerate, kMemoryGroup, "on-pressure", "", "WHAT",
+    ValueOption{&Options::on_pressure, kForPictures, kMemoryGroup, "on-pressure", "", "WHAT",
                 "when the system begins to swap: replan, warn or abort (default: replan)"},
     ValueOption{&Options::memory_report, kForGenerate, kMemoryGroup, "memory-report", "", "FILE",
                 "draw the use of memory over time; .svg, .html or .json"},
 };
 
 constexpr std::array kFlags = {
-    Flag{&Options::json, "json", "", "one JSON object on standard output"},
-    Flag{&Options::quiet, "quiet", "-q", "errors only"},
-    Flag{&Options::verbose, "verbose", "-v", "more details"},
+    Flag{&Options::no_cache, kForPictures, kPictureGroup, "no-cache", "",
+         "encode the prompt anew, and keep nothing"},
+    Flag{&Options::keep_going, kForBatch, kBatchGroup, "keep-going", "",
+         "go on after a picture that failed, and end with exit code 6"},
+    Flag{&Options::overwrite, kForBatch, kBatchGroup, "overwrite", "",
+         "make pictures anew that are there with other settings"},
+    Flag{&Options::json, kForAll & ~kForBatch, kPictureGroup, "json", "",
+         "one JSON object on standard output"},
+    Flag{&Options::json, kForBatch, kPictureGroup, "json", "",
+         "a JSON line on standard output for every picture"},
+    Flag{&Options::quiet, kForAll, kPictureGroup, "quiet", "-q", "errors only"},
+    Flag{&Options::verbose, kForAll, kPictureGroup, "verbose", "-v", "more details"},
 };
 
 const char kGenerateFooter[] = R"(
 Commands (steadyflux COMMAND --help says more):
   generate      make a picture; the default
+  batch FILE|-  make the pictures of a prompt file, or of the lines of a pipe
+  encode        prompts become embeddings, for --prompt-embeds
   plan          what memory a picture would take, and how it would be shared out
   inspect PATH  what a model, a weight file or a picture of steadyflux holds
+  cache         what the cache of embeddings holds; cache clear empties it
   doctor        what this machine can do, and what would go wrong
 
 A prompt that is a command's name: steadyflux generate doctor
 A prompt that begins with a dash:  steadyflux -- "-5 degrees"
 
 Exit codes: 0 done, 1 bug, 2 usage, 3 bad model or input file, 4 does not fit into memory,
-            5 reading or writing failed, 130/143 interrupted)";
+            5 reading or writing failed, 6 batch with failures, 130/143 interrupted)";
+
+const char kBatchFooter[] = R"(
+FILE has one prompt a line (# begins a comment), or is JSON Lines (.jsonl) or CSV (.csv) with a
+setting of its own for each prompt; options give what a line does not say. - reads lines from
+standard input and answers each with a JSON line on standard output. Run again, it makes what is
+not there yet.
+
+Exit codes: 0 done, 2 usage or changed settings, 3 bad model or prompt file, 4 does not fit,
+            5 reading or writing failed, 6 --keep-going and something failed, 130/143 interrupted)";
+
+const char kEncodeFooter[] = R"(
+The prompt is a text, or @FILE for a prompt file as `batch` takes it.)";
 
 const char kPlanFooter[] = R"(
 Only the configuration files of the model are needed, and no graphics card: with --device cuda and
@@ -133,33 +189,69 @@ void add_value(CLI::App& app, const std::string& names, const char* placeholder,
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
 }
 
+unsigned mask_of(Command command) {
+  switch (command) {
+    case Command::kGenerate:
+      return kForGenerate;
+    case Command::kBatch:
+      return kForBatch;
+    case Command::kEncode:
+      return kForEncode;
+    case Command::kPlan:
+      return kForPlan;
+    case Command::kInspect:
+      return kForInspect;
+    case Command::kCache:
+      return kForCache;
+    case Command::kDoctor:
+      break;
+  }
+  return kForDoctor;
+}
+
 void describe(CommandApp& command, CommandLine& line) {
   CLI::App& app = command.app;
   app.set_help_flag("-h,--help", "print this and leave");
   app.add_flag("--version", command.version, "print the version and leave");
-  unsigned mask = kForDoctor;
+  const unsigned mask = mask_of(line.command);
   switch (line.command) {
     case Command::kGenerate:
-      mask = kForGenerate;
       app.name("steadyflux");
       app.description("Makes pictures from text with FLUX.1.");
       app.footer(kGenerateFooter + 1);
       add_value(app, "prompt", "", "what the picture shows; - reads it from standard input",
                 line.positional);
       break;
+    case Command::kBatch:
+      app.name("steadyflux batch");
+      app.description("Makes the pictures of a prompt file, or of prompts that come in by a pipe.");
+      app.footer(kBatchFooter + 1);
+      add_value(app, "file", "", "the prompts; - reads them from standard input", line.positional);
+      break;
+    case Command::kEncode:
+      app.name("steadyflux encode");
+      app.description(
+          "Encodes prompts, so that pictures can be made where there is no room for the text "
+          "encoders.");
+      app.footer(kEncodeFooter + 1);
+      add_value(app, "prompt", "", "a prompt, or @FILE", line.positional);
+      break;
     case Command::kPlan:
-      mask = kForPlan;
       app.name("steadyflux plan");
       app.description("Tells what memory a picture would take, before anything is loaded.");
       app.footer(kPlanFooter + 1);
       break;
     case Command::kInspect:
-      mask = 0;
       app.name("steadyflux inspect");
       app.description(
           "Tells what a model folder, a component folder, a .safetensors file or a "
           "picture made by steadyflux holds.");
       add_value(app, "path", "", "what to look at", line.positional);
+      break;
+    case Command::kCache:
+      app.name("steadyflux cache");
+      app.description("Tells what the cache of embeddings holds; `cache clear` empties it.");
+      add_value(app, "what", "", "clear, or nothing", line.positional);
       break;
     case Command::kDoctor:
       app.name("steadyflux doctor");
@@ -174,12 +266,16 @@ void describe(CommandApp& command, CommandLine& line) {
   if (mask == kForGenerate) {
     add_value(app, "--from", "FILE.png", "repeat the picture of this file; options override",
               line.from);
+  }
+  if ((mask & (kForPictures | kForEncode | kForPlan)) != 0) {
     add_value(app, "--config", "FILE", "TOML or INI file with the long names of the options",
               command.config_path);
   }
   for (const Flag& flag : kFlags) {
+    if ((flag.commands & mask) == 0) continue;
     app.add_flag(joined_names(flag.name, flag.short_name), line.typed.*flag.value,
                  flag.description)
+        ->group(flag.group)
         ->disable_flag_override();  // --json=no would otherwise be a way to say --json
   }
 }
@@ -202,10 +298,13 @@ Command take_command(std::vector<std::string>& arguments) {
       if (takes_next_argument(argument)) ++i;
       continue;
     }
-    constexpr std::array<std::pair<const char*, Command>, 4> kCommands = {
+    constexpr std::array<std::pair<const char*, Command>, 7> kCommands = {
         {{"generate", Command::kGenerate},
+         {"batch", Command::kBatch},
+         {"encode", Command::kEncode},
          {"plan", Command::kPlan},
          {"inspect", Command::kInspect},
+         {"cache", Command::kCache},
          {"doctor", Command::kDoctor}}};
     for (const auto& [name, command] : kCommands) {
       if (argument == name) {
@@ -282,6 +381,12 @@ Options read_config(const std::string& path) {
 }
 
 }  // namespace
+
+std::optional<std::string> Options::*find_value_option(const std::string& long_name) {
+  const auto option = std::find_if(kValueOptions.begin(), kValueOptions.end(),
+                                   [&](const ValueOption& o) { return o.name == long_name; });
+  return option == kValueOptions.end() ? nullptr : option->value;
+}
 
 CommandLine parse_command_line(const std::vector<std::string>& arguments) {
   CommandLine line;

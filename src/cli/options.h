@@ -9,7 +9,7 @@
 
 namespace steadyflux::cli {
 
-enum class Command { kGenerate, kPlan, kInspect, kDoctor };
+enum class Command { kGenerate, kBatch, kEncode, kPlan, kInspect, kCache, kDoctor };
 
 struct Options {
   std::optional<std::string> model;
@@ -29,6 +29,18 @@ struct Options {
   std::optional<std::string> vae_tiling;
   std::optional<std::string> on_pressure;
   std::optional<std::string> memory_report;
+  std::optional<std::string> events;
+  std::optional<std::string> prompt_embeds;
+  std::optional<std::string> prompts;  // of `plan`: how many different ones
+  std::optional<std::string> order;
+  std::optional<std::string> chunk_size;
+  std::optional<std::string> checkpoint_every;
+  std::optional<std::string> contact_sheet;
+  std::optional<std::string> gallery;
+  std::optional<std::string> rendezvous;
+  bool no_cache = false;
+  bool keep_going = false;
+  bool overwrite = false;
   bool json = false;
   bool quiet = false;
   bool verbose = false;
@@ -37,11 +49,15 @@ struct Options {
 struct CommandLine {
   Command command = Command::kGenerate;
   Options typed;
-  Options configured;                     // from --config
-  std::optional<std::string> positional;  // the prompt of generate, the path of inspect
-  std::optional<std::string> from;        // --from FILE.png
-  std::optional<std::string> info;        // --help or --version: print this and leave
+  Options configured;  // from --config
+  // The prompt of generate and encode, the file of batch, the path of inspect, the word of cache.
+  std::optional<std::string> positional;
+  std::optional<std::string> from;  // --from FILE.png
+  std::optional<std::string> info;  // --help or --version: print this and leave
 };
+
+// The member for an option with a value ("width"), or nullptr.
+std::optional<std::string> Options::*find_value_option(const std::string& long_name);
 
 // `arguments` without the program's name. Throws Error: kUsage for what cannot be understood,
 // kBadInput for a --config file that is missing or holds unknown keys.

@@ -82,8 +82,8 @@ PlanInputs make_plan_inputs(const GenerateJob& job) {
   const PipelineOptions& pipeline = job.pipeline;
   PlanInputs inputs;
   const int threads = pipeline.num_threads > 0 ? pipeline.num_threads : physical_cores();
-  inputs.workload =
-      make_workload(job.request, find_stored_dtypes(job.model), pipeline.dtype, threads);
+  inputs.workload = make_workload(make_chunk(job.model, {&job.request, 1}),
+                                  find_stored_dtypes(job.model), pipeline.dtype, threads);
   inputs.options = plan_options(pipeline);
 
   inputs.title = {.model = job.model.name, .device = "cpu"};

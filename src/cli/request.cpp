@@ -243,7 +243,10 @@ void apply_options(GenerateJob& job, const Layers& layers) {
   if (const auto text = layers.picture(&Options::guidance)) {
     request.guidance_scale = parse_guidance(*text);
   }
-  if (const auto text = layers.picture(&Options::seed)) request.seed = parse_seed(*text);
+  if (const auto text = layers.picture(&Options::seed)) {
+    request.seed = parse_seed(*text);
+    job.has_random_seed = *text == "-1";
+  }
   const auto last = static_cast<std::uint64_t>(request.num_images - 1);
   if (request.seed > std::numeric_limits<std::uint64_t>::max() - last) {
     usage_error(fmt::format("--seed {} with --num-images {}: the last seed would be above 2^64-1",
@@ -282,6 +285,35 @@ void apply_memory_options(GenerateJob& job, const Layers& layers) {
   }
 }
 
+// What happens around the making of pictures.
+void apply_other_options(GenerateJob& job, const CommandLine& line, const Layers& layers) {
+  job.json = line.typed.json || line.configured.json;
+  job.verbosity = verbosity_of(line);
+  job.use_cache = !line.typed.no_cache && !line.configured.no_cache;
+  job.events = layers.other(&Options::events).value_or("");
+  job.prompt_embeds = layers.other(&Options::prompt_embeds).value_or("");
+}
+
+// Opens the model and applies the options again, now to its defaults.
+void open_model(GenerateJob& job, const Layers& layers, const fs::path& folder) {
+  job.pipeline.model = folder;
+  job.model = ModelFolder::open(folder);
+  const std::uint64_t seed = job.request.seed;
+  fill_defaults(job);
+  apply_options(job, layers);
+  if (layers.picture(&Options::seed)) job.request.seed = seed;  // a random one is drawn once
+}
+
+// A file to be written at the end, whose name must have this extension.
+fs::path parse_target(const char* name, const std::string& text, const char* extension) {
+  const fs::path path = text;
+  if (path.extension() != extension) {
+    usage_error(
+        fmt::format("--{} {}: expected a file name that ends in {}", name, text, extension));
+  }
+  return path;
+}
+
 }  // namespace
 
 Verbosity verbosity_of(const CommandLine& line) {
@@ -292,14 +324,14 @@ Verbosity verbosity_of(const CommandLine& line) {
 }
 
 GenerateJob make_generate_job(const CommandLine& line) {
-  if (!line.positional && !line.from) {
+  const bool has_embeds = line.typed.prompt_embeds || line.configured.prompt_embeds;
+  if (!line.positional && !line.from && !has_embeds) {
     usage_error("no prompt given; try: steadyflux \"a red apple\", or steadyflux --help");
   }
   GenerateJob job;
   if (line.from) job.recorded = read_recorded(*line.from);
   const Layers layers(line, job.recorded.has_value());
-  job.json = line.typed.json || line.configured.json;
-  job.verbosity = verbosity_of(line);
+  apply_other_options(job, line, layers);
   job.output = layers.other(&Options::output).value_or("out.png");
   apply_options(job, layers);  // first without a model: wrong options are found even if it is bad
   apply_memory_options(job, layers);
@@ -307,13 +339,9 @@ GenerateJob make_generate_job(const CommandLine& line) {
   if (!job.memory_report.empty()) check_report(job.memory_report);
 
   const auto model = layers.picture(&Options::model);
-  job.pipeline.model = job.recorded && !model ? find_recorded_model(*job.recorded, *line.from)
-                                              : resolve_model(model, bundled_model_dirs());
-  job.model = ModelFolder::open(job.pipeline.model);
-  const std::uint64_t seed = job.request.seed;
-  fill_defaults(job);
-  apply_options(job, layers);
-  if (layers.picture(&Options::seed)) job.request.seed = seed;  // a random one is drawn once
+  open_model(job, layers,
+             job.recorded && !model ? find_recorded_model(*job.recorded, *line.from)
+                                    : resolve_model(model, bundled_model_dirs()));
   if (line.positional) job.request.prompt = read_prompt(*line.positional);
   if (!is_valid_utf8(job.request.prompt)) usage_error("the prompt is not UTF-8");
   if (layers.picture(&Options::guidance) && !job.model.transformer.guidance_embeds) {
@@ -323,17 +351,101 @@ GenerateJob make_generate_job(const CommandLine& line) {
   return job;
 }
 
+GenerateJob make_encode_job(const CommandLine& line) {
+  GenerateJob job;
+  const Layers layers(line, false);
+  if (!line.positional) {
+    usage_error("no prompt given; try: steadyflux encode \"a red apple\" -o apple.safetensors");
+  }
+  apply_other_options(job, line, layers);
+  job.output = layers.other(&Options::output).value_or("embeds.safetensors");
+  apply_options(job, layers);
+  apply_memory_options(job, layers);
+  open_model(job, layers, resolve_model(layers.other(&Options::model), bundled_model_dirs()));
+  return job;
+}
+
+BatchJob make_batch_job(const CommandLine& line) {
+  BatchJob job;
+  GenerateJob& defaults = job.defaults;
+  const Layers layers(line, false);
+  apply_other_options(defaults, line, layers);
+  if (!line.positional && defaults.prompt_embeds.empty()) {
+    usage_error("no prompt file given; try: steadyflux batch prompts.txt -o out");
+  }
+  job.source = line.positional.value_or("");
+  defaults.output = layers.other(&Options::output).value_or("out");
+  job.keep_going = line.typed.keep_going || line.configured.keep_going;
+  job.overwrite = line.typed.overwrite || line.configured.overwrite;
+  const auto order = layers.other(&Options::order).value_or("phase");
+  check_one_of("order", order, {"phase", "prompt"});
+  job.prompt_by_prompt = order == "prompt";
+  if (const auto text = layers.other(&Options::chunk_size)) {
+    job.chunk_size = static_cast<std::size_t>(parse_in_range("chunk-size", *text, 1, 10000));
+  }
+  if (const auto text = layers.other(&Options::checkpoint_every)) {
+    job.checkpoint_every = parse_in_range("checkpoint-every", *text, 1, 1000);
+  }
+  if (const auto text = layers.other(&Options::contact_sheet)) {
+    job.contact_sheet = parse_target("contact-sheet", *text, ".png");
+  }
+  if (const auto text = layers.other(&Options::gallery)) {
+    job.gallery = parse_target("gallery", *text, ".html");
+  }
+  job.rendezvous = layers.other(&Options::rendezvous);
+  apply_options(defaults, layers);
+  apply_memory_options(defaults, layers);
+  open_model(defaults, layers, resolve_model(layers.other(&Options::model), bundled_model_dirs()));
+  if (layers.picture(&Options::guidance) && !defaults.model.transformer.guidance_embeds) {
+    defaults.warnings.push_back(
+        fmt::format("--guidance has no effect: {} has no guidance embedding", defaults.model.name));
+  }
+  return job;
+}
+
+BatchEntry make_batch_entry(const CommandLine& line, const BatchJob& job, const PromptEntry& entry,
+                            const std::string& place) {
+  CommandLine own = line;
+  BatchEntry result;
+  for (const auto& [name, text] : entry.options) {
+    if (name == "output") {
+      result.output = text;
+      continue;
+    }
+    const auto option = find_value_option(name);
+    if (option == nullptr) throw Error(ErrorKind::kInternal, "no option --" + name);
+    own.typed.*option = text;
+  }
+  GenerateJob filled = job.defaults;
+  try {
+    apply_options(filled, Layers(own, false));
+  } catch (const Error& error) {
+    throw Error(ErrorKind::kBadInput, fmt::format("{}: {}", place, error.what()));
+  }
+  result.request = filled.request;
+  result.request.prompt = entry.prompt;
+  result.has_random_seed = filled.has_random_seed;
+  return result;
+}
+
+std::int64_t parse_max_sequence_length(const std::string& text, const std::string& place) {
+  try {
+    return parse_in_range("max-sequence-length", text, 1, 512);
+  } catch (const Error& error) {
+    throw Error(ErrorKind::kBadInput, fmt::format("{}: {}", place, error.what()));
+  }
+}
+
 GenerateJob make_plan_job(const CommandLine& line) {
   GenerateJob job;
   const Layers layers(line, false);
-  job.json = line.typed.json;
-  job.verbosity = verbosity_of(line);
+  apply_other_options(job, line, layers);
   apply_options(job, layers);  // as above
   apply_memory_options(job, layers);
-  job.pipeline.model = resolve_model(layers.other(&Options::model), bundled_model_dirs());
-  job.model = ModelFolder::open(job.pipeline.model);
-  fill_defaults(job);
-  apply_options(job, layers);
+  if (const auto text = layers.other(&Options::prompts)) {
+    job.num_prompts = static_cast<std::size_t>(parse_in_range("prompts", *text, 1, 1000000));
+  }
+  open_model(job, layers, resolve_model(layers.other(&Options::model), bundled_model_dirs()));
   const std::int64_t multiple = 2 * job.model.vae.scale_factor();
   for (const auto& [name, side] :
        {std::pair{"width", job.request.width}, std::pair{"height", job.request.height}}) {

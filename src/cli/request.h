@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "batch/prompt_file.h"
 #include "cli/console.h"
 #include "cli/options.h"
 #include "config/model_config.h"
@@ -21,6 +22,11 @@ struct GenerateJob {
   ModelFolder model;
   std::string output;                   // a path, or "-" for standard output
   std::filesystem::path memory_report;  // .svg, .html or .json; empty: none
+  std::string events;                   // --events; empty: none
+  std::filesystem::path prompt_embeds;  // --prompt-embeds; empty: none
+  bool use_cache = true;
+  bool has_random_seed = false;  // --seed -1
+  std::size_t num_prompts = 1;   // plan --prompts
   bool json = false;
   Verbosity verbosity = Verbosity::kNormal;
   std::optional<PictureMetadata> recorded;  // --from
@@ -32,6 +38,35 @@ GenerateJob make_generate_job(const CommandLine& line);
 
 // The same for `steadyflux plan`, where there is neither prompt nor output.
 GenerateJob make_plan_job(const CommandLine& line);
+
+// The same for `steadyflux encode`; the prompt, or @FILE, stays as it is.
+GenerateJob make_encode_job(const CommandLine& line);
+
+// Throws Error{kBadInput} that begins with `place`.
+std::int64_t parse_max_sequence_length(const std::string& text, const std::string& place);
+
+struct BatchJob {
+  GenerateJob defaults;  // for what an entry does not say; output is the folder
+  std::string source;    // the prompt file; "-": standard input; "": --prompt-embeds alone
+  bool prompt_by_prompt = false;
+  bool keep_going = false;
+  bool overwrite = false;
+  std::size_t chunk_size = 0;         // 0: as many prompts as pay
+  std::int64_t checkpoint_every = 0;  // steps; 0: never
+  std::filesystem::path contact_sheet;
+  std::filesystem::path gallery;
+  std::optional<std::string> rendezvous;
+};
+BatchJob make_batch_job(const CommandLine& line);
+
+struct BatchEntry {
+  Request request;
+  std::string output;  // as the entry says it; "" if it does not
+  bool has_random_seed = false;
+};
+// Throws Error{kBadInput} that begins with `place`, such as "prompts.txt:3".
+BatchEntry make_batch_entry(const CommandLine& line, const BatchJob& job, const PromptEntry& entry,
+                            const std::string& place);
 
 Verbosity verbosity_of(const CommandLine& line);
 

@@ -26,6 +26,15 @@ void for_row_chunks(std::int64_t rows, std::int64_t most, Body body) {
 
 constexpr std::int64_t kGemmRows = 2048;    // enough rows for a GEMM at full speed
 constexpr std::int64_t kElementRows = 512;  // what is done element by element, with fp32 between
-constexpr std::int64_t kLeastModulationRows = 4;  // of a GEMM: one row alone rounds differently
+
+// Rows of a GEMM of modulations: one row alone rounds differently, more than so many gain nothing.
+constexpr std::int64_t kLeastModulationRows = 4;
+constexpr std::int64_t kMostModulationRows = 128;
+
+// Rows that are computed for `rows` of modulations, so that no chunk has too few.
+inline std::int64_t modulation_gemm_rows(std::int64_t rows) {
+  if (rows > kMostModulationRows) return (rows + 15) / 16 * 16;
+  return std::max(rows, kLeastModulationRows);
+}
 
 }  // namespace steadyflux

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -12,8 +13,10 @@
 #include <cstring>
 #include <random>
 #include <string>
+#include <string_view>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include "steadyflux/error.h"
 
@@ -120,20 +123,108 @@ void write_straight(const fs::path& path, std::span<const std::uint8_t> bytes) {
   if (const int error = fd.close()) throw io_error(path, "cannot write", error);
 }
 
-// The length of the temporary name does not depend on that of the target, which may be at the
+constexpr std::string_view kTemporaryPrefix = ".steadyflux-";
+constexpr std::string_view kTemporarySuffix = ".tmp";
+constexpr std::size_t kRandomDigits = 16;
+
+// .steadyflux-PID-RANDOM.tmp: its length does not depend on that of the target, which may be at the
 // limit.
 std::string temporary_name() {
   std::random_device random;
-  return fmt::format(".steadyflux-{}-{:08x}{:08x}.tmp", ::getpid(), random(), random());
+  return fmt::format("{}{}-{:08x}{:08x}{}", kTemporaryPrefix, ::getpid(), random(), random(),
+                     kTemporarySuffix);
 }
 
-// fsync of a folder makes the rename durable; file systems that cannot do it say EINVAL.
-void sync_folder(const fs::path& folder, const fs::path& path) {
-  const FileDescriptor fd(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (fd.get() < 0) return;  // a folder may be writable and not readable
-  if (::fsync(fd.get()) != 0 && errno != EINVAL && errno != ENOTSUP && errno != EROFS) {
-    throw io_error(path, "cannot flush its folder to the disk", errno);
+bool is_temporary_name(std::string_view name) {
+  if (!name.starts_with(kTemporaryPrefix) || !name.ends_with(kTemporarySuffix)) return false;
+  if (name.size() <= kTemporaryPrefix.size() + kTemporarySuffix.size()) return false;
+  name.remove_prefix(kTemporaryPrefix.size());
+  name.remove_suffix(kTemporarySuffix.size());
+  const std::size_t dash = name.find('-');
+  return dash != 0 && dash != std::string_view::npos && name.size() == dash + 1 + kRandomDigits &&
+         name.find_first_not_of("0123456789") == dash &&
+         name.find_first_not_of("0123456789abcdef", dash + 1) == std::string_view::npos;
+}
+
+// The lock ends with the process, whatever kills it: a temporary file without one has no owner.
+// Where a file system has no such locks, nothing is locked, and nothing is ever taken for stale.
+void lock_as_owner(int fd) {
+  while (::flock(fd, LOCK_EX) != 0 && errno == EINTR) {
   }
+}
+
+bool has_no_name(int fd) {
+  struct stat info {};
+  return ::fstat(fd, &info) == 0 && info.st_nlink == 0;
+}
+
+// All of it on the disk. The descriptor stays open, and with it the lock; what some file systems
+// say only when a file is closed, they say of a copy as well.
+void write_and_flush(int fd, std::span<const std::uint8_t> bytes, const fs::path& path) {
+  write_all(fd, bytes, path);
+  if (::fsync(fd) != 0) throw io_error(path, "cannot flush to the disk", errno);
+  FileDescriptor copy(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
+  if (copy.get() < 0) return;
+  if (const int error = copy.close()) throw io_error(path, "cannot write", error);
+}
+
+// Gives a file made with O_TMPFILE a name that nothing has.
+bool link_nameless(int fd, const fs::path& name) {
+  const std::string source = fmt::format("/proc/self/fd/{}", fd);
+  if (::linkat(AT_FDCWD, source.c_str(), AT_FDCWD, name.c_str(), AT_SYMLINK_FOLLOW) == 0) {
+    return true;
+  }
+  if (errno == EEXIST) return false;
+  return ::linkat(fd, "", AT_FDCWD, name.c_str(), AT_EMPTY_PATH) == 0;  // no /proc
+}
+
+int open_nameless(const fs::path& folder, mode_t mode) {
+  return ::open(folder.c_str(), O_TMPFILE | O_WRONLY | O_CLOEXEC, mode);
+}
+
+int open_named(const fs::path& temporary, mode_t mode) {
+  return ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
+}
+
+void rename_or_throw(const fs::path& temporary, const fs::path& target, const fs::path& path) {
+  if (::rename(temporary.c_str(), target.c_str()) != 0) {
+    throw io_error(path, "cannot give the finished file its name", errno);
+  }
+}
+
+// The file has no name until it is complete: nothing can be left of it. False where that is not to
+// be had (file systems without O_TMPFILE): the way below tells what is wrong, if anything is.
+bool write_nameless(const fs::path& target, std::span<const std::uint8_t> bytes, mode_t mode,
+                    const fs::path& path) {
+  const fs::path folder = parent_of(target);
+  const FileDescriptor fd(open_nameless(folder, mode));
+  if (fd.get() < 0) return false;
+  lock_as_owner(fd.get());
+  write_and_flush(fd.get(), bytes, path);
+  if (link_nameless(fd.get(), target)) return true;
+  const fs::path temporary = folder / temporary_name();
+  if (!link_nameless(fd.get(), temporary)) return false;
+  TemporaryName name(temporary);
+  rename_or_throw(temporary, target, path);
+  name.keep();
+  return true;
+}
+
+// False if the temporary file was taken for stale by another process, which can happen between its
+// creation and its lock, and on network file systems whose locks do not reach other machines.
+bool write_named(const fs::path& target, std::span<const std::uint8_t> bytes, mode_t mode,
+                 const fs::path& path) {
+  const fs::path temporary = parent_of(target) / temporary_name();
+  const FileDescriptor fd(open_named(temporary, mode));
+  if (fd.get() < 0) throw io_error(path, "cannot make a file in its folder", errno);
+  TemporaryName name(temporary);
+  lock_as_owner(fd.get());
+  if (has_no_name(fd.get())) return false;
+  write_and_flush(fd.get(), bytes, path);
+  if (has_no_name(fd.get())) return false;
+  rename_or_throw(temporary, target, path);
+  name.keep();
+  return true;
 }
 
 }  // namespace
@@ -179,10 +270,20 @@ void check_output_path(const fs::path& path) {
     throw io_error(path, "its folder cannot be written to", errno);
   }
   // access() believes the permission bits; /proc, some network folders and full disks do not.
+  const FileDescriptor nameless(open_nameless(folder, 0600));
+  if (nameless.get() >= 0) return;
   const fs::path probe = folder / temporary_name();
-  const FileDescriptor fd(::open(probe.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
+  const FileDescriptor fd(open_named(probe, 0600));
   if (fd.get() < 0) throw io_error(path, "its folder cannot be written to", errno);
   const TemporaryName removed(probe);
+}
+
+void flush_folder(const fs::path& folder) {
+  const FileDescriptor fd(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (fd.get() < 0) return;  // a folder may be writable and not readable
+  if (::fsync(fd.get()) != 0 && errno != EINVAL && errno != ENOTSUP && errno != EROFS) {
+    throw io_error(folder, "cannot flush the folder to the disk", errno);
+  }
 }
 
 void write_file_atomically(const fs::path& path, std::span<const std::uint8_t> bytes) {
@@ -196,19 +297,35 @@ void write_file_atomically(const fs::path& path, std::span<const std::uint8_t> b
   } else if (errno != ENOENT) {
     throw io_error(path, "cannot be written", errno);
   }
-  const fs::path folder = parent_of(target);
-  const fs::path temporary = folder / temporary_name();
-  FileDescriptor fd(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode));
-  if (fd.get() < 0) throw io_error(path, "cannot make a file in its folder", errno);
-  TemporaryName name(temporary);
-  write_all(fd.get(), bytes, path);
-  if (::fsync(fd.get()) != 0) throw io_error(path, "cannot flush to the disk", errno);
-  if (const int error = fd.close()) throw io_error(path, "cannot write", error);
-  if (::rename(temporary.c_str(), target.c_str()) != 0) {
-    throw io_error(path, "cannot give the finished file its name", errno);
+  if (!write_nameless(target, bytes, mode, path)) {
+    constexpr int kAttempts = 5;
+    int attempts = 0;
+    while (!write_named(target, bytes, mode, path)) {
+      if (++attempts == kAttempts) {
+        throw io_error(path, "its temporary file is removed by another program", ENOENT);
+      }
+    }
   }
-  name.keep();
-  sync_folder(folder, path);
+  flush_folder(parent_of(target));
+}
+
+void remove_stale_temporaries(const fs::path& folder) {
+  std::error_code error;
+  std::vector<fs::path> found;
+  for (fs::directory_iterator entry(folder, error); !error && entry != fs::directory_iterator();
+       entry.increment(error)) {
+    if (is_temporary_name(entry->path().filename().string())) found.push_back(entry->path());
+  }
+  for (const fs::path& path : found) {
+    constexpr int kFlags = O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK;
+    int opened = ::open(path.c_str(), O_RDWR | kFlags);  // network file systems lock only these
+    if (opened < 0) opened = ::open(path.c_str(), O_RDONLY | kFlags);
+    const FileDescriptor fd(opened);
+    struct stat info {};
+    if (fd.get() < 0 || ::fstat(fd.get(), &info) != 0 || !S_ISREG(info.st_mode)) continue;
+    // Whoever has renamed the file away meanwhile has left nothing under this name.
+    if (::flock(fd.get(), LOCK_EX | LOCK_NB) == 0) ::unlink(path.c_str());
+  }
 }
 
 void write_stdout(std::span<const std::uint8_t> bytes) {

@@ -155,14 +155,16 @@ WeightsFootprint modulation_weights(const FluxTransformerConfig& config, const s
   return weights;
 }
 
-std::int64_t clip_activations(const ClipTextConfig& config, const std::string& dtype) {
-  // Hidden states, what a layer makes of them, and the MLP with its activation in three copies.
-  return kClipLength * (6 * config.hidden_size + 3 * config.intermediate_size) *
+std::int64_t clip_activations(const ClipTextConfig& config, const std::string& dtype,
+                              std::int64_t group) {
+  // Hidden states, what a layer makes of them, and the MLP with its activation in three copies; the
+  // other prompts have their hidden states only.
+  return kClipLength * ((5 + group) * config.hidden_size + 3 * config.intermediate_size) *
          element_size(dtype);
 }
 
 std::int64_t t5_activations(const T5Config& config, const std::string& dtype,
-                            std::int64_t max_sequence_length) {
+                            std::int64_t max_sequence_length, std::int64_t group) {
   const auto length = max_sequence_length, e = element_size(dtype);
   const auto hidden = length * config.d_model * e;
   const auto inner = length * config.num_heads * config.d_kv * e;
@@ -174,11 +176,15 @@ std::int64_t t5_activations(const T5Config& config, const std::string& dtype,
   const auto norm = 2 * length * config.d_model * 4;  // fp32
   const auto attending = hidden + std::max(norm + hidden, hidden + 4 * inner + hidden);
   const auto feeding = 3 * hidden + 4 * wide + (config.dense_act_fn == "gelu_new" ? 2 * wide : 0);
-  return std::max(making_bias, bias + std::max(attending, feeding));
+  // The other prompts wait with their hidden states, and between wi and wo with the wide ones.
+  const auto others = group - 1;
+  return others * hidden +
+         std::max({making_bias, bias + attending, bias + feeding + others * wide});
 }
 
 std::int64_t transformer_activations(const FluxTransformerConfig& config, const std::string& dtype,
-                                     std::int64_t text_len, std::int64_t image_len, int workers) {
+                                     std::int64_t text_len, std::int64_t image_len, int workers,
+                                     std::int64_t group) {
   const auto e = element_size(dtype), dim = config.inner_dim(), seq_len = text_len + image_len;
   const auto row = dim * e;
   const auto joint = seq_len * row;
@@ -192,15 +198,17 @@ std::int64_t transformer_activations(const FluxTransformerConfig& config, const 
   const auto projecting = 3 * joint + 2 * std::max(chunk, double_chunk) + norm;
   const auto attending = 4 * joint + workspace;
   const auto feeding = std::max(joint + 10 * chunk, 6 * double_chunk);
-  const auto kept = text_len * config.joint_attention_dim * e      // prompt_embeds
-                    + 2 * seq_len * config.attention_head_dim * 4  // image_rotary_emb
-                    + 3 * image_len * config.in_channels * e;
-  return kept + joint + std::max({projecting, attending, feeding});
+  const auto rotary = 2 * seq_len * config.attention_head_dim * 4;  // image_rotary_emb, fp32
+  const auto kept = joint + 3 * image_len * config.in_channels * e;
+  // In single blocks the other pictures of a group wait with what attention gave for them.
+  return rotary + group * kept + (group - 1) * joint + std::max({projecting, attending, feeding});
 }
 
 std::int64_t modulation_activations(const FluxTransformerConfig& config, const std::string& dtype,
                                     std::int64_t rows) {
-  return std::max(rows, kLeastModulationRows) * config.inner_dim() * (4 + 6) * element_size(dtype);
+  const auto computed = modulation_gemm_rows(rows);
+  const auto chunk = row_chunk(computed, kMostModulationRows);
+  return (computed + chunk * (3 + 6)) * config.inner_dim() * element_size(dtype);
 }
 
 std::int64_t modulation_row_bytes(const FluxTransformerConfig& config, const std::string& dtype) {

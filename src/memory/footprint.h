@@ -32,14 +32,17 @@ WeightsFootprint transformer_weights(const FluxTransformerConfig& config, const 
 WeightsFootprint modulation_weights(const FluxTransformerConfig& config, const std::string& dtype,
                                     std::int64_t stored);
 
-// Tensors of the forward pass at its peak, where it is computed. `workers`: threads of the CPU,
-// each with room of its own for attention; 0 on a device.
-std::int64_t clip_activations(const ClipTextConfig& config, const std::string& dtype);
+// Tensors of the forward pass at its peak, where it is computed. `group`: prompts or pictures that
+// go through it together. `workers`: threads of the CPU, each with room of its own for attention; 0
+// on a device. Embeddings that go in are not counted.
+std::int64_t clip_activations(const ClipTextConfig& config, const std::string& dtype,
+                              std::int64_t group);
 std::int64_t t5_activations(const T5Config& config, const std::string& dtype,
-                            std::int64_t max_sequence_length);
+                            std::int64_t max_sequence_length, std::int64_t group);
 std::int64_t transformer_activations(const FluxTransformerConfig& config, const std::string& dtype,
-                                     std::int64_t text_len, std::int64_t image_len, int workers);
-// rows: steps computed together.
+                                     std::int64_t text_len, std::int64_t image_len, int workers,
+                                     std::int64_t group);
+// rows: computed together, of all tables.
 std::int64_t modulation_activations(const FluxTransformerConfig& config, const std::string& dtype,
                                     std::int64_t rows);
 // Of the table that modulation leaves behind, one row.

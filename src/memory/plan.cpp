@@ -31,7 +31,8 @@ constexpr std::int64_t kChunkBytes = 16 * kMiB;
 constexpr std::int64_t kSmallTensors = std::int64_t{64} << 10;
 constexpr std::int64_t kSmallShare = 100;  // one part in so many
 
-constexpr std::int64_t kMostModulationRows = 128;
+// A copy from pinned RAM takes this part of the time of reading the same from a disk.
+constexpr std::int64_t kHostCopyShare = 8;
 
 // Bands of the decoder, from roomy to lean. More than the first gains no speed.
 constexpr std::int64_t kBands[] = {64 * kMiB, 32 * kMiB, 16 * kMiB, 8 * kMiB, 4 * kMiB, 1 * kMiB};
@@ -66,6 +67,10 @@ std::int64_t file_bytes(const WeightsFootprint& weights) {
       [](std::int64_t sum, const UnitFootprint& unit) { return sum + unit.file_bytes; });
 }
 
+std::int64_t traffic_of(const PhasePlan& phase) {
+  return phase.disk_read_bytes + phase.host_copy_bytes / kHostCopyShare;
+}
+
 // Bytes for weights, where they are computed with and in pinned RAM.
 struct Room {
   std::int64_t here = 0;
@@ -88,6 +93,7 @@ class Planner {
     embeds_ = (workload.max_sequence_length * model.text_encoder_2.d_model +
                model.text_encoder.hidden_size) *
               element_;
+    parked_embeds_ = workload.num_prompts * embeds_;
     latents_ = workload.num_images * image_len_ * model.transformer.in_channels * element_;
     plan_.budget = budget;
     plan_.workload = workload;
@@ -102,6 +108,7 @@ class Planner {
       plan_.device_peak_bytes = std::max(plan_.device_peak_bytes, phase.device_peak_bytes);
       plan_.ram_peak_bytes = std::max(plan_.ram_peak_bytes, phase.ram_peak_bytes);
       plan_.disk_read_bytes += phase.disk_read_bytes;
+      plan_.host_copy_bytes += phase.host_copy_bytes;
     }
     plan_.disk_bytes = disk_bytes();
     plan_.fits = plan_.ram_peak_bytes <= budget_.ram &&
@@ -127,7 +134,7 @@ class Planner {
 
   // Adds what is on the computing side and what is in RAM in any case to a phase.
   void add_weights(PhasePlan& phase, const WeightsFootprint& footprint, const std::string& stored,
-                   std::int64_t passes, std::int64_t here, std::int64_t host) {
+                   std::int64_t passes, std::int64_t here, std::int64_t host) const {
     const bool mappable = !on_device() && stored == workload_.dtype;
     if (on_device()) here += kSmallTensors + here / kSmallShare;
     WeightsPlan weights;
@@ -166,6 +173,7 @@ class Planner {
     if (!weights.mapped) {
       phase.disk_read_bytes += file_bytes(footprint);
       phase.disk_read_bytes += (passes - 1) * weights.file_bytes(UnitPlace::kDisk);
+      phase.host_copy_bytes += passes * weights.bytes(UnitPlace::kHost);
     }
     phase.weights.push_back(std::move(weights));
   }
@@ -212,39 +220,75 @@ class Planner {
     return next;
   }
 
+  bool fits(const PhasePlan& phase) const {
+    return phase.ram_peak_bytes <= budget_.ram &&
+           (!on_device() || phase.device_peak_bytes <= budget_.vram);
+  }
+
+  // The best group out of 1, 2, 4, ... members: make(group) gives its phase. A larger group takes
+  // more room for activations and lets the weights be brought in less often, so it has to earn it.
+  template <typename Make>
+  std::pair<std::int64_t, PhasePlan> best_group(std::int64_t members, Make make) const {
+    std::int64_t best = 1;
+    PhasePlan best_phase = make(1);
+    for (std::int64_t group = 2; group / 2 < members && options_.leaner < kLeanestStep;
+         group *= 2) {
+      const auto size = std::min(group, std::max<std::int64_t>(members >> options_.leaner, 1));
+      auto phase = make(size);
+      if (!fits(phase) || traffic_of(phase) >= traffic_of(best_phase)) continue;
+      best = size;
+      best_phase = std::move(phase);
+    }
+    return {best, std::move(best_phase)};
+  }
+
   void plan_encode() {
+    if (workload_.num_encoded == 0) return;
+    auto [group, phase] =
+        best_group(workload_.num_encoded, [this](std::int64_t size) { return encode_phase(size); });
+    plan_.encode_group = group;
+    plan_.phases.push_back(std::move(phase));
+  }
+
+  PhasePlan encode_phase(std::int64_t group) const {
     PhasePlan phase{.name = "encode"};
-    const auto overhead = kEncodeOverhead;
-    const auto here = on_device() ? embeds_ : 0, host = overhead + (on_device() ? 0 : embeds_);
+    const auto passes = (workload_.num_encoded + group - 1) / group;
+    const auto host = kEncodeOverhead + parked_embeds_;
+    const auto here = on_device() ? embeds_ : 0;
     add_weights(phase,
                 clip_weights(model_.text_encoder, workload_.dtype,
                              element_size(workload_.stored.text_encoder)),
-                workload_.stored.text_encoder, 1,
-                here + clip_activations(model_.text_encoder, workload_.dtype), host);
+                workload_.stored.text_encoder, passes,
+                here + clip_activations(model_.text_encoder, workload_.dtype, group), host);
     add_weights(phase,
                 t5_weights(model_.text_encoder_2, workload_.dtype,
                            element_size(workload_.stored.text_encoder_2)),
-                workload_.stored.text_encoder_2, 1,
+                workload_.stored.text_encoder_2, passes,
                 here + t5_activations(model_.text_encoder_2, workload_.dtype,
-                                      workload_.max_sequence_length),
+                                      workload_.max_sequence_length, group),
                 host);
-    plan_.phases.push_back(std::move(phase));
+    return phase;
   }
 
   // The table of modulations is in RAM in both phases: the fewer rows at once, the more often their
   // weights are read.
   void plan_modulate_and_denoise() {
-    auto rows = std::min(workload_.num_inference_steps, kMostModulationRows);
+    const auto steps = workload_.num_inference_steps;
+    auto rows = std::min(steps, kMostModulationRows);
     for (int step = 0; step < options_.leaner; ++step) rows = (rows + 1) / 2;
-    rows = std::max(rows, std::min(workload_.num_inference_steps, kLeastModulationRows));
+    rows = std::max(rows, std::min(steps, kLeastModulationRows));
     while (true) {
-      auto phases = modulate_and_denoise(rows);
-      const bool fits = std::all_of(phases.begin(), phases.end(), [this](const PhasePlan& phase) {
-        return phase.ram_peak_bytes <= budget_.ram;
+      auto modulate = modulate_phase(rows);
+      auto [group, denoise] = best_group(workload_.num_images, [this, rows](std::int64_t size) {
+        return denoise_phase(rows, size);
       });
-      if (fits || rows <= kLeastModulationRows) {
+      const bool enough =
+          modulate.ram_peak_bytes <= budget_.ram && denoise.ram_peak_bytes <= budget_.ram;
+      if (enough || rows <= kLeastModulationRows) {
         plan_.modulation_rows = rows;
-        for (auto& phase : phases) plan_.phases.push_back(std::move(phase));
+        plan_.denoise_group = group;
+        plan_.phases.push_back(std::move(modulate));
+        plan_.phases.push_back(std::move(denoise));
         break;
       }
       rows = std::max(rows / 2, kLeastModulationRows);
@@ -253,31 +297,40 @@ class Planner {
     plan_.disk_read_bytes_per_step = weights.file_bytes(UnitPlace::kDisk);
   }
 
-  std::vector<PhasePlan> modulate_and_denoise(std::int64_t rows) {
+  std::int64_t table_bytes(std::int64_t rows) const {
+    return workload_.num_tables * rows * modulation_row_bytes(model_.transformer, workload_.dtype);
+  }
+
+  PhasePlan modulate_phase(std::int64_t rows) const {
     const auto& config = model_.transformer;
-    const auto table = rows * modulation_row_bytes(config, workload_.dtype);
     const auto chunks = (workload_.num_inference_steps + rows - 1) / rows;
     PhasePlan modulate{.name = "modulate"};
     add_weights(
         modulate,
         modulation_weights(config, workload_.dtype, element_size(workload_.stored.transformer)),
         workload_.stored.transformer, 1,
-        (on_device() ? embeds_ : 0) + modulation_activations(config, workload_.dtype, rows),
-        kModulateOverhead + table + (on_device() ? 0 : embeds_) + (chunks > 1 ? latents_ : 0));
+        modulation_activations(config, workload_.dtype, workload_.num_tables * rows),
+        kModulateOverhead + table_bytes(rows) + parked_embeds_ + (chunks > 1 ? latents_ : 0));
     modulate.disk_read_bytes *= chunks;
+    return modulate;
+  }
+
+  PhasePlan denoise_phase(std::int64_t rows, std::int64_t group) const {
+    const auto& config = model_.transformer;
     PhasePlan denoise{.name = "denoise"};
+    const auto passes = (workload_.num_images + group - 1) / group * workload_.num_inference_steps;
+    const auto brought = on_device()  // of each picture of the group
+                             ? embeds_ + modulation_row_bytes(config, workload_.dtype)
+                             : std::int64_t{0};
     add_weights(
         denoise,
         transformer_weights(config, workload_.dtype, element_size(workload_.stored.transformer)),
-        workload_.stored.transformer, workload_.num_images * workload_.num_inference_steps,
+        workload_.stored.transformer, passes,
         transformer_activations(config, workload_.dtype, workload_.max_sequence_length, image_len_,
-                                on_device() ? 0 : workload_.num_threads) +
-            (on_device() ? modulation_row_bytes(config, workload_.dtype) : 0),
-        kDenoiseOverhead + table + latents_);
-    std::vector<PhasePlan> phases;
-    phases.push_back(std::move(modulate));
-    phases.push_back(std::move(denoise));
-    return phases;
+                                on_device() ? 0 : workload_.num_threads, group) +
+            group * brought,
+        kDenoiseOverhead + table_bytes(rows) + latents_ + parked_embeds_);
+    return denoise;
   }
 
   void plan_decode() {
@@ -301,9 +354,7 @@ class Planner {
                                                     element_, bands[i], on_device(), parked);
         phase = decode_phase(weight_bytes, footprint, host);
         plan_.vae = {bands[i], footprint.band_rows, footprint.tiled, parked};
-        const bool fits = phase.ram_peak_bytes <= budget_.ram &&
-                          (!on_device() || phase.device_peak_bytes <= budget_.vram);
-        if (fits) {
+        if (fits(phase)) {
           plan_.phases.push_back(std::move(phase));
           return;
         }
@@ -340,7 +391,8 @@ class Planner {
   const PlanOptions& options_;
   std::int64_t element_;
   std::int64_t latent_height_ = 0, latent_width_ = 0, image_len_ = 0;
-  std::int64_t embeds_ = 0, latents_ = 0;  // bytes that phases leave to each other
+  // Bytes that phases leave to each other in RAM; embeds_ are those of one prompt.
+  std::int64_t embeds_ = 0, parked_embeds_ = 0, latents_ = 0;
   Plan plan_;
 };
 
@@ -375,6 +427,10 @@ const PhasePlan& Plan::phase(const std::string& name) const {
     if (phase.name == name) return phase;
   }
   throw Error(ErrorKind::kInternal, "the plan has no phase " + name);
+}
+
+std::int64_t traffic(const Plan& plan) {
+  return plan.disk_read_bytes + plan.host_copy_bytes / kHostCopyShare;
 }
 
 Plan make_plan(const ModelFolder& model, const Workload& workload, const Budget& budget,

@@ -36,12 +36,16 @@ struct StoredDtypes {
   std::string vae = "bf16";
 };
 
-// How a picture is to be made, as far as memory is concerned.
+// What is to be made in one go, as far as memory is concerned. Where pictures differ, the largest
+// of each counts for all of them.
 struct Workload {
   std::int64_t width = 1024;   // pixels
   std::int64_t height = 1024;  // pixels
   std::int64_t num_inference_steps = 4;
-  std::int64_t num_images = 1;
+  std::int64_t num_images = 1;   // in all
+  std::int64_t num_prompts = 1;  // different ones
+  std::int64_t num_encoded = 1;  // of them: 0 where all embeddings are there already
+  std::int64_t num_tables = 1;   // of modulations: combinations of prompt, steps and guidance
   std::int64_t max_sequence_length = 512;
   int num_threads = 1;
   std::string dtype = "bf16";  // computed with: bf16, fp16, fp32
@@ -79,7 +83,7 @@ struct WeightsPlan {
   std::int64_t total_bytes() const;  // of the units
 };
 
-// encode, modulate, denoise, decode.
+// encode (unless nothing is to be encoded), modulate, denoise, decode.
 struct PhasePlan {
   std::string name;
   std::vector<WeightsPlan> weights = {};  // one after the other, not at the same time
@@ -88,6 +92,7 @@ struct PhasePlan {
   std::int64_t device_peak_bytes = 0;     // context included; 0 without a device
   std::int64_t ram_peak_bytes = 0;        // RSS
   std::int64_t disk_read_bytes = 0;       // over the whole phase
+  std::int64_t host_copy_bytes = 0;       // from pinned RAM to the device, likewise
 };
 
 struct VaePlan {
@@ -112,13 +117,17 @@ struct Plan {
   bool fits = false;
   std::vector<PhasePlan> phases;
   VaePlan vae;
-  std::int64_t modulation_rows = 0;  // steps whose modulations are held at once
-  bool leanest = false;              // nothing can be given up any more
+  std::int64_t modulation_rows = 0;  // steps whose modulations are held at once, for every table
+  // Pictures, and prompts, that go in turn through each unit of weights while it is there.
+  std::int64_t denoise_group = 1;
+  std::int64_t encode_group = 1;
+  bool leanest = false;  // nothing can be given up any more
 
   std::int64_t device_peak_bytes = 0;
   std::int64_t ram_peak_bytes = 0;
   std::int64_t disk_read_bytes_per_step = 0;
   std::int64_t disk_read_bytes = 0;  // in all
+  std::int64_t host_copy_bytes = 0;  // in all
   std::int64_t disk_bytes = 0;       // that the weights take on the disk
 
   const PhasePlan& phase(const std::string& name) const;
@@ -126,6 +135,10 @@ struct Plan {
 
 Plan make_plan(const ModelFolder& model, const Workload& workload, const Budget& budget,
                const PlanOptions& options = {});
+
+// What a plan has to bring in, in bytes read from the disk; copies from pinned RAM are several
+// times as fast.
+std::int64_t traffic(const Plan& plan);
 
 // When a plan does not fit. The smallest budget of the device and of RAM, each with the other as it
 // is (0: no amount of it would do); the largest width and height of the same aspect that fit.

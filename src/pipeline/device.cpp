@@ -45,11 +45,13 @@ c10::DeviceIndex count_gpus(std::string& problem) {
 
 }  // namespace
 
-c10::Device select_device(const std::string& spec) {
+c10::Device select_device(const std::string& spec, int local_rank) {
   if (spec == "cpu") return c10::Device(c10::kCPU);
   std::string problem;
-  if (spec == "auto") {
-    return count_gpus(problem) > 0 ? c10::Device(c10::kCUDA, 0) : c10::Device(c10::kCPU);
+  if (spec == "auto" || (spec == "cuda" && local_rank > 0)) {
+    const auto count = count_gpus(problem);
+    if (count > 0) return {c10::kCUDA, static_cast<c10::DeviceIndex>(local_rank % count)};
+    if (spec == "auto") return c10::Device(c10::kCPU);
   }
   int index = 0;
   if (spec != "cuda") {

@@ -15,7 +15,8 @@ namespace steadyflux {
 
 // "cpu", "cuda", "cuda:N" or "auto" (the first GPU if there is one). Throws Error{kUsage} with the
 // reason if the device asked for is not there.
-c10::Device select_device(const std::string& spec);
+// `local_rank`: of several processes on this machine, which take a card each.
+c10::Device select_device(const std::string& spec, int local_rank = 0);
 
 struct DeviceInfo {
   std::string name;        // "cuda:0"

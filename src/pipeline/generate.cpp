@@ -1,57 +1,91 @@
 #include "pipeline/generate.h"
 
+#include <algorithm>
 #include <exception>
 #include <utility>
 
 #include "pipeline/out_of_memory.h"
 #include "pipeline/phases.h"
+#include "pipeline/saved_tensors.h"
 
 namespace steadyflux {
 namespace {
 
-std::size_t finished_pictures(const Denoising& state, const Request& request) {
+std::size_t finished_pictures(const Denoising& state, const Chunk& chunk) {
   std::size_t count = 0;
   while (count < state.steps_done.size() &&
-         state.steps_done[count] == request.num_inference_steps) {
+         state.steps_done[count] == chunk.steps(chunk.pictures[count])) {
     ++count;
   }
   return count;
 }
 
+void encode_missing(const ModelFolder& model, const Chunk& chunk, PhaseRunner& runner,
+                    std::vector<PromptEmbeddings>& embeddings,
+                    const std::function<void(std::size_t, const PromptEmbeddings&)>& on_encoded) {
+  std::vector<std::size_t> missing;
+  for (std::size_t i = 0; i < embeddings.size(); ++i) {
+    if (!embeddings[i].defined()) missing.push_back(i);
+  }
+  if (missing.empty()) return;
+  runner.run("encode", encode_steps(model, static_cast<std::int64_t>(missing.size())),
+             [&](const PhaseContext& context) { encode(context, chunk, embeddings); });
+  if (!on_encoded) return;
+  for (const auto i : missing) on_encoded(i, embeddings[i]);
+}
+
 }  // namespace
 
-void generate_pictures(const ModelFolder& model, const Request& request, PhaseRunner& runner,
-                       const std::function<void(std::int64_t index, Image image)>& on_image) {
-  PromptEmbeddings embeddings;
-  runner.run("encode", encode_steps(model), [&](const PhaseContext& context) {
-    embeddings = encode_prompt(context, request.prompt, request.max_sequence_length);
-  });
-
+Denoising begin_denoising(const Chunk& chunk, LatentsStore* latents, const ModelFolder& model,
+                          at::ScalarType dtype) {
   Denoising state;
+  state.latents.resize(chunk.pictures.size());
+  state.steps_done.resize(chunk.pictures.size(), 0);
+  for (std::size_t i = 0; latents != nullptr && i < chunk.pictures.size(); ++i) {
+    const auto& picture = chunk.pictures[i];
+    const auto saved = latents->find(picture.request, picture.index);
+    if (!saved) continue;
+    const auto tensor = from_saved(*saved, model, chunk.request(picture), dtype);
+    if (!tensor) continue;
+    state.latents[i] = *tensor;
+    state.steps_done[i] = saved->steps_done;
+  }
+  return state;
+}
+
+void generate_pictures(
+    const ModelFolder& model, const Chunk& chunk, std::vector<PromptEmbeddings> embeddings,
+    Denoising state, PhaseRunner& runner, const OnImage& on_image,
+    const std::function<void(std::size_t prompt, const PromptEmbeddings&)>& on_encoded) {
+  embeddings.resize(chunk.prompts.size());
+  encode_missing(model, chunk, runner, embeddings, on_encoded);
+
   std::exception_ptr failure;
+  std::int64_t steps = 0;  // of the picture that has most
+  for (const auto& picture : chunk.pictures) steps = std::max(steps, chunk.steps(picture));
+  const auto first = *std::min_element(state.steps_done.begin(), state.steps_done.end());
   try {
-    for (std::int64_t step = 0; step < request.num_inference_steps;) {
-      ModulationTable table;
+    for (std::int64_t step = first; step < steps;) {
+      ModulationTables tables;
       runner.run("modulate", modulate_steps(model), [&](const PhaseContext& context) {
-        table = modulate(context, request, embeddings, step);
+        tables = modulate(context, chunk, embeddings, step);
       });
-      runner.run("denoise", request.num_images * request.num_inference_steps,
-                 [&](const PhaseContext& context) {
-                   denoise(context, request, embeddings, table, state);
-                 });
-      step = table.first + table.rows.size(0);
+      runner.run("denoise", chunk.total_steps(), [&](const PhaseContext& context) {
+        denoise(context, chunk, embeddings, tables, state);
+      });
+      step = tables.end;
     }
   } catch (const std::exception& error) {
     // There is no leaner plan any more; what is finished is given all the same.
-    state.latents.resize(finished_pictures(state, request));
+    state.latents.resize(finished_pictures(state, chunk));
     if (state.latents.empty() || !out_of_memory_detail(error)) throw;
     failure = std::current_exception();
   }
-  embeddings = {};
+  embeddings.clear();
   std::size_t decoded = 0;
   runner.run("decode", static_cast<std::int64_t>(state.latents.size()) * decode_steps(model),
              [&](const PhaseContext& context) {
-               decode(context, request, state.latents, decoded, on_image);
+               decode(context, chunk, state.latents, decoded, on_image);
              });
   if (failure) std::rethrow_exception(failure);
 }

@@ -88,9 +88,10 @@ void PhaseRunner::run(const std::string& name, std::int64_t steps, const Body& b
 // False if memory ran out and there is a leaner plan. What `body` held is free when this returns.
 bool PhaseRunner::try_body(const std::string& name, double& load_seconds, const Body& body) {
   try {
-    body(PhaseContext{
-        setting_.model, setting_.device, setting_.dtype, observer_, load_seconds, plan_,
-        [this](std::int64_t bytes_read) { return replan_under_pressure(bytes_read); }});
+    body(PhaseContext{setting_.model, setting_.device, setting_.dtype, observer_, load_seconds,
+                      plan_,
+                      [this](std::int64_t bytes_read) { return replan_under_pressure(bytes_read); },
+                      setting_.latents});
     return true;
   } catch (const std::exception& error) {
     const auto detail = out_of_memory_detail(error);

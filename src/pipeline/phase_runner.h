@@ -29,6 +29,7 @@ struct RunSetting {
   Budget budget;
   PlanOptions plan_options = {};
   OnPressure on_pressure = OnPressure::kReplan;
+  LatentsStore* latents = nullptr;
 };
 
 class PhaseRunner {

@@ -4,13 +4,18 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstring>
+#include <map>
 #include <memory>
 #include <numeric>
+#include <span>
+#include <utility>
 
 #include "nn/load.h"
 #include "pipeline/latents.h"
+#include "pipeline/saved_tensors.h"
 #include "residency/streamed_weights.h"
 #include "scheduler/flow_match_euler.h"
 #include "text_encoder/clip_text_model.h"
@@ -111,11 +116,6 @@ void expect_finite(const PhaseContext& context, const at::Tensor& values,
                                : "its weights are damaged, fetch them again"));
 }
 
-std::int64_t image_seq_len(const ModelFolder& model, const Request& request) {
-  const auto factor = model.vae.scale_factor();
-  return request.height / factor / 2 * (request.width / factor / 2);
-}
-
 at::Tensor ids_tensor(const TokenizedPrompt& tokens) {
   return at::tensor(tokens.ids, at::kLong).unsqueeze(0);  // [1, length]
 }
@@ -127,161 +127,398 @@ void warn_if_truncated(Observer& observer, const TokenizedPrompt& tokens, const 
                                encoder, length, tokens.lost_text, advice));
 }
 
-at::Tensor encode_clip(const PhaseContext& context, const std::string& prompt) {
-  const auto& config = context.model.text_encoder;
-  const auto length = std::min(kClipLength, config.max_position_embeddings);
-  const auto tokens = load_clip_tokenizer(context.model.root / "tokenizer", config.vocab_size)
-                          ->tokenize(prompt, length);
-  warn_if_truncated(context.observer, tokens, "CLIP", length, "");
-  ClipTextModel text_encoder(config);
-  const auto weights =
-      open_weights(context, clip_names(), text_encoder.fixed_slots(), text_encoder.units(),
-                   weights_plan(context.plan, "encode", "text_encoder"));
-  const auto pooled = text_encoder.forward(ids_tensor(tokens), *weights);
-  expect_finite(context, pooled, clip_names());
-  return pooled;
+// body(first, count) for group after group of `members`.
+template <typename Body>
+void for_groups(std::size_t members, std::int64_t group, Body body) {
+  const auto size = static_cast<std::size_t>(group);
+  for (std::size_t first = 0; first < members; first += size) {
+    body(first, std::min(size, members - first));
+  }
 }
 
-at::Tensor encode_t5(const PhaseContext& context, const std::string& prompt, std::int64_t length) {
-  const auto& config = context.model.text_encoder_2;
-  const auto tokens = load_t5_tokenizer(context.model.root / "tokenizer_2", config.vocab_size)
-                          ->tokenize(prompt, length);
-  warn_if_truncated(context.observer, tokens, "T5", length,
+std::int64_t group_count(std::size_t members, std::int64_t group) {
+  return (static_cast<std::int64_t>(members) + group - 1) / group;
+}
+
+// The numbers of the prompts that still need what `of` gives.
+std::vector<std::size_t> missing(const std::vector<PromptEmbeddings>& embeddings,
+                                 at::Tensor PromptEmbeddings::*of) {
+  std::vector<std::size_t> numbers;
+  for (std::size_t i = 0; i < embeddings.size(); ++i) {
+    if (!(embeddings[i].*of).defined()) numbers.push_back(i);
+  }
+  return numbers;
+}
+
+// Progress of the encode phase over both encoders.
+class EncodeProgress {
+ public:
+  explicit EncodeProgress(Observer& observer) : observer_(observer) {}
+  void add(std::int64_t steps) { observer_.phase_progress(done_ += steps); }
+
+ private:
+  Observer& observer_;
+  std::int64_t done_ = 0;
+};
+
+std::unique_ptr<Tokenizer> clip_tokenizer(const ModelFolder& model) {
+  return load_clip_tokenizer(model.root / "tokenizer", model.text_encoder.vocab_size);
+}
+std::unique_ptr<Tokenizer> t5_tokenizer(const ModelFolder& model) {
+  return load_t5_tokenizer(model.root / "tokenizer_2", model.text_encoder_2.vocab_size);
+}
+
+std::int64_t clip_length(const ModelFolder& model) {
+  return std::min(kClipLength, model.text_encoder.max_position_embeddings);
+}
+
+void warn_of_lost_clip_text(Observer& observer, const TokenizedPrompt& tokens,
+                            std::int64_t length) {
+  warn_if_truncated(observer, tokens, "CLIP", length, "");
+}
+void warn_of_lost_t5_text(Observer& observer, const TokenizedPrompt& tokens, std::int64_t length) {
+  warn_if_truncated(observer, tokens, "T5", length,
                     length < 512 ? "; raise --max-sequence-length to keep more" : "");
-  T5Encoder text_encoder_2(config);
+}
+
+void encode_clip(const PhaseContext& context, const Chunk& chunk, EncodeProgress& progress,
+                 std::vector<PromptEmbeddings>& embeddings) {
+  const auto& config = context.model.text_encoder;
+  const auto numbers = missing(embeddings, &PromptEmbeddings::pooled_prompt_embeds);
+  if (numbers.empty()) return;
+  const auto length = clip_length(context.model);
+  std::vector<at::Tensor> ids;
+  {
+    const auto tokenizer = clip_tokenizer(context.model);
+    for (const auto i : numbers) {
+      const auto tokens = tokenizer->tokenize(chunk.prompts[i].text, length);
+      warn_of_lost_clip_text(context.observer, tokens, length);
+      ids.push_back(ids_tensor(tokens));
+    }
+  }
+  ClipTextModel text_encoder(config);
+  auto plan = weights_plan(context.plan, "encode", "text_encoder");
+  const auto group = context.plan.encode_group;
+  plan.passes = group_count(numbers.size(), group);
   const auto weights =
-      open_weights(context, t5_names(), text_encoder_2.fixed_slots(), text_encoder_2.units(),
-                   weights_plan(context.plan, "encode", "text_encoder_2"));
-  const auto embeds =
-      text_encoder_2.forward(ids_tensor(tokens), *weights, [&](std::int64_t blocks) {
-        context.observer.phase_progress(1 + blocks);
-        throw_if_interrupted(context.observer);
-      });
-  expect_finite(context, embeds, t5_names());
-  return embeds;
+      open_weights(context, clip_names(), text_encoder.fixed_slots(), text_encoder.units(), plan);
+  for_groups(numbers.size(), group, [&](std::size_t first, std::size_t count) {
+    const auto pooled = text_encoder.forward(std::span(ids).subspan(first, count), *weights);
+    for (std::size_t i = 0; i < count; ++i) {
+      expect_finite(context, pooled[i], clip_names());
+      embeddings[numbers[first + i]].pooled_prompt_embeds = pooled[i].to(at::kCPU);
+    }
+    progress.add(static_cast<std::int64_t>(count));
+    throw_if_interrupted(context.observer);
+  });
+}
+
+void encode_t5(const PhaseContext& context, const Chunk& chunk, EncodeProgress& progress,
+               std::vector<PromptEmbeddings>& embeddings) {
+  const auto& config = context.model.text_encoder_2;
+  const auto numbers = missing(embeddings, &PromptEmbeddings::prompt_embeds);
+  if (numbers.empty()) return;
+  std::vector<at::Tensor> ids;
+  {
+    const auto tokenizer = t5_tokenizer(context.model);
+    for (const auto i : numbers) {
+      const auto length = chunk.prompts[i].max_sequence_length;
+      const auto tokens = tokenizer->tokenize(chunk.prompts[i].text, length);
+      warn_of_lost_t5_text(context.observer, tokens, length);
+      ids.push_back(ids_tensor(tokens));
+    }
+  }
+  T5Encoder text_encoder_2(config);
+  auto plan = weights_plan(context.plan, "encode", "text_encoder_2");
+  const auto group = context.plan.encode_group;
+  plan.passes = group_count(numbers.size(), group);
+  const auto weights =
+      open_weights(context, t5_names(), text_encoder_2.fixed_slots(), text_encoder_2.units(), plan);
+  for_groups(numbers.size(), group, [&](std::size_t first, std::size_t count) {
+    auto embeds =
+        text_encoder_2.forward(std::span(ids).subspan(first, count), *weights, [&](std::int64_t) {
+          progress.add(static_cast<std::int64_t>(count));
+          throw_if_interrupted(context.observer);
+        });
+    for (std::size_t i = 0; i < count; ++i) {
+      expect_finite(context, embeds[i], t5_names());
+      embeddings[numbers[first + i]].prompt_embeds = std::exchange(embeds[i], {}).to(at::kCPU);
+    }
+  });
 }
 
 }  // namespace
 
-void check_weights(const ModelFolder& model) {
+void warn_of_lost_text(const ModelFolder& model, std::span<const ChunkPrompt> prompts,
+                       Observer& observer) try {
+  std::unique_ptr<Tokenizer> clip, t5;  // opened for the first prompt that may be too long
+  for (const auto& prompt : prompts) {
+    // A token stands for a byte at least; two more mark beginning and end.
+    const auto most = static_cast<std::int64_t>(prompt.text.size()) + 2;
+    if (most > clip_length(model)) {
+      if (!clip) clip = clip_tokenizer(model);
+      const auto length = clip_length(model);
+      warn_of_lost_clip_text(observer, clip->tokenize(prompt.text, length), length);
+    }
+    if (most > prompt.max_sequence_length) {
+      if (!t5) t5 = t5_tokenizer(model);
+      const auto length = prompt.max_sequence_length;
+      warn_of_lost_t5_text(observer, t5->tokenize(prompt.text, length), length);
+    }
+  }
+} catch (const Error&) {  // no tokenizers: the embeddings came from where there are some
+}
+
+void check_encoders(const ModelFolder& model) {
   check_component(model, ClipTextModel(model.text_encoder), clip_names());
   check_component(model, T5Encoder(model.text_encoder_2), t5_names());
+}
+
+void check_transformer_and_vae(const ModelFolder& model) {
   check_component(model, FluxTransformer(model.transformer), transformer_names());
   check_component(model, AutoencoderKlDecoder(model.vae), vae_names());
 }
 
-std::int64_t encode_steps(const ModelFolder& model) { return 1 + model.text_encoder_2.num_layers; }
+std::int64_t encode_steps(const ModelFolder& model, std::int64_t prompts) {
+  return prompts * (1 + model.text_encoder_2.num_layers);
+}
 
-PromptEmbeddings encode_prompt(const PhaseContext& context, const std::string& prompt,
-                               std::int64_t max_sequence_length) {
-  PromptEmbeddings embeddings;
-  embeddings.pooled_prompt_embeds = encode_clip(context, prompt);
-  context.observer.phase_progress(1);
-  throw_if_interrupted(context.observer);
-  embeddings.prompt_embeds = encode_t5(context, prompt, max_sequence_length);
-  return embeddings;
+void encode(const PhaseContext& context, const Chunk& chunk,
+            std::vector<PromptEmbeddings>& embeddings) {
+  embeddings.resize(chunk.prompts.size());
+  EncodeProgress progress(context.observer);
+  encode_clip(context, chunk, progress, embeddings);
+  encode_t5(context, chunk, progress, embeddings);
 }
 
 std::int64_t modulate_steps(const ModelFolder& model) {
   return static_cast<std::int64_t>(FluxTransformer(model.transformer).modulation_units().size());
 }
 
-ModulationTable modulate(const PhaseContext& context, const Request& request,
-                         const PromptEmbeddings& embeddings, std::int64_t first_step) {
+ModulationTables modulate(const PhaseContext& context, const Chunk& chunk,
+                          const std::vector<PromptEmbeddings>& embeddings,
+                          std::int64_t first_step) {
   const auto& model = context.model;
-  const auto schedule =
-      make_schedule(model.scheduler, request.num_inference_steps, image_seq_len(model, request));
-  const auto steps =
-      std::min(context.plan.modulation_rows, request.num_inference_steps - first_step);
+  ModulationTables tables;
+  tables.first = tables.end = first_step;
+  std::vector<float> timesteps, guidance;
+  std::vector<at::Tensor> pooled;  // [1, pooled_projection_dim]
+  for (const auto& table : chunk.tables) {
+    const auto schedule =
+        make_schedule(model.scheduler, table.num_inference_steps, table.image_len);
+    const auto end = std::min(table.num_inference_steps, first_step + context.plan.modulation_rows);
+    tables.begin.push_back(static_cast<std::int64_t>(timesteps.size()));
+    for (auto step = first_step; step < end; ++step) {
+      timesteps.push_back(schedule.timesteps[static_cast<std::size_t>(step)]);
+      guidance.push_back(static_cast<float>(table.guidance_scale));
+      pooled.push_back(embeddings[table.prompt].pooled_prompt_embeds);
+    }
+    tables.end = std::max(tables.end, end);
+  }
   FluxTransformer transformer(model.transformer);
   const auto weights = open_weights(
       context, transformer_names(), transformer.modulation_fixed_slots(),
       transformer.modulation_units(), weights_plan(context.plan, "modulate", "modulation"));
-  const std::vector<float> timesteps(schedule.timesteps.begin() + first_step,
-                                     schedule.timesteps.begin() + first_step + steps);
-  at::Tensor guidance;
-  if (model.transformer.guidance_embeds) {
-    guidance = at::full({1}, request.guidance_scale,
-                        at::TensorOptions().dtype(at::kFloat).device(context.device));
-  }
   std::int64_t done = 0;
-  ModulationTable table;
-  table.first = first_step;
-  table.rows = transformer.modulation_table(
-      at::tensor(timesteps).to(context.device).to(context.dtype) / 1000, guidance,
-      embeddings.pooled_prompt_embeds, *weights, [&] {
+  tables.rows = transformer.modulation_table(
+      at::tensor(timesteps).to(context.device).to(context.dtype) / 1000,
+      model.transformer.guidance_embeds ? at::tensor(guidance).to(context.device) : at::Tensor(),
+      at::cat(pooled).to(context.device), *weights, [&] {
         context.observer.phase_progress(++done);
         throw_if_interrupted(context.observer);
       });
-  return table;
+  return tables;
 }
 
 namespace {
 
-// Follows one request through the transformer; what steps have in common is made once.
+// Takes pictures through the transformer, a group of them step by step; what steps have in common
+// is made once.
 class Denoiser {
  public:
-  Denoiser(const PhaseContext& context, const Request& request, const PromptEmbeddings& embeddings,
-           const ModulationTable& table, std::int64_t passes)
+  Denoiser(const PhaseContext& context, const Chunk& chunk,
+           const std::vector<PromptEmbeddings>& embeddings, const ModulationTables& tables,
+           Denoising& state)
       : context_(context),
+        chunk_(chunk),
         embeddings_(embeddings),
-        table_(table),
+        tables_(tables),
+        state_(state),
         transformer_(context.model.transformer),
-        schedule_(make_schedule(context.model.scheduler, request.num_inference_steps,
-                                image_seq_len(context.model, request))) {
-    open(context.plan, passes);
-    const auto factor = context.model.vae.scale_factor();
-    image_rotary_emb_ = make_rotary_embedding(
-        make_position_ids(request.max_sequence_length, request.height / factor / 2,
-                          request.width / factor / 2)
-            .to(context.device),
-        context.model.transformer.axes_dims_rope);
-  }
+        group_size_(static_cast<std::size_t>(context.plan.denoise_group)) {}
 
-  void change_plan(const Plan& plan, std::int64_t passes) {
-    auto next = weights_plan(plan, "denoise", "transformer");
-    if (mapped_ || next.mapped) {
-      read_before_ = bytes_read();
-      weights_.reset();
-      open(plan, passes);
-      return;
+  void run() {
+    if (unfinished().empty()) return;
+    open(context_.plan);
+    for (auto group = unfinished(); !group.empty(); group = unfinished()) {
+      if (group.size() > group_size_) group.resize(group_size_);
+      for (const auto picture : group) prepare(picture);
+      while (!group.empty()) {
+        step(group);
+        keep(group);
+        report();
+        std::erase_if(group, [this](std::size_t picture) { return steps_left(picture) == 0; });
+        if (replan()) break;  // the passes over the weights were counted anew
+      }
+      brought_.clear();
     }
-    next.passes = passes;
-    weights_->restart(next);
-  }
-
-  std::int64_t bytes_read() const { return read_before_ + weights_->bytes_read(); }
-
-  // latents [1, S, in_channels] in RAM -> the same, one step on.
-  at::Tensor step(const at::Tensor& latents_in, std::int64_t step) {
-    const auto latents = latents_in.to(context_.device);
-    const auto row = table_.rows.narrow(0, step - table_.first, 1).to(context_.device);
-    const auto noise_pred = transformer_.forward(
-        latents, embeddings_.prompt_embeds, transformer_.split_modulations(row), image_rotary_emb_,
-        *weights_, [&](std::int64_t, const at::Tensor&, const at::Tensor&) {
-          throw_if_interrupted(context_.observer);
-        });
-    const auto i = static_cast<std::size_t>(step);
-    const float dt = schedule_.sigmas[i + 1] - schedule_.sigmas[i];
-    // dt * v is rounded to the model dtype, the sum is made in fp32 (FlowMatchEuler step).
-    return (latents.to(at::kFloat) + noise_pred * dt).to(noise_pred.scalar_type()).to(at::kCPU);
   }
 
  private:
-  void open(const Plan& plan, std::int64_t passes) {
+  // What a picture needs in every step, where it is computed.
+  struct Brought {
+    at::Tensor prompt_embeds;
+    RotaryEmbedding image_rotary_emb;
+    FlowMatchEulerSchedule schedule;
+  };
+
+  std::int64_t steps_left(std::size_t picture) const {
+    const auto end = std::min(tables_.end, chunk_.steps(chunk_.pictures[picture]));
+    return std::max<std::int64_t>(end - state_.steps_done[picture], 0);
+  }
+
+  std::vector<std::size_t> unfinished() const {
+    std::vector<std::size_t> pictures;
+    for (std::size_t i = 0; i < chunk_.pictures.size(); ++i) {
+      if (steps_left(i) > 0) pictures.push_back(i);
+    }
+    return pictures;
+  }
+
+  // Times that the weights are gone through from here on.
+  std::int64_t passes() const {
+    std::int64_t sum = 0;
+    const auto pictures = unfinished();
+    for_groups(pictures.size(), static_cast<std::int64_t>(group_size_),
+               [&](std::size_t first, std::size_t count) {
+                 std::int64_t longest = 0;
+                 for (std::size_t i = 0; i < count; ++i) {
+                   longest = std::max(longest, steps_left(pictures[first + i]));
+                 }
+                 sum += longest;
+               });
+    return sum;
+  }
+
+  void prepare(std::size_t number) {
+    const auto& picture = chunk_.pictures[number];
+    const auto& request = chunk_.request(picture);
+    const auto& model = context_.model;
+    const auto factor = model.vae.scale_factor();
+    const auto height = request.height / factor, width = request.width / factor;
+    auto& latents = state_.latents[number];
+    if (!latents.defined()) {
+      latents =
+          prepare_latents(model.transformer.in_channels / 4, height, width,
+                          request.seed + static_cast<std::uint64_t>(picture.index), context_.dtype);
+    }
+    Brought brought;
+    brought.prompt_embeds = embeddings_[picture.prompt].prompt_embeds.to(context_.device);
+    brought.image_rotary_emb =
+        rotary_embedding({request.max_sequence_length, height / 2, width / 2});
+    brought.schedule =
+        make_schedule(model.scheduler, request.num_inference_steps, image_seq_len(model, request));
+    brought_[number] = std::move(brought);
+  }
+
+  // text_len, rows and columns of tokens. Pictures of a size share theirs.
+  RotaryEmbedding rotary_embedding(const std::array<std::int64_t, 3>& size) {
+    if (size != rotary_size_) {
+      rotary_size_ = size;
+      rotary_ =
+          make_rotary_embedding(make_position_ids(size[0], size[1], size[2]).to(context_.device),
+                                context_.model.transformer.axes_dims_rope);
+    }
+    return rotary_;
+  }
+
+  // Every picture of the group one step on.
+  void step(const std::vector<std::size_t>& group) {
+    std::vector<FluxTransformer::Input> inputs;
+    for (const auto number : group) {
+      const auto& brought = brought_.at(number);
+      const auto row =
+          tables_.row(chunk_.pictures[number].table, state_.steps_done[number]).to(context_.device);
+      inputs.push_back({state_.latents[number].to(context_.device), brought.prompt_embeds,
+                        transformer_.split_modulations(row), brought.image_rotary_emb});
+    }
+    auto noise_preds =
+        transformer_.forward(inputs, *weights_, [this](std::int64_t, std::span<const JointStream>) {
+          if (context_.latents == nullptr) throw_if_interrupted(context_.observer);
+        });
+    for (std::size_t i = 0; i < group.size(); ++i) {
+      const auto number = group[i];
+      const auto step = static_cast<std::size_t>(state_.steps_done[number]);
+      const auto& sigmas = brought_.at(number).schedule.sigmas;
+      const float dt = sigmas[step + 1] - sigmas[step];
+      const auto noise_pred = std::exchange(noise_preds[i], {});
+      // dt * v is rounded to the model dtype, the sum is made in fp32 (FlowMatchEuler step).
+      auto latents = (inputs[i].hidden_states.to(at::kFloat) + noise_pred * dt)
+                         .to(noise_pred.scalar_type())
+                         .to(at::kCPU);
+      if (state_.steps_done[number] + 1 == chunk_.steps(chunk_.pictures[number])) {
+        expect_finite(context_, latents, transformer_names());
+      }
+      state_.latents[number] = std::move(latents);
+      ++state_.steps_done[number];
+    }
+  }
+
+  // Unfinished pictures, when it is time or the last chance.
+  void keep(const std::vector<std::size_t>& group) const {
+    if (context_.latents == nullptr) return;
+    const bool last_chance = context_.observer.interrupt_signal() != 0;
+    for (const auto number : group) {
+      const auto done = state_.steps_done[number];
+      const auto& picture = chunk_.pictures[number];
+      const bool is_time = done % context_.latents->every() == 0;
+      if ((!is_time && !last_chance) || done == chunk_.steps(picture)) continue;
+      context_.latents->put(picture.request, picture.index, to_saved(state_.latents[number], done));
+    }
+  }
+
+  void report() const {
+    context_.observer.phase_progress(
+        std::accumulate(state_.steps_done.begin(), state_.steps_done.end(), std::int64_t{0}));
+    throw_if_interrupted(context_.observer);
+  }
+
+  // True if another plan is followed from here on.
+  bool replan() {
+    if (!context_.replan || passes() == 0) return false;
+    const Plan* plan = context_.replan(read_before_ + weights_->bytes_read());
+    if (plan == nullptr) return false;
+    group_size_ = static_cast<std::size_t>(plan->denoise_group);
+    auto next = weights_plan(*plan, "denoise", "transformer");
+    if (mapped_ || next.mapped) {
+      read_before_ += weights_->bytes_read();
+      weights_.reset();
+      open(*plan);
+    } else {
+      next.passes = passes();
+      weights_->restart(next);
+    }
+    return true;
+  }
+
+  void open(const Plan& plan) {
     auto weights = weights_plan(plan, "denoise", "transformer");
-    weights.passes = passes;
+    weights.passes = passes();
     mapped_ = weights.mapped;
     weights_ = open_weights(context_, transformer_names(), transformer_.fixed_slots(),
                             transformer_.units(), weights);
   }
 
   const PhaseContext& context_;
-  const PromptEmbeddings& embeddings_;
-  const ModulationTable& table_;
+  const Chunk& chunk_;
+  const std::vector<PromptEmbeddings>& embeddings_;
+  const ModulationTables& tables_;
+  Denoising& state_;
   FluxTransformer transformer_;
-  FlowMatchEulerSchedule schedule_;
-  RotaryEmbedding image_rotary_emb_;
+  std::size_t group_size_;
+  std::map<std::size_t, Brought> brought_;  // of the present group
+  std::array<std::int64_t, 3> rotary_size_{};
+  RotaryEmbedding rotary_;
   bool mapped_ = false;
   std::int64_t read_before_ = 0;  // by weights_ of earlier plans
   std::unique_ptr<StreamedWeights> weights_;
@@ -289,50 +526,20 @@ class Denoiser {
 
 }  // namespace
 
-void denoise(const PhaseContext& context, const Request& request,
-             const PromptEmbeddings& embeddings, const ModulationTable& table, Denoising& state) {
-  const auto& model = context.model;
-  const auto factor = model.vae.scale_factor();
-  const auto images = static_cast<std::size_t>(request.num_images);
-  state.latents.resize(images);
-  state.steps_done.resize(images, 0);
-  const auto end = table.first + table.rows.size(0);
-  const auto steps_left = [&] {
-    std::int64_t left = 0;
-    for (const auto done : state.steps_done) left += end - done;
-    return left;
-  };
-  if (steps_left() == 0) return;
-  Denoiser denoiser(context, request, embeddings, table, steps_left());
-  for (std::size_t i = 0; i < images; ++i) {
-    auto& latents = state.latents[i];
-    auto& done = state.steps_done[i];
-    if (!latents.defined()) {
-      latents = prepare_latents(model.transformer.in_channels / 4, request.height / factor,
-                                request.width / factor,
-                                request.seed + static_cast<std::uint64_t>(i), context.dtype);
-    }
-    while (done < end) {
-      latents = denoiser.step(latents, done);
-      if (++done == request.num_inference_steps) {
-        expect_finite(context, latents, transformer_names());
-      }
-      context.observer.phase_progress(
-          std::accumulate(state.steps_done.begin(), state.steps_done.end(), std::int64_t{0}));
-      const Plan* plan =
-          context.replan && steps_left() > 0 ? context.replan(denoiser.bytes_read()) : nullptr;
-      if (plan != nullptr) denoiser.change_plan(*plan, steps_left());
-    }
-  }
+void denoise(const PhaseContext& context, const Chunk& chunk,
+             const std::vector<PromptEmbeddings>& embeddings, const ModulationTables& tables,
+             Denoising& state) {
+  state.latents.resize(chunk.pictures.size());
+  state.steps_done.resize(chunk.pictures.size(), 0);
+  Denoiser(context, chunk, embeddings, tables, state).run();
 }
 
 std::int64_t decode_steps(const ModelFolder& model) {
   return AutoencoderKlDecoder(model.vae).num_stages();
 }
 
-void decode(const PhaseContext& context, const Request& request,
-            const std::vector<at::Tensor>& latents, std::size_t& done,
-            const std::function<void(std::int64_t index, Image image)>& on_image) {
+void decode(const PhaseContext& context, const Chunk& chunk, const std::vector<at::Tensor>& latents,
+            std::size_t& done, const OnImage& on_image) {
   const auto factor = context.model.vae.scale_factor();
   AutoencoderKlDecoder vae(context.model.vae);
   {
@@ -342,19 +549,21 @@ void decode(const PhaseContext& context, const Request& request,
   }
   const BandMode mode{context.plan.vae.band_bytes, context.plan.vae.parked_in_ram};
   for (; done < latents.size(); ++done) {
+    const auto& picture = chunk.pictures[done];
+    const auto& request = chunk.request(picture);
     const auto grid = unpack_latents(latents[done].to(context.device), request.height / factor,
                                      request.width / factor);
     const auto before = static_cast<std::int64_t>(done) * vae.num_stages();
-    const auto picture = vae.decode(grid, mode, [&](std::int64_t stage) {
+    const auto pixels = vae.decode(grid, mode, [&](std::int64_t stage) {
       context.observer.phase_progress(before + stage);
       throw_if_interrupted(context.observer);
     });
-    expect_finite(context, picture, vae_names());
-    const auto rgb = to_rgb8(picture);  // [1, H, W, 3]
+    expect_finite(context, pixels, vae_names());
+    const auto rgb = to_rgb8(pixels);  // [1, H, W, 3]
     Image image{rgb.size(2), rgb.size(1), {}};
     image.rgb.resize(static_cast<std::size_t>(rgb.numel()));
     std::memcpy(image.rgb.data(), rgb.const_data_ptr(), image.rgb.size());
-    on_image(static_cast<std::int64_t>(done), std::move(image));
+    on_image(picture.request, picture.index, std::move(image));
   }
 }
 

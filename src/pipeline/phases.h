@@ -1,5 +1,6 @@
-// The three phases of a picture, each opening its own components and closing them before the next:
-// prompt -> embeddings -> latents -> pixels. Nothing is shared between phases but small tensors.
+// The phases of a chunk of pictures, each opening its own components and closing them before the
+// next: prompts -> embeddings -> latents -> pixels. Nothing is shared between phases but small
+// tensors.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -11,6 +12,7 @@
 
 #include "config/model_config.h"
 #include "memory/plan.h"
+#include "pipeline/chunk.h"
 #include "steadyflux/pipeline.h"
 
 namespace steadyflux {
@@ -26,49 +28,66 @@ struct PhaseContext {
   // Asked between denoising steps, with the bytes that were read on purpose in this phase: another
   // plan if this one should not be kept to. May be empty.
   std::function<const Plan*(std::int64_t bytes_read)> replan = {};
+  LatentsStore* latents = nullptr;  // where unfinished pictures are kept, if they are
 };
 
+// Of one prompt, in RAM.
 struct PromptEmbeddings {
   at::Tensor prompt_embeds;         // [1, max_sequence_length, joint_attention_dim]
   at::Tensor pooled_prompt_embeds;  // [1, pooled_projection_dim]
+  bool defined() const { return prompt_embeds.defined() && pooled_prompt_embeds.defined(); }
 };
 
-// Reads the headers of all weight files: throws Error{kBadInput} if a tensor is missing, misshapen
-// or cut off. So a damaged VAE is found before minutes of denoising.
-void check_weights(const ModelFolder& model);
+// Reads the headers of weight files: throws Error{kBadInput} if a tensor is missing, misshapen or
+// cut off. So a damaged VAE is found before minutes of denoising.
+void check_encoders(const ModelFolder& model);
+void check_transformer_and_vae(const ModelFolder& model);
 
-// Progress steps: one for CLIP, one for each T5 block.
-std::int64_t encode_steps(const ModelFolder& model);
-PromptEmbeddings encode_prompt(const PhaseContext& context, const std::string& prompt,
-                               std::int64_t max_sequence_length);
+// Says what the encoders did not read of prompts whose embeddings are there already.
+void warn_of_lost_text(const ModelFolder& model, std::span<const ChunkPrompt> prompts,
+                       Observer& observer);
 
-// Modulations of the steps from `first` on, in RAM.
-struct ModulationTable {
-  at::Tensor rows;  // [steps, FluxTransformer::modulation_width()]
-  std::int64_t first = 0;
+// Fills those of `embeddings` (one for each prompt of the chunk) that are not there yet, so that it
+// can be called again after it threw. Progress steps: one for every prompt in CLIP and in each T5
+// block.
+std::int64_t encode_steps(const ModelFolder& model, std::int64_t prompts);
+void encode(const PhaseContext& context, const Chunk& chunk,
+            std::vector<PromptEmbeddings>& embeddings);
+
+// Modulations of the steps from `first` to before `end`, of all tables of a chunk, in RAM.
+struct ModulationTables {
+  at::Tensor rows;                  // [all steps, FluxTransformer::modulation_width()]
+  std::vector<std::int64_t> begin;  // one for each table: where its steps begin in `rows`
+  std::int64_t first = 0, end = 0;
+
+  at::Tensor row(std::size_t table, std::int64_t step) const {  // [1, modulation_width()]
+    return rows.narrow(0, begin[table] + step - first, 1);
+  }
 };
 
-// At most plan.modulation_rows steps. Progress steps: modulate_steps.
+// At most plan.modulation_rows steps of each table. Progress steps: modulate_steps.
 std::int64_t modulate_steps(const ModelFolder& model);
-ModulationTable modulate(const PhaseContext& context, const Request& request,
-                         const PromptEmbeddings& embeddings, std::int64_t first_step);
+ModulationTables modulate(const PhaseContext& context, const Chunk& chunk,
+                          const std::vector<PromptEmbeddings>& embeddings, std::int64_t first_step);
 
-// How far the pictures of a request are.
+// How far the pictures of a chunk are.
 struct Denoising {
   std::vector<at::Tensor> latents;       // packed, [1, S, in_channels], in RAM; one per picture
   std::vector<std::int64_t> steps_done;  // one per picture
 };
 
-// Takes every picture in turn through the steps that the table has. Goes on where `state` stands,
-// so that it can be called again after it threw. Progress steps: num_images * num_inference_steps.
-void denoise(const PhaseContext& context, const Request& request,
-             const PromptEmbeddings& embeddings, const ModulationTable& table, Denoising& state);
+// Takes the pictures through the steps that the tables have, in groups of plan.denoise_group. Goes
+// on where `state` stands, so that it can be called again after it threw. Progress steps:
+// chunk.total_steps().
+void denoise(const PhaseContext& context, const Chunk& chunk,
+             const std::vector<PromptEmbeddings>& embeddings, const ModulationTables& tables,
+             Denoising& state);
 
-// Decodes latents[done] and those behind it, raising `done` after each: it can be called again
-// after it threw. Progress steps: decode_steps for every picture.
+// Decodes picture number `done` of the chunk and those behind it as far as there are latents,
+// raising `done` after each: it can be called again after it threw. Progress steps: decode_steps
+// for every picture.
 std::int64_t decode_steps(const ModelFolder& model);
-void decode(const PhaseContext& context, const Request& request,
-            const std::vector<at::Tensor>& latents, std::size_t& done,
-            const std::function<void(std::int64_t index, Image image)>& on_image);
+void decode(const PhaseContext& context, const Chunk& chunk, const std::vector<at::Tensor>& latents,
+            std::size_t& done, const OnImage& on_image);
 
 }  // namespace steadyflux

@@ -6,42 +6,32 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <map>
 
 #include "base/bytes.h"
 #include "config/model_config.h"
 #include "memory/plan.h"
 #include "memory/plan_advice.h"
 #include "memory/probe.h"
-#include "nn/load.h"
 #include "pipeline/device.h"
+#include "pipeline/dtypes.h"
 #include "pipeline/generate.h"
 #include "pipeline/phase_runner.h"
 #include "pipeline/planning.h"
+#include "pipeline/saved_tensors.h"
 #include "pipeline/workload.h"
-#include "weights/checkpoint.h"
 
 namespace steadyflux {
 namespace {
 
-const std::map<std::string, at::ScalarType> kDtypes = {
-    {"bf16", at::kBFloat16}, {"fp16", at::kHalf}, {"fp32", at::kFloat}};
+// More than this at once saves little any more, and makes the first picture wait.
+constexpr std::size_t kMostRequestsAtOnce = 64;
 
-at::ScalarType select_dtype(const std::string& spec, const ModelFolder& model) {
-  if (spec == "auto") return dominant_dtype(Checkpoint::open(model.root / "transformer"));
-  const auto it = kDtypes.find(spec);
-  if (it == kDtypes.end()) {
-    throw Error(ErrorKind::kUsage,
-                fmt::format("unknown dtype '{}': use auto, bf16, fp16 or fp32", spec));
-  }
-  return it->second;
-}
-
-std::string dtype_name_of(at::ScalarType dtype) {
-  for (const auto& [name, type] : kDtypes) {
-    if (type == dtype) return name;
-  }
-  return "fp32";
+at::ScalarType select_dtype(const std::string& spec, const StoredDtypes& stored) {
+  const auto& name = spec == "auto" ? stored.transformer : spec;
+  if (name == "fp64") return at::kFloat;
+  if (const auto dtype = dtype_of_name(name)) return *dtype;
+  throw Error(ErrorKind::kUsage,
+              fmt::format("unknown dtype '{}': use auto, bf16, fp16 or fp32", spec));
 }
 
 void check_multiple(const char* what, std::int64_t value, std::int64_t multiple) {
@@ -66,33 +56,53 @@ OnPressure on_pressure(const std::string& text) {
 struct Pipeline::State {
   PipelineOptions options;
   ModelFolder model;
+  StoredDtypes stored;
   c10::Device device = c10::Device(c10::kCPU);
   at::ScalarType dtype = at::kFloat;
   std::string device_name;
   std::string dtype_name;
   int num_threads = 1;
 
-  RunSetting setting(const Request& request) const {
+  Workload workload(const Chunk& chunk) const {
+    return make_workload(chunk, stored, dtype_name, num_threads);
+  }
+
+  RunSetting setting(const Workload& workload) const {
     return {model,
             device,
             dtype,
-            make_workload(request, find_stored_dtypes(model), dtype_name, num_threads),
+            workload,
             live_budget(options, device),
             plan_options(options),
             on_pressure(options.on_pressure)};
+  }
+
+  // One for each prompt of the chunk; undefined where the store has none.
+  std::vector<PromptEmbeddings> find_embeddings(const Chunk& chunk,
+                                                PromptEmbedsStore* store) const {
+    std::vector<PromptEmbeddings> embeddings(chunk.prompts.size());
+    for (std::size_t i = 0; store != nullptr && i < embeddings.size(); ++i) {
+      const auto& prompt = chunk.prompts[i];
+      const auto found = store->find(prompt.text, prompt.max_sequence_length, dtype_name);
+      if (found) embeddings[i] = from_stored(*found, model, prompt.max_sequence_length, dtype);
+    }
+    return embeddings;
   }
 };
 
 Pipeline::Pipeline(const PipelineOptions& options) : state_(std::make_unique<State>()) {
   state_->options = options;
   state_->model = ModelFolder::open(options.model);
-  check_weights(state_->model);
+  check_transformer_and_vae(state_->model);
   limit_cuda_allocator(options);
-  state_->device = select_device(options.device);
-  state_->dtype = select_dtype(options.dtype, state_->model);
+  state_->device = select_device(options.device, options.local_rank);
+  state_->stored = find_stored_dtypes(state_->model);
+  state_->dtype = select_dtype(options.dtype, state_->stored);
   state_->device_name = state_->device.is_cpu() ? "cpu" : state_->device.str();
-  state_->dtype_name = dtype_name_of(state_->dtype);
-  state_->num_threads = options.num_threads > 0 ? options.num_threads : physical_cores();
+  state_->dtype_name = steadyflux::dtype_name(state_->dtype);
+  state_->num_threads = options.num_threads > 0
+                            ? options.num_threads
+                            : std::max(physical_cores() / std::max(options.processes_here, 1), 1);
   at::set_num_threads(state_->num_threads);
 }
 
@@ -116,17 +126,46 @@ void Pipeline::check(const Request& request) const {
   }
 }
 
-Plan Pipeline::plan(const Request& request) const {
-  check(request);
-  const auto setting = state_->setting(request);
+Plan Pipeline::plan(std::span<const Request> requests) const {
+  for (const auto& request : requests) check(request);
+  const auto setting = state_->setting(state_->workload(make_chunk(state_->model, requests)));
   return make_plan(setting.model, setting.workload, setting.budget, setting.plan_options);
 }
 
-void Pipeline::generate(const Request& request, Observer& observer,
-                        const std::function<void(std::int64_t index, Image image)>& on_image) {
-  check(request);
+std::size_t Pipeline::chunk_size(std::span<const Request> requests) const {
+  const auto budget = live_budget(state_->options, state_->device);
+  std::size_t best = 1;
+  double best_cost = 0;
+  for (auto size = std::min(requests.size(), kMostRequestsAtOnce); size > 0; size /= 2) {
+    const auto workload = state_->workload(make_chunk(state_->model, requests.first(size)));
+    const auto plan = make_plan(state_->model, workload, budget, plan_options(state_->options));
+    if (!plan.fits) continue;
+    const auto cost = static_cast<double>(traffic(plan)) / static_cast<double>(workload.num_images);
+    if (best > 1 && cost >= best_cost) continue;
+    best = size;
+    best_cost = cost;
+  }
+  return best;
+}
+
+void Pipeline::generate(std::span<const Request> requests, Observer& observer,
+                        const OnImage& on_image, PromptEmbedsStore* embeds, LatentsStore* latents) {
+  for (const auto& request : requests) check(request);
   const c10::InferenceMode inference_mode;
-  PhaseRunner runner(state_->setting(request), observer);
+  const auto chunk = make_chunk(state_->model, requests);
+  auto embeddings = state_->find_embeddings(chunk, embeds);
+  auto workload = state_->workload(chunk);
+  workload.num_encoded = std::count_if(embeddings.begin(), embeddings.end(),
+                                       [](const auto& one) { return !one.defined(); });
+  if (workload.num_encoded > 0) check_encoders(state_->model);
+  std::vector<ChunkPrompt> known;
+  for (std::size_t i = 0; i < embeddings.size(); ++i) {
+    if (embeddings[i].defined()) known.push_back(chunk.prompts[i]);
+  }
+  warn_of_lost_text(state_->model, known, observer);
+  auto setting = state_->setting(workload);
+  setting.latents = latents;
+  PhaseRunner runner(std::move(setting), observer);
   if (!runner.plan().fits) {
     const auto& plan = runner.plan();
     throw Error(ErrorKind::kDoesNotFit,
@@ -134,13 +173,46 @@ void Pipeline::generate(const Request& request, Observer& observer,
                                                       runner.plan_options())));
   }
   observer.planned(runner.plan());
+  const auto keep = [&](std::size_t prompt, const PromptEmbeddings& embeddings_of_it) {
+    if (embeds == nullptr) return;
+    embeds->put(to_stored(chunk.prompts[prompt], state_->dtype_name, embeddings_of_it));
+  };
+  auto state = begin_denoising(chunk, latents, state_->model, state_->dtype);
   try {
-    generate_pictures(state_->model, request, runner, on_image);
+    generate_pictures(state_->model, chunk, std::move(embeddings), std::move(state), runner,
+                      on_image, keep);
   } catch (...) {
     observer.memory_seen(runner.timeline());
     throw;
   }
   observer.memory_seen(runner.timeline());
+}
+
+void Pipeline::encode(
+    std::span<const Request> requests, Observer& observer,
+    const std::function<void(std::size_t request, const StoredEmbeds& embeds)>& on_embeds) {
+  const c10::InferenceMode inference_mode;
+  check_encoders(state_->model);
+  const auto chunk = make_chunk(state_->model, requests);
+  auto workload = state_->workload(chunk);
+  PhaseRunner runner(state_->setting(workload), observer);
+  const auto& plan = runner.plan();
+  const auto& phase = plan.phase("encode");
+  if (phase.ram_peak_bytes > plan.budget.ram ||
+      (plan.budget.has_device && phase.device_peak_bytes > plan.budget.vram)) {
+    throw Error(
+        ErrorKind::kDoesNotFit,
+        fmt::format("encoding needs {} of RAM and {} of VRAM; there are {} and {}",
+                    format_bytes(phase.ram_peak_bytes), format_bytes(phase.device_peak_bytes),
+                    format_bytes(plan.budget.ram), format_bytes(plan.budget.vram)));
+  }
+  std::vector<PromptEmbeddings> embeddings;
+  runner.run("encode", encode_steps(state_->model, workload.num_encoded),
+             [&](const PhaseContext& context) { steadyflux::encode(context, chunk, embeddings); });
+  for (std::size_t i = 0; i < requests.size(); ++i) {
+    const auto prompt = chunk.pictures[i].prompt;
+    on_embeds(i, to_stored(chunk.prompts[prompt], state_->dtype_name, embeddings[prompt]));
+  }
 }
 
 }  // namespace steadyflux

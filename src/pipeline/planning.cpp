@@ -2,6 +2,7 @@
 
 #include <ATen/DeviceAccelerator.h>
 
+#include <algorithm>
 #include <cstdlib>
 
 #include "memory/gpu_probe.h"
@@ -28,7 +29,9 @@ std::string environment(const char* name) {
 
 Budget live_budget(const PipelineOptions& options, c10::Device device) {
   const auto own = sample_process_memory();
-  const auto ram = ram_limit(probe_host_memory(), own, options.max_ram, AskedLimit::kCaps);
+  auto ram = ram_limit(probe_host_memory(), own, options.max_ram, AskedLimit::kCaps);
+  // The others of this job begin at the same time, and see the same memory free.
+  if (!options.max_ram) ram.bytes /= std::max(options.processes_here, 1);
   if (device.is_cpu()) return make_budget(ram, own.rss);
   const auto [free, total] = at::accelerator::getMemoryInfo(device.index());
   const auto context = device.is_cuda() ? kCudaContextBytes : 0;

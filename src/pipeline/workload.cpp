@@ -126,14 +126,22 @@ StoredDtypes find_stored_dtypes(const ModelFolder& model) {
           .vae = stored_dtype(model.root / "vae", 0)};
 }
 
-Workload make_workload(const Request& request, const StoredDtypes& stored, const std::string& dtype,
+Workload make_workload(const Chunk& chunk, const StoredDtypes& stored, const std::string& dtype,
                        int num_threads) {
   Workload work;
-  work.width = request.width;
-  work.height = request.height;
-  work.num_inference_steps = request.num_inference_steps;
-  work.num_images = request.num_images;
-  work.max_sequence_length = request.max_sequence_length;
+  work.width = work.height = work.num_inference_steps = work.max_sequence_length = 0;
+  for (const Request& request : chunk.requests) {
+    if (request.width * request.height > work.width * work.height) {
+      work.width = request.width;
+      work.height = request.height;
+    }
+    work.num_inference_steps = std::max(work.num_inference_steps, request.num_inference_steps);
+    work.max_sequence_length = std::max(work.max_sequence_length, request.max_sequence_length);
+  }
+  work.num_images = static_cast<std::int64_t>(chunk.pictures.size());
+  work.num_prompts = static_cast<std::int64_t>(chunk.prompts.size());
+  work.num_encoded = work.num_prompts;
+  work.num_tables = static_cast<std::int64_t>(chunk.tables.size());
   work.num_threads = num_threads;
   work.dtype = dtype != "auto" ? dtype : stored.transformer == "fp64" ? "fp32" : stored.transformer;
   work.stored = stored;

@@ -7,7 +7,7 @@
 
 #include "config/model_config.h"
 #include "memory/plan.h"
-#include "steadyflux/pipeline.h"
+#include "pipeline/chunk.h"
 
 namespace steadyflux {
 
@@ -17,7 +17,7 @@ namespace steadyflux {
 StoredDtypes find_stored_dtypes(const ModelFolder& model);
 
 // `dtype` is "auto" (that of the transformer's weights), bf16, fp16 or fp32.
-Workload make_workload(const Request& request, const StoredDtypes& stored, const std::string& dtype,
+Workload make_workload(const Chunk& chunk, const StoredDtypes& stored, const std::string& dtype,
                        int num_threads);
 
 }  // namespace steadyflux

@@ -66,24 +66,35 @@ std::vector<TensorSlot> ClipTextModel::slots() { return all_slots(fixed_slots(),
 
 at::Tensor ClipTextModel::forward(const at::Tensor& input_ids) const {
   BoundWeights weights;
-  return forward(input_ids, weights);
+  return forward({&input_ids, 1}, weights).front();
 }
 
-at::Tensor ClipTextModel::forward(const at::Tensor& input_ids, WeightProvider& weights) const {
-  auto hidden_states = token_embedding.lookup(input_ids, position_embedding.weight) +
-                       position_embedding.weight.narrow(0, 0, input_ids.size(1));  // [B, S, D]
+std::vector<at::Tensor> ClipTextModel::forward(std::span<const at::Tensor> input_ids,
+                                               WeightProvider& weights) const {
+  std::vector<at::Tensor> hidden_states;  // [B, S, D]
+  for (const auto& ids : input_ids) {
+    hidden_states.push_back(token_embedding.lookup(ids, position_embedding.weight) +
+                            position_embedding.weight.narrow(0, 0, ids.size(1)));
+  }
   for (std::size_t i = 0; i < layers.size(); ++i) {
     const auto lease = weights.acquire(i);
-    hidden_states = layers[i].forward(hidden_states, config);
+    for (auto& h : hidden_states) h = layers[i].forward(h, config);
   }
-  hidden_states = final_layer_norm(hidden_states, config.layer_norm_eps);
+  std::vector<at::Tensor> pooled;
+  for (std::size_t i = 0; i < input_ids.size(); ++i) {
+    pooled.push_back(pool(final_layer_norm(hidden_states[i], config.layer_norm_eps), input_ids[i]));
+  }
+  return pooled;
+}
 
+// The hidden state of the end of the text: [B, S, D] -> [B, D].
+at::Tensor ClipTextModel::pool(const at::Tensor& hidden_states, const at::Tensor& input_ids) const {
   // eos_token_id 2 is what old configs say wrongly; transformers then takes the largest id's place.
   const auto marks =
       config.eos_token_id == 2 ? input_ids : input_ids.eq(config.eos_token_id).to(at::kInt);
   const auto eos = marks.argmax(-1).to(hidden_states.device());  // [B], the first of equals
   const auto batch = at::arange(input_ids.size(0), eos.options());
-  return hidden_states.index({batch, eos});  // [B, D]
+  return hidden_states.index({batch, eos});
 }
 
 }  // namespace steadyflux

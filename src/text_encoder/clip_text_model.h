@@ -4,6 +4,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <span>
 #include <vector>
 
 #include "config/model_config.h"
@@ -40,10 +41,16 @@ struct ClipTextModel {
   // What forward takes leases on (a unit is a layer), and what it wants in place all the time.
   std::vector<WeightUnit> units();
   std::vector<TensorSlot> fixed_slots();
-  // input_ids [B, S] (int64, on the CPU) -> pooled_prompt_embeds [B, hidden_size].
-  at::Tensor forward(const at::Tensor& input_ids, WeightProvider& weights) const;
-  // With all weights bound.
+  // input_ids [B, S] (int64, on the CPU) -> pooled_prompt_embeds [B, hidden_size] of each. The
+  // prompts go in turn through each unit of weights; what comes out does not depend on how many
+  // there are.
+  std::vector<at::Tensor> forward(std::span<const at::Tensor> input_ids,
+                                  WeightProvider& weights) const;
+  // Of one, with all weights bound.
   at::Tensor forward(const at::Tensor& input_ids) const;
+
+ private:
+  at::Tensor pool(const at::Tensor& hidden_states, const at::Tensor& input_ids) const;
 };
 
 }  // namespace steadyflux

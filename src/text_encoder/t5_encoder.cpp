@@ -3,7 +3,9 @@
 #include <ATen/ATen.h>
 
 #include <cmath>
+#include <map>
 #include <numbers>
+#include <utility>
 
 namespace steadyflux {
 namespace {
@@ -59,33 +61,30 @@ std::vector<WeightUnit> T5Block::units(const std::string& name, const T5Config& 
   return {std::move(attention_unit), std::move(wi), std::move(wo)};
 }
 
-at::Tensor T5Block::forward(const at::Tensor& hidden_states, const at::Tensor& position_bias,
-                            const T5Config& config, WeightProvider& weights,
-                            std::size_t first_unit) const {
-  at::Tensor h;
-  {
-    const auto lease = weights.acquire(first_unit);
-    const auto& attn = attention_layer.self_attention;
-    const auto x =
-        t5_layer_norm(hidden_states, attention_layer.layer_norm, config.layer_norm_epsilon);
-    // No 1/sqrt(d): T5's initialisation has it in the weights.
-    const auto attn_output =
-        attention(split_heads(attn.q(x), config.d_kv), split_heads(attn.k(x), config.d_kv),
-                  split_heads(attn.v(x), config.d_kv), position_bias, false, /*scale=*/1.0);
-    h = clamp_half(hidden_states + attn.o(attn_output));
-  }
+at::Tensor T5Block::attend(const at::Tensor& hidden_states, const at::Tensor& position_bias,
+                           const T5Config& config) const {
+  const auto& attn = attention_layer.self_attention;
+  const auto x =
+      t5_layer_norm(hidden_states, attention_layer.layer_norm, config.layer_norm_epsilon);
+  // No 1/sqrt(d): T5's initialisation has it in the weights.
+  const auto attn_output =
+      attention(split_heads(attn.q(x), config.d_kv), split_heads(attn.k(x), config.d_kv),
+                split_heads(attn.v(x), config.d_kv), position_bias, false, /*scale=*/1.0);
+  return clamp_half(hidden_states + attn.o(attn_output));
+}
+
+at::Tensor T5Block::widen(const at::Tensor& hidden_states, const T5Config& config) const {
   const auto& ff = ff_layer.dense_relu_dense;
-  at::Tensor gated;  // [B, S, d_ff]
-  {
-    const auto lease = weights.acquire(first_unit + 1);
-    const auto y = t5_layer_norm(h, ff_layer.layer_norm, config.layer_norm_epsilon);
-    gated = activate(ff.wi_0(y), config.dense_act_fn) * ff.wi_1(y);
-  }
-  const auto lease = weights.acquire(first_unit + 2);
-  const auto ff_output = ff.wo(gated.to(ff.wo.weight.scalar_type()));
+  const auto y = t5_layer_norm(hidden_states, ff_layer.layer_norm, config.layer_norm_epsilon);
+  return activate(ff.wi_0(y), config.dense_act_fn) * ff.wi_1(y);
+}
+
+at::Tensor T5Block::narrow(const at::Tensor& hidden_states, const at::Tensor& gated) const {
+  const auto& wo = ff_layer.dense_relu_dense.wo;
+  const auto ff_output = wo(gated.to(wo.weight.scalar_type()));
   // With wo in fp32 the sum, and all that follows, would be fp32 in transformers too: the residual
   // stream is promoted there, and T5LayerNorm rounds it back.
-  return clamp_half(h + ff_output);
+  return clamp_half(hidden_states + ff_output);
 }
 
 T5Encoder::T5Encoder(T5Config config_in)
@@ -140,24 +139,47 @@ at::Tensor t5_position_bias(const Embedding& relative_attention_bias, std::int64
   return relative_attention_bias(bucket).permute({2, 0, 1}).unsqueeze(0).contiguous();
 }
 
-at::Tensor T5Encoder::forward(const at::Tensor& input_ids, const AfterBlock& after_block) const {
+at::Tensor T5Encoder::forward(const at::Tensor& input_ids) const {
   BoundWeights weights;
-  return forward(input_ids, weights, after_block);
+  return forward({&input_ids, 1}, weights).front();
 }
 
-at::Tensor T5Encoder::forward(const at::Tensor& input_ids, WeightProvider& weights,
-                              const AfterBlock& after_block) const {
-  auto hidden_states = shared.lookup(input_ids, final_layer_norm);  // [B, S, d_model]
-  const auto dtype = hidden_states.scalar_type();
-  const auto position_bias =
-      t5_position_bias(block.front().attention_layer.self_attention.relative_attention_bias,
-                       input_ids.size(1), config);
-  for (std::size_t i = 0; i < block.size(); ++i) {
-    hidden_states =
-        block[i].forward(hidden_states, position_bias, config, weights, i * T5Block::kUnits);
-    if (after_block) after_block(static_cast<std::int64_t>(i) + 1);
+std::vector<at::Tensor> T5Encoder::forward(std::span<const at::Tensor> input_ids,
+                                           WeightProvider& weights,
+                                           const AfterBlock& after_block) const {
+  std::vector<at::Tensor> hidden_states;             // [B, S, d_model]
+  std::map<std::int64_t, at::Tensor> position_bias;  // by length
+  for (const auto& ids : input_ids) {
+    hidden_states.push_back(shared.lookup(ids, final_layer_norm));
+    auto& bias = position_bias[ids.size(1)];
+    if (!bias.defined()) {
+      bias = t5_position_bias(block.front().attention_layer.self_attention.relative_attention_bias,
+                              ids.size(1), config);
+    }
   }
-  return t5_layer_norm(hidden_states, final_layer_norm, config.layer_norm_epsilon).to(dtype);
+  const auto dtype = final_layer_norm.scalar_type();
+  std::vector<at::Tensor> gated(hidden_states.size());  // [B, S, d_ff]
+  std::size_t unit = 0;
+  // part(i): what the next unit of weights does for prompt i.
+  const auto for_all = [&](auto part) {
+    const auto lease = weights.acquire(unit++);
+    for (std::size_t i = 0; i < hidden_states.size(); ++i) part(i);
+  };
+  for (std::size_t b = 0; b < block.size(); ++b) {
+    for_all([&](std::size_t i) {
+      auto& h = hidden_states[i];
+      h = block[b].attend(h, position_bias.at(input_ids[i].size(1)), config);
+    });
+    for_all([&](std::size_t i) { gated[i] = block[b].widen(hidden_states[i], config); });
+    for_all([&](std::size_t i) {
+      hidden_states[i] = block[b].narrow(hidden_states[i], std::exchange(gated[i], {}));
+    });
+    if (after_block) after_block(static_cast<std::int64_t>(b) + 1);
+  }
+  for (auto& h : hidden_states) {
+    h = t5_layer_norm(h, final_layer_norm, config.layer_norm_epsilon).to(dtype);
+  }
+  return hidden_states;
 }
 
 }  // namespace steadyflux

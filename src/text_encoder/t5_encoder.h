@@ -6,6 +6,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <functional>
+#include <span>
 #include <vector>
 
 #include "config/model_config.h"
@@ -33,9 +34,12 @@ struct T5Block {
 
   // The weights of forward, unit by unit in the order of use.
   std::vector<WeightUnit> units(const std::string& name, const T5Config& config);
-  // hidden_states [B, S, d_model], position_bias [1, heads, S, S] -> [B, S, d_model].
-  at::Tensor forward(const at::Tensor& hidden_states, const at::Tensor& position_bias,
-                     const T5Config& config, WeightProvider& weights, std::size_t first_unit) const;
+  // The block in three parts, one for each unit. position_bias [1, heads, S, S], hidden states
+  // [B, S, d_model] in and out, between wi and wo [B, S, d_ff].
+  at::Tensor attend(const at::Tensor& hidden_states, const at::Tensor& position_bias,
+                    const T5Config& config) const;
+  at::Tensor widen(const at::Tensor& hidden_states, const T5Config& config) const;
+  at::Tensor narrow(const at::Tensor& hidden_states, const at::Tensor& gated) const;
 };
 
 struct T5Encoder {
@@ -51,13 +55,14 @@ struct T5Encoder {
   // What forward takes leases on, in the order of use, and what it wants in place all the time.
   std::vector<WeightUnit> units();
   std::vector<TensorSlot> fixed_slots();
-  // input_ids [B, S] (int64, on the CPU) -> prompt_embeds [B, S, d_model]. `after_block` hears of
-  // every block.
+  // input_ids [B, S] (int64, on the CPU) -> prompt_embeds [B, S, d_model] of each. The prompts go
+  // in turn through each unit of weights, which is leased once for all of them; what comes out does
+  // not depend on how many there are. `after_block` hears of every block.
   using AfterBlock = std::function<void(std::int64_t)>;
-  at::Tensor forward(const at::Tensor& input_ids, WeightProvider& weights,
-                     const AfterBlock& after_block = {}) const;
-  // With all weights bound.
-  at::Tensor forward(const at::Tensor& input_ids, const AfterBlock& after_block = {}) const;
+  std::vector<at::Tensor> forward(std::span<const at::Tensor> input_ids, WeightProvider& weights,
+                                  const AfterBlock& after_block = {}) const;
+  // Of one, with all weights bound.
+  at::Tensor forward(const at::Tensor& input_ids) const;
 };
 
 // [1, heads, S, S] from relative_attention_bias [num_buckets, heads].

@@ -177,37 +177,34 @@ std::vector<WeightUnit> FluxTransformerBlock::modulation_units(
   return units;
 }
 
-void FluxTransformerBlock::forward_(at::Tensor& hidden_states, at::Tensor& encoder_hidden_states,
-                                    const Modulation& modulation, const BlockContext& context,
-                                    std::size_t first_unit) const {
+void FluxTransformerBlock::attend_(JointStream& stream, const Modulation& modulation,
+                                   const FluxTransformerConfig& config) const {
   const auto m = modulation.norm1.chunk(6, -1);          // shift, scale, gate; shift, scale, gate
   const auto c = modulation.norm1_context.chunk(6, -1);  // the same for the text
-  const auto text_len = encoder_hidden_states.size(1);
-  const auto& emb = context.image_rotary_emb;
-  {
-    const auto lease = context.weights.acquire(first_unit);
-    JointHeads heads(hidden_states.size(0), text_len + hidden_states.size(1), context.config,
-                     hidden_states.options());
-    project_stream(
-        encoder_hidden_states, c[0], c[1],
-        {attn.add_q_proj, attn.add_k_proj, attn.add_v_proj, attn.norm_added_q, attn.norm_added_k},
-        emb, 0, heads);
-    project_stream(hidden_states, m[0], m[1],
-                   {attn.to_q, attn.to_k, attn.to_v, attn.norm_q, attn.norm_k}, emb, text_len,
-                   heads);
-    const auto attn_output = heads.attend();  // [B, S_txt + S_img, dim]
-    update_by_attention_(hidden_states, m[2], attn.to_out_0, attn_output, text_len);
-    update_by_attention_(encoder_hidden_states, c[2], attn.to_add_out, attn_output, 0);
-  }
-  {
-    const auto lease = context.weights.acquire(first_unit + 1);
-    update_by_feed_forward_(hidden_states, m[3], m[4], m[5], ff);
-  }
-  {
-    const auto lease = context.weights.acquire(first_unit + 2);
-    update_by_feed_forward_(encoder_hidden_states, c[3], c[4], c[5], ff_context);
-  }
-  clip_half_(encoder_hidden_states);
+  const auto text_len = stream.encoder_hidden_states.size(1);
+  JointHeads heads(stream.joint.size(0), stream.joint.size(1), config, stream.joint.options());
+  project_stream(
+      stream.encoder_hidden_states, c[0], c[1],
+      {attn.add_q_proj, attn.add_k_proj, attn.add_v_proj, attn.norm_added_q, attn.norm_added_k},
+      stream.image_rotary_emb, 0, heads);
+  project_stream(stream.hidden_states, m[0], m[1],
+                 {attn.to_q, attn.to_k, attn.to_v, attn.norm_q, attn.norm_k},
+                 stream.image_rotary_emb, text_len, heads);
+  const auto attn_output = heads.attend();  // [B, S_txt + S_img, dim]
+  update_by_attention_(stream.hidden_states, m[2], attn.to_out_0, attn_output, text_len);
+  update_by_attention_(stream.encoder_hidden_states, c[2], attn.to_add_out, attn_output, 0);
+}
+
+void FluxTransformerBlock::feed_forward_(JointStream& stream, const Modulation& modulation) const {
+  const auto m = modulation.norm1.chunk(6, -1);
+  update_by_feed_forward_(stream.hidden_states, m[3], m[4], m[5], ff);
+}
+
+void FluxTransformerBlock::feed_forward_context_(JointStream& stream,
+                                                 const Modulation& modulation) const {
+  const auto c = modulation.norm1_context.chunk(6, -1);
+  update_by_feed_forward_(stream.encoder_hidden_states, c[3], c[4], c[5], ff_context);
+  clip_half_(stream.encoder_hidden_states);
 }
 
 std::vector<WeightUnit> FluxSingleTransformerBlock::units(const std::string& name,
@@ -240,35 +237,34 @@ std::vector<WeightUnit> FluxSingleTransformerBlock::modulation_units(
   return units;
 }
 
-void FluxSingleTransformerBlock::forward_(at::Tensor& hidden_states, const Modulation& modulation,
-                                          const BlockContext& context,
-                                          std::size_t first_unit) const {
+at::Tensor FluxSingleTransformerBlock::attend(const JointStream& stream,
+                                              const Modulation& modulation,
+                                              const FluxTransformerConfig& config) const {
   const auto m = modulation.chunk(3, -1);  // shift, scale, gate
-  const auto dim = context.config.inner_dim();
-  const auto batch = hidden_states.size(0), seq_len = hidden_states.size(1);
-  at::Tensor attn_output;  // [B, S, dim]
-  {
-    const auto lease = context.weights.acquire(first_unit);
-    JointHeads heads(batch, seq_len, context.config, hidden_states.options());
-    project_stream(hidden_states, m[0], m[1],
-                   {attn.to_q, attn.to_k, attn.to_v, attn.norm_q, attn.norm_k},
-                   context.image_rotary_emb, 0, heads);
-    attn_output = heads.attend();
-  }
-  const auto lease = context.weights.acquire(first_unit + 1);
-  update_rows_(hidden_states, m[2], [&](std::int64_t b, std::int64_t begin, std::int64_t count) {
+  JointHeads heads(stream.joint.size(0), stream.joint.size(1), config, stream.joint.options());
+  project_stream(stream.joint, m[0], m[1],
+                 {attn.to_q, attn.to_k, attn.to_v, attn.norm_q, attn.norm_k},
+                 stream.image_rotary_emb, 0, heads);
+  return heads.attend();
+}
+
+void FluxSingleTransformerBlock::finish_(JointStream& stream, const Modulation& modulation,
+                                         const at::Tensor& attn_output) const {
+  const auto m = modulation.chunk(3, -1);
+  const auto dim = stream.joint.size(2);
+  update_rows_(stream.joint, m[2], [&](std::int64_t b, std::int64_t begin, std::int64_t count) {
     // What proj_out reads: attention output and MLP side by side, written in place.
-    auto joined = at::empty({count, 5 * dim}, hidden_states.options());
+    auto joined = at::empty({count, 5 * dim}, stream.joint.options());
     joined.narrow(1, 0, dim).copy_(attn_output.select(0, b).narrow(0, begin, count));
     {
-      const auto x = modulated_layer_norm(hidden_states.select(0, b).narrow(0, begin, count),
+      const auto x = modulated_layer_norm(stream.joint.select(0, b).narrow(0, begin, count),
                                           m[0].select(0, b), m[1].select(0, b));
       auto mlp = proj_mlp(x);
       joined.narrow(1, dim, 4 * dim).copy_(at::gelu_(mlp, "tanh"));
     }
     return proj_out(joined);
   });
-  clip_half_(hidden_states);
+  clip_half_(stream.joint);
 }
 
 }  // namespace steadyflux

@@ -4,6 +4,8 @@
 // forward, because it does not depend on the picture: it can be done ahead for all steps.
 // Rows of a sequence meet only in attention. All else goes through it in chunks of rows, so that
 // the wide layers never have more than a chunk in memory; the chunks depend on the length alone.
+// A block comes in parts, one for each unit of its weights, so that several pictures can go through
+// a part while its weights are there.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -23,11 +25,12 @@ struct FeedForward {
   at::Tensor forward(const at::Tensor& x) const;  // [B, S, dim] -> [B, S, dim]
 };
 
-// What a block needs besides the streams it works on. Leases are taken from `first_unit` on.
-struct BlockContext {
-  const FluxTransformerConfig& config;
-  const RotaryEmbedding& image_rotary_emb;
-  WeightProvider& weights;
+// A picture on its way through the blocks: text and image side by side in one sequence.
+struct JointStream {
+  at::Tensor joint;                  // [B, S_txt + S_img, dim]
+  at::Tensor encoder_hidden_states;  // [B, S_txt, dim], a view of joint
+  at::Tensor hidden_states;          // [B, S_img, dim], a view of joint
+  RotaryEmbedding image_rotary_emb;
 };
 
 struct FluxTransformerBlock {
@@ -47,15 +50,15 @@ struct FluxTransformerBlock {
     at::Tensor norm1_context;  // [B, 6 dim]
   };
 
-  // The weights of forward_, unit by unit in the order of use; those of the modulation apart.
+  // The weights of the block, unit by unit in the order of use; those of the modulation apart.
   std::vector<WeightUnit> units(const std::string& name, const FluxTransformerConfig& config);
   std::vector<WeightUnit> modulation_units(const std::string& name,
                                            const FluxTransformerConfig& config);
-  // Updates both streams in place: hidden_states [B, S_img, dim], encoder_hidden_states
-  // [B, S_txt, dim].
-  void forward_(at::Tensor& hidden_states, at::Tensor& encoder_hidden_states,
-                const Modulation& modulation, const BlockContext& context,
-                std::size_t first_unit) const;
+  // The block in three parts, one for each unit: they update a stream in place.
+  void attend_(JointStream& stream, const Modulation& modulation,
+               const FluxTransformerConfig& config) const;
+  void feed_forward_(JointStream& stream, const Modulation& modulation) const;
+  void feed_forward_context_(JointStream& stream, const Modulation& modulation) const;
 };
 
 struct FluxSingleTransformerBlock {
@@ -74,9 +77,12 @@ struct FluxSingleTransformerBlock {
   std::vector<WeightUnit> units(const std::string& name, const FluxTransformerConfig& config);
   std::vector<WeightUnit> modulation_units(const std::string& name,
                                            const FluxTransformerConfig& config);
-  // Updates hidden_states [B, S_txt + S_img, dim] in place.
-  void forward_(at::Tensor& hidden_states, const Modulation& modulation,
-                const BlockContext& context, std::size_t first_unit) const;
+  // The block in two parts, one for each unit. attend leaves the stream as it is and gives what
+  // finish_ takes beside it, [B, S_txt + S_img, dim].
+  at::Tensor attend(const JointStream& stream, const Modulation& modulation,
+                    const FluxTransformerConfig& config) const;
+  void finish_(JointStream& stream, const Modulation& modulation,
+               const at::Tensor& attn_output) const;
 };
 
 // layer_norm(x) * (1 + scale) + shift, with scale and shift [B, dim] and x [B, S, dim].

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "config/row_chunks.h"
 
@@ -102,24 +103,36 @@ at::Tensor FluxTransformer::modulation_table(const at::Tensor& timesteps,
                                              const at::Tensor& pooled_projections,
                                              WeightProvider& weights,
                                              const std::function<void()>& after_unit) const {
-  // The GEMM of one row rounds differently from that of several, which agree among themselves.
   const auto steps = timesteps.size(0);
   // The reference multiplies by 1000 in the model's dtype: in bf16, 988.41 becomes 988.
   const auto dtype = pooled_projections.scalar_type();
-  const auto rows = std::max<std::int64_t>(steps, kLeastModulationRows);
+  const auto rows = modulation_gemm_rows(steps);
   const auto scaled = [&](const at::Tensor& t) {
     return t.defined() ? padded_rows(t.to(dtype) * 1000, rows) : t;
   };
-  const auto silu_temb = at::silu(time_text_embed.forward(
-      scaled(timesteps), scaled(guidance), padded_rows(pooled_projections, rows)));  // [rows, dim]
+  const auto t = scaled(timesteps), g = scaled(guidance),
+             pooled = padded_rows(pooled_projections, rows);
+  auto silu_temb = at::empty({rows, config.inner_dim()}, pooled.options());
+  for_row_chunks(rows, kMostModulationRows, [&](std::int64_t begin, std::int64_t count) {
+    const auto part = [&](const at::Tensor& x) {
+      return x.defined() ? x.narrow(0, begin, count) : x;
+    };
+    silu_temb.narrow(0, begin, count)
+        .copy_(at::silu(time_text_embed.forward(part(t), part(g), part(pooled))));
+  });
   auto table = at::empty({steps, modulation_width()}, silu_temb.options().device(at::kCPU));
   std::int64_t column = 0;
   std::size_t unit = 0;
   const auto add = [&](const Linear& linear) {
     const auto lease = weights.acquire(unit++);
-    const auto values = linear(silu_temb);
-    table.narrow(1, column, values.size(1)).copy_(values.narrow(0, 0, steps));
-    column += values.size(1);
+    const auto width = linear.weight.size(0);
+    for_row_chunks(rows, kMostModulationRows, [&](std::int64_t begin, std::int64_t count) {
+      const auto values = linear(silu_temb.narrow(0, begin, count));
+      const auto kept = std::min(count, steps - begin);
+      if (kept <= 0) return;  // padding
+      table.narrow(0, begin, kept).narrow(1, column, width).copy_(values.narrow(0, 0, kept));
+    });
+    column += width;
     if (after_unit) after_unit();
   };
   for (const auto& block : transformer_blocks) {
@@ -158,62 +171,87 @@ FluxModulations FluxTransformer::modulations(const at::Tensor& timestep, const a
                                .to(pooled_projections.device()));
 }
 
-at::Tensor FluxTransformer::forward(const at::Tensor& hidden_states_in,
-                                    const at::Tensor& encoder_hidden_states_in,
-                                    const FluxModulations& modulations,
-                                    const RotaryEmbedding& image_rotary_emb,
-                                    const AfterBlock& after_block) const {
+at::Tensor FluxTransformer::forward(const Input& input, const AfterBlock& after_block) const {
   BoundWeights weights;
-  return forward(hidden_states_in, encoder_hidden_states_in, modulations, image_rotary_emb, weights,
-                 after_block);
+  return forward({&input, 1}, weights, after_block).front();
 }
 
-at::Tensor FluxTransformer::forward(const at::Tensor& hidden_states_in,
-                                    const at::Tensor& encoder_hidden_states_in,
-                                    const FluxModulations& modulations,
-                                    const RotaryEmbedding& image_rotary_emb,
-                                    WeightProvider& weights, const AfterBlock& after_block) const {
-  // Text and image are one sequence in memory from the start: single-stream blocks want them so.
-  const auto batch = hidden_states_in.size(0);
-  const auto text_len = encoder_hidden_states_in.size(1);
-  const auto image_len = hidden_states_in.size(1);
-  auto joint = at::empty({batch, text_len + image_len, config.inner_dim()},
-                         hidden_states_in.options());  // [B, S_txt + S_img, dim]
-  auto encoder_hidden_states = joint.narrow(1, 0, text_len);
-  auto hidden_states = joint.narrow(1, text_len, image_len);
-  encoder_hidden_states.copy_(context_embedder(encoder_hidden_states_in));
-  hidden_states.copy_(x_embedder(hidden_states_in));
+JointStream FluxTransformer::embed(const Input& input) const {
+  const auto batch = input.hidden_states.size(0);
+  const auto text_len = input.encoder_hidden_states.size(1);
+  const auto image_len = input.hidden_states.size(1);
+  JointStream stream;
+  stream.joint =
+      at::empty({batch, text_len + image_len, config.inner_dim()}, input.hidden_states.options());
+  stream.encoder_hidden_states = stream.joint.narrow(1, 0, text_len);
+  stream.hidden_states = stream.joint.narrow(1, text_len, image_len);
+  stream.encoder_hidden_states.copy_(context_embedder(input.encoder_hidden_states));
+  stream.hidden_states.copy_(x_embedder(input.hidden_states));
+  stream.image_rotary_emb = input.image_rotary_emb;
+  return stream;
+}
 
-  const BlockContext context{config, image_rotary_emb, weights};
-  std::size_t unit = 0;
-  std::int64_t done = 0;
-  const auto report = [&] {
-    if (after_block) after_block(++done, hidden_states, encoder_hidden_states);
-  };
-  for (std::size_t i = 0; i < transformer_blocks.size(); ++i) {
-    transformer_blocks[i].forward_(hidden_states, encoder_hidden_states,
-                                   modulations.transformer_blocks[i], context, unit);
-    unit += FluxTransformerBlock::kUnits;
-    report();
-  }
-  for (std::size_t i = 0; i < single_transformer_blocks.size(); ++i) {
-    single_transformer_blocks[i].forward_(joint, modulations.single_transformer_blocks[i], context,
-                                          unit);
-    unit += FluxSingleTransformerBlock::kUnits;
-    report();
-  }
-
-  const auto m = modulations.norm_out.chunk(2, -1);  // scale, shift: the other way round than BFL's
-  auto noise_pred = at::empty({batch, image_len, proj_out.weight.size(0)}, joint.options());
+// -> [B, S_img, out_channels]
+at::Tensor FluxTransformer::project_out(const JointStream& stream,
+                                        const at::Tensor& scale_shift) const {
+  const auto m = scale_shift.chunk(2, -1);  // scale, shift: the other way round than BFL's
+  const auto batch = stream.hidden_states.size(0), image_len = stream.hidden_states.size(1);
+  auto noise_pred = at::empty({batch, image_len, proj_out.weight.size(0)}, stream.joint.options());
   for (std::int64_t b = 0; b < batch; ++b) {
     for_row_chunks(image_len, kGemmRows, [&](std::int64_t begin, std::int64_t count) {
-      const auto rows = hidden_states.select(0, b).narrow(0, begin, count);
+      const auto rows = stream.hidden_states.select(0, b).narrow(0, begin, count);
       noise_pred.select(0, b)
           .narrow(0, begin, count)
           .copy_(proj_out(modulated_layer_norm(rows, m[1].select(0, b), m[0].select(0, b))));
     });
   }
   return noise_pred;
+}
+
+std::vector<at::Tensor> FluxTransformer::forward(std::span<const Input> inputs,
+                                                 WeightProvider& weights,
+                                                 const AfterBlock& after_block) const {
+  std::vector<JointStream> streams;
+  for (const auto& input : inputs) streams.push_back(embed(input));
+  std::size_t unit = 0;
+  std::int64_t done = 0;
+  // part(i): what the next unit of weights does for picture i.
+  const auto for_all = [&](auto part) {
+    const auto lease = weights.acquire(unit++);
+    for (std::size_t i = 0; i < streams.size(); ++i) part(i);
+  };
+  const auto report = [&] {
+    if (after_block) after_block(++done, streams);
+  };
+  for (std::size_t b = 0; b < transformer_blocks.size(); ++b) {
+    const auto& block = transformer_blocks[b];
+    const auto modulation = [&](std::size_t i) -> const FluxTransformerBlock::Modulation& {
+      return inputs[i].modulations.transformer_blocks[b];
+    };
+    for_all([&](std::size_t i) { block.attend_(streams[i], modulation(i), config); });
+    for_all([&](std::size_t i) { block.feed_forward_(streams[i], modulation(i)); });
+    for_all([&](std::size_t i) { block.feed_forward_context_(streams[i], modulation(i)); });
+    report();
+  }
+  std::vector<at::Tensor> attn_outputs(streams.size());
+  for (std::size_t b = 0; b < single_transformer_blocks.size(); ++b) {
+    const auto& block = single_transformer_blocks[b];
+    const auto modulation = [&](std::size_t i) -> const FluxSingleTransformerBlock::Modulation& {
+      return inputs[i].modulations.single_transformer_blocks[b];
+    };
+    for_all(
+        [&](std::size_t i) { attn_outputs[i] = block.attend(streams[i], modulation(i), config); });
+    for_all([&](std::size_t i) {
+      block.finish_(streams[i], modulation(i), std::exchange(attn_outputs[i], {}));
+    });
+    report();
+  }
+  std::vector<at::Tensor> noise_preds;
+  for (std::size_t i = 0; i < streams.size(); ++i) {
+    noise_preds.push_back(project_out(streams[i], inputs[i].modulations.norm_out));
+    streams[i] = {};
+  }
+  return noise_preds;
 }
 
 at::Tensor sinusoidal_embedding(const at::Tensor& t) {

@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <functional>
+#include <span>
 #include <vector>
 
 #include "transformer/blocks.h"
@@ -55,34 +56,40 @@ struct FluxTransformer {
   std::vector<WeightUnit> modulation_units();
   std::vector<TensorSlot> modulation_fixed_slots();
 
-  // The modulations of all blocks for several steps of a prompt: [T, modulation_width()] in RAM.
-  // timesteps [T] in 0..1 and guidance [1] (or undefined), both fp32 or model dtype, rounded
-  // through the model dtype as diffusers does; pooled_projections [1, pooled_projection_dim]. A row
-  // is the same whatever rows are computed with it.
+  // The modulations of all blocks for T steps, which may be of several prompts:
+  // [T, modulation_width()] in RAM. timesteps [T] in 0..1 and guidance [T] (or undefined), both
+  // fp32 or model dtype, rounded through the model dtype as diffusers does; pooled_projections
+  // [T, pooled_projection_dim]. A row is the same whatever rows are computed with it.
   at::Tensor modulation_table(const at::Tensor& timesteps, const at::Tensor& guidance,
                               const at::Tensor& pooled_projections, WeightProvider& weights,
                               const std::function<void()>& after_unit = {}) const;
   std::int64_t modulation_width() const;
   // The parts of rows [B, modulation_width()], as views.
   FluxModulations split_modulations(const at::Tensor& rows) const;
-  // Both at once, for one step: timestep [1].
+  // Both at once, for one step: timestep [1], guidance [1], pooled_projections [1, ...].
   FluxModulations modulations(const at::Tensor& timestep, const at::Tensor& guidance,
                               const at::Tensor& pooled_projections) const;
 
-  // hidden_states [B, S_img, in_channels], encoder_hidden_states [B, S_txt, joint_attention_dim]
-  // -> noise_pred [B, S_img, out_channels]. `after_block` hears the count of blocks done; tests see
-  // the streams through it.
-  using AfterBlock = std::function<void(std::int64_t done, const at::Tensor& hidden_states,
-                                        const at::Tensor& encoder_hidden_states)>;
-  at::Tensor forward(const at::Tensor& hidden_states, const at::Tensor& encoder_hidden_states,
-                     const FluxModulations& modulations, const RotaryEmbedding& image_rotary_emb,
-                     WeightProvider& weights, const AfterBlock& after_block = {}) const;
-  // With all weights bound.
-  at::Tensor forward(const at::Tensor& hidden_states, const at::Tensor& encoder_hidden_states,
-                     const FluxModulations& modulations, const RotaryEmbedding& image_rotary_emb,
-                     const AfterBlock& after_block = {}) const;
+  // What one step of one picture goes in with.
+  struct Input {
+    at::Tensor hidden_states;          // [B, S_img, in_channels]
+    at::Tensor encoder_hidden_states;  // [B, S_txt, joint_attention_dim]
+    FluxModulations modulations;
+    RotaryEmbedding image_rotary_emb;
+  };
+  // -> noise_pred [B, S_img, out_channels] of each. The pictures go in turn through each unit of
+  // weights, which is leased once for all of them; what comes out does not depend on how many there
+  // are. `after_block` hears the count of blocks done and sees the streams.
+  using AfterBlock = std::function<void(std::int64_t done, std::span<const JointStream> streams)>;
+  std::vector<at::Tensor> forward(std::span<const Input> inputs, WeightProvider& weights,
+                                  const AfterBlock& after_block = {}) const;
+  // Of one, with all weights bound.
+  at::Tensor forward(const Input& input, const AfterBlock& after_block = {}) const;
 
  private:
+  JointStream embed(const Input& input) const;
+  at::Tensor project_out(const JointStream& stream, const at::Tensor& scale_shift) const;
+
   // body(block, "transformer_blocks.3") for every block, in the order of use.
   template <typename Body>
   void for_each_block(Body body) {

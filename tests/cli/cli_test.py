@@ -197,7 +197,7 @@ class OutputTest(CliTest):
 
     def test_memory_report(self):
         for name, start in [("m.svg", b"<svg"), ("m.HTML", b"<!DOCTYPE html>"), ("m.json", b"{")]:
-            done = self.succeed("x", *SMALL, "--memory-report", name)
+            done = self.succeed("x", *SMALL, "--no-cache", "--memory-report", name)
             self.assertIn(name.encode(), done.stderr)
             self.assertIn(start.lower(), (self.folder / name).read_bytes()[:200].lower())
         report = json.loads((self.folder / "m.json").read_bytes())

@@ -1,6 +1,7 @@
 """Running the program in a folder of its own and looking at what it said and left. Importing this
 reads the command line of the test: PROGRAM MODEL_FOLDER [unittest arguments]"""
 
+import atexit
 import os
 import pathlib
 import pty
@@ -15,11 +16,15 @@ import zlib
 PROGRAM, MODEL = (str(pathlib.Path(a).resolve()) for a in sys.argv[1:3])
 PHASES = ["encode", "modulate", "denoise", "decode"]
 SMALL = ["-W", "32", "-H", "32", "--steps", "1", "--device", "cpu"]
+# The cache of embeddings; empty at the beginning of each test.
+CACHE = pathlib.Path(tempfile.mkdtemp(prefix="steadyflux-cache-"))
+atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
 
 
 def environment(**changes):
     result = {k: v for k, v in os.environ.items() if k not in ("HF_HOME", "HF_HUB_CACHE")}
-    result.update(STEADYFLUX_MODEL=MODEL, HOME="/nonexistent", XDG_CACHE_HOME="/nonexistent")
+    result.update(STEADYFLUX_MODEL=MODEL, HOME="/nonexistent", XDG_CACHE_HOME="/nonexistent",
+                  STEADYFLUX_CACHE=str(CACHE))
     result.update(changes)
     return result
 
@@ -46,6 +51,7 @@ class CliTest(unittest.TestCase):
     def setUp(self):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="steadyflux-cli-"))
         self.addCleanup(shutil.rmtree, self.folder)
+        shutil.rmtree(CACHE, ignore_errors=True)
 
     def run_program(self, *arguments, stdin=b"", env=None, **options):
         return subprocess.run(

@@ -63,13 +63,16 @@ class OutOfMemory : public ::testing::TestWithParam<const char*> {
     const c10::InferenceMode inference_mode;
     const auto device = simulated_device();
     Outcome result;
-    PhaseRunner runner({model_, device, at::kBFloat16, workload_of(request, at::kBFloat16),
+    const std::vector<Request> requests{request};
+    PhaseRunner runner({model_, device, at::kBFloat16, workload_of(model_, requests, at::kBFloat16),
                         tensor_budget(device, kPlenty, kPlenty)},
                        listener);
     try {
-      generate_pictures(model_, request, runner, [&](std::int64_t, Image image) {
-        result.pictures.push_back(std::move(image.rgb));
-      });
+      const auto chunk = make_chunk(model_, requests);
+      generate_pictures(model_, chunk, {}, begin_denoising(chunk, nullptr, model_, at::kBFloat16),
+                        runner, [&](std::size_t, std::int64_t, Image image) {
+                          result.pictures.push_back(std::move(image.rgb));
+                        });
     } catch (const c10::OutOfMemoryError&) {
       result.out_of_memory = true;
     }
@@ -135,7 +138,7 @@ TEST_P(OutOfMemory, LessThanThePlanBelieves) {
   request.num_images = 2;
   const auto expected = run(request);
   const auto device = simulated_device();
-  const auto work = workload_of(request, at::kBFloat16);
+  const auto work = workload_of(model_, {request}, at::kBFloat16);
   const auto most = make_plan(model_, work, tensor_budget(device, kPlenty, kPlenty));
   PlanOptions options;
   options.leaner = 4;

@@ -4,6 +4,7 @@
 
 #include <iostream>
 #include <random>
+#include <set>
 
 #include "device/run_phases.h"
 #include "memory/footprint.h"
@@ -32,8 +33,24 @@ Request request_of(std::int64_t width, std::int64_t height) {
           .max_sequence_length = 24};
 }
 
-Workload workload(const Request& request) {
-  auto workload = workload_of(request, at::kBFloat16);
+// Pictures that differ in all that may differ, two of them of one prompt.
+std::vector<Request> mixed_requests() {
+  std::vector<Request> requests(4, request_of(48, 80));
+  requests[1] = request_of(64, 32);
+  requests[1].prompt = "a lighthouse";
+  requests[1].num_images = 1;
+  requests[2].prompt = "";
+  requests[2].num_inference_steps = 3;
+  requests[2].num_images = 1;
+  requests[2].max_sequence_length = 16;
+  requests[3].seed = 99;
+  requests[3].guidance_scale = 1.5;
+  requests[3].num_images = 1;
+  return requests;
+}
+
+Workload workload(const ModelFolder& model, const std::vector<Request>& requests) {
+  auto workload = workload_of(model, requests, at::kBFloat16);
   workload.stored = {};
   return workload;
 }
@@ -69,12 +86,18 @@ std::vector<std::vector<std::uint8_t>> pictures(const testing::PhaseResults& res
 TEST_P(Plans, AnyBudgetGivesTheSamePicture) {
   const RandomModel random({});
   const auto model = random.folder();
-  const auto request = request_of(48, 80);
-  const auto work = workload(request);
+  const auto requests = mixed_requests();
+  const auto work = workload(model, requests);
   const auto range = budget_range(model, work, device_);
-  const auto expected =
-      pictures(run_phases(model, device_, at::kBFloat16, request,
-                          make_plan(model, work, tensor_budget(device_, kPlenty, kPlenty))));
+  std::vector<std::vector<std::uint8_t>> expected;  // each request alone
+  for (const auto& request : requests) {
+    const auto plan =
+        make_plan(model, workload(model, {request}), tensor_budget(device_, kPlenty, kPlenty));
+    for (auto& picture : pictures(run_phases(model, device_, at::kBFloat16, {request}, plan))) {
+      expected.push_back(std::move(picture));
+    }
+  }
+  std::set<std::int64_t> groups;
   std::mt19937 generator(1);
   std::uniform_int_distribution<std::int64_t> budgets(range.least, range.most);
   std::uniform_int_distribution<std::int64_t> host_budgets(0, 2 * range.most);
@@ -92,10 +115,12 @@ TEST_P(Plans, AnyBudgetGivesTheSamePicture) {
       release_device_memory(device_);
       set_device_limit(budget);
     }
-    const auto found = pictures(run_phases(model, device_, at::kBFloat16, request, plan));
+    groups.insert(plan.denoise_group);
+    const auto found = pictures(run_phases(model, device_, at::kBFloat16, requests, plan));
     ASSERT_EQ(found, expected) << "budget " << budget << ", RAM " << ram << ", leaner "
-                               << options.leaner;
+                               << options.leaner << ", group " << plan.denoise_group;
   }
+  EXPECT_GT(groups.size(), 2u);  // pictures went one by one, and in groups
 }
 
 INSTANTIATE_TEST_SUITE_P(Devices, Plans, ::testing::Values(false, true), [](const auto& param) {
@@ -124,7 +149,7 @@ TEST(PlanPeaks, AreWhatTheDeviceHolds) {
     auto request = request_of(width, height);
     request.num_images = 1;
     request.max_sequence_length = 64;
-    const auto work = workload(request);
+    const auto work = workload(model, {request});
     const auto range = budget_range(model, work, device);
     for (int i = 0; i < 10; ++i) {
       const auto budget = range.least + (range.most - range.least) * i / 9;
@@ -133,7 +158,7 @@ TEST(PlanPeaks, AreWhatTheDeviceHolds) {
       EXPECT_LE(plan.device_peak_bytes, budget);
       release_device_memory(device);
       reset_device_peak(device);
-      run_phases(model, device, at::kBFloat16, request, plan,
+      run_phases(model, device, at::kBFloat16, {request}, plan,
                  [&](const char* phase, const testing::PhaseResults&) {
                    const auto measured = device_peak(device).peak_allocated;
                    const auto predicted = plan.phase(phase).device_peak_bytes;

@@ -11,13 +11,15 @@
 
 #include "memory/plan.h"
 #include "pipeline/device.h"
+#include "pipeline/dtypes.h"
 #include "pipeline/phases.h"
+#include "pipeline/workload.h"
 #include "simulated_device/simulated_device.h"
 
 namespace steadyflux::testing {
 
 struct PhaseResults {
-  PromptEmbeddings embeddings;
+  std::vector<PromptEmbeddings> embeddings;  // until decoding begins
   Denoising denoising;
   std::vector<Image> images;
 };
@@ -39,19 +41,11 @@ inline Request small_request() {
           .max_sequence_length = 24};
 }
 
-inline Workload workload_of(const Request& request, at::ScalarType dtype) {
-  Workload workload{.width = request.width,
-                    .height = request.height,
-                    .num_inference_steps = request.num_inference_steps,
-                    .num_images = request.num_images,
-                    .max_sequence_length = request.max_sequence_length,
-                    .dtype = dtype == at::kFloat  ? "fp32"
-                             : dtype == at::kHalf ? "fp16"
-                                                  : "bf16",
-                    .stored = {}};
+inline Workload workload_of(const ModelFolder& model, const std::vector<Request>& requests,
+                            at::ScalarType dtype) {
   // The goldens' models are in fp32.
-  workload.stored = {"fp32", "fp32", "fp32", "fp32"};
-  return workload;
+  return make_workload(make_chunk(model, requests), {"fp32", "fp32", "fp32", "fp32"},
+                       dtype_name(dtype), 1);
 }
 
 // The process is not part of these budgets: they are for tensors alone.
@@ -62,43 +56,48 @@ inline Budget tensor_budget(c10::Device device, std::int64_t vram, std::int64_t 
 constexpr std::int64_t kPlenty = std::int64_t{1} << 40;
 
 inline Plan roomy_plan(const ModelFolder& model, c10::Device device, at::ScalarType dtype,
-                       const Request& request) {
-  return make_plan(model, workload_of(request, dtype), tensor_budget(device, kPlenty, kPlenty));
+                       const std::vector<Request>& requests) {
+  return make_plan(model, workload_of(model, requests, dtype),
+                   tensor_budget(device, kPlenty, kPlenty));
 }
 
 // `after_phase` is told when a phase has returned, with what there is by then.
 inline PhaseResults run_phases(
-    const ModelFolder& model, c10::Device device, at::ScalarType dtype, const Request& request,
-    const Plan& plan,
+    const ModelFolder& model, c10::Device device, at::ScalarType dtype,
+    const std::vector<Request>& requests, const Plan& plan,
     const std::function<void(const char* phase, const PhaseResults&)>& after_phase = {}) {
   const c10::InferenceMode inference_mode;
   Observer observer;
   double load_seconds = 0;
   const PhaseContext context{model, device, dtype, observer, load_seconds, plan};
+  const auto chunk = make_chunk(model, requests);
   const auto tell = [&](const char* phase, const PhaseResults& results) {
     if (after_phase) after_phase(phase, results);
   };
   PhaseResults results;
-  results.embeddings = encode_prompt(context, request.prompt, request.max_sequence_length);
+  encode(context, chunk, results.embeddings);
   tell("encode", results);
-  for (std::int64_t step = 0; step < request.num_inference_steps;) {
-    const auto table = modulate(context, request, results.embeddings, step);
+  for (std::int64_t step = 0; step < plan.workload.num_inference_steps;) {
+    const auto tables = modulate(context, chunk, results.embeddings, step);
     tell("modulate", results);
-    denoise(context, request, results.embeddings, table, results.denoising);
+    denoise(context, chunk, results.embeddings, tables, results.denoising);
     tell("denoise", results);
-    step += table.rows.size(0);
+    step = tables.end;
   }
+  results.embeddings.clear();
   std::size_t decoded = 0;
-  decode(context, request, results.denoising.latents, decoded,
-         [&](std::int64_t, Image image) { results.images.push_back(std::move(image)); });
+  decode(
+      context, chunk, results.denoising.latents, decoded,
+      [&](std::size_t, std::int64_t, Image image) { results.images.push_back(std::move(image)); });
   tell("decode", results);
   return results;
 }
 
 inline PhaseResults run_phases(
-    const ModelFolder& model, c10::Device device, at::ScalarType dtype, const Request& request,
+    const ModelFolder& model, c10::Device device, at::ScalarType dtype,
+    const std::vector<Request>& requests,
     const std::function<void(const char* phase, const PhaseResults&)>& after_phase = {}) {
-  return run_phases(model, device, dtype, request, roomy_plan(model, device, dtype, request),
+  return run_phases(model, device, dtype, requests, roomy_plan(model, device, dtype, requests),
                     after_phase);
 }
 

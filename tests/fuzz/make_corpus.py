@@ -99,6 +99,24 @@ def prompt():
     seed("prompt", "not-utf8", picked(62, b"a\xffb"))
 
 
+def prompt_file():
+    text, lines, csv, tabs = range(4)
+    every = {"prompt": "a \"cat\", \u732b", "seed": 2**64 - 1, "width": 64, "height": "48",
+             "steps": 4.0, "guidance": 3.5, "max-sequence-length": 64, "n": 2, "output": "a.png"}
+    seed("prompt_file", "text", picked(text, "\ufeff# comment\r\na red cat\r\n\r\n  a dog\n\t#\n"
+                                       + json.dumps(every)))
+    seed("prompt_file", "jsonl", picked(lines, json.dumps(every) + "\n\n" + json.dumps(
+        {"num_images": "3", "num_inference_steps": 1, "guidance_scale": 1e3, "prompt": ""})))
+    seed("prompt_file", "csv", picked(csv, "\ufeffprompt,seed,n\r\n\"a \"\"red\"\" cat,\r\non a hill\","
+                                      "18446744073709551615,\r\n,,\r\na dog, -1 ,2.0"))
+    seed("prompt_file", "tsv", picked(tabs, "output\tprompt\na.png\ta, b\n\t\"c\td\"\n"))
+    seed("prompt_file", "open-quote", picked(csv, "prompt\n\"a\nb\"\"\n"))
+    seed("prompt_file", "twice", picked(lines, '{"n": 1, "num-images": 2, "prompt": "a"}'))
+    seed("prompt_file", "nested", picked(text, '{"prompt": {"a": [1]}} x'))
+    seed("prompt_file", "not-utf8", picked(text, b"a\n\xffb\0"))
+    seed("prompt_file", "utf16", picked(csv, "prompt".encode("utf-16")))
+
+
 def tensors(header, data):
     text = json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + data
@@ -173,5 +191,5 @@ def tokenizer():
          "added_tokens_decoder": {"7": {"content": "e", "normalized": True, "rstrip": True}}})))
 
 
-for make in (config, metadata, png_text, prompt, safetensors, tokenizer):
+for make in (config, metadata, png_text, prompt, prompt_file, safetensors, tokenizer):
     make()

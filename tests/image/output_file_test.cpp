@@ -4,18 +4,23 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/file.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <csignal>
 #include <cstring>
+#include <random>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "expect_error.h"
+#include "failing_syscall.h"
+#include "fork_child.h"
 #include "image/file_names.h"
 #include "temp_folder.h"
 
@@ -170,6 +175,168 @@ TEST(WriteFile, DiskFull) {
   });
   EXPECT_TRUE(fs::is_empty(folder / "small"));
   EXPECT_EQ(umount((folder / "small").c_str()), 0);
+}
+
+// What file systems without O_TMPFILE do.
+void refuse_nameless_files() { fail_syscall(SYS_openat, 2, O_TMPFILE & ~O_DIRECTORY, EOPNOTSUPP); }
+
+TEST(WriteFile, WithoutNamelessFiles) {
+  TempFolder folder;
+  expect_success(fork_child([&] {
+    refuse_nameless_files();
+    EXPECT_EQ(::open(folder.path().c_str(), O_TMPFILE | O_WRONLY, 0600), -1);
+    check_output_path(folder / "a.png");
+    EXPECT_EQ(folder.entries(), 0);
+    write_file_atomically(folder / "a.png", bytes_of("one"));
+    EXPECT_EQ(folder.read("a.png"), "one");
+    chmod((folder / "a.png").c_str(), 0640);
+    write_file_atomically(folder / "a.png", bytes_of("second"));
+    EXPECT_EQ(folder.read("a.png"), "second");
+    struct stat info {};
+    EXPECT_EQ(stat((folder / "a.png").c_str(), &info), 0);
+    EXPECT_EQ(info.st_mode & 0777, 0640u);
+    expect_error(ErrorKind::kIo, std::strerror(ENOENT),
+                 [&] { write_file_atomically(folder / "none/a.png", bytes_of("x")); });
+  }));
+  EXPECT_EQ(folder.entries(), 1);
+}
+
+TEST(WriteFile, NamelessFileThatCannotBeNamed) {
+  TempFolder folder;
+  expect_success(fork_child([&] {
+    // Both ways: through /proc (AT_SYMLINK_FOLLOW) and without it (AT_EMPTY_PATH).
+    fail_syscall(SYS_linkat, 4, AT_SYMLINK_FOLLOW | AT_EMPTY_PATH, ENOENT);
+    write_file_atomically(folder / "a.png", bytes_of("one"));
+    write_file_atomically(folder / "a.png", bytes_of("second"));
+  }));
+  EXPECT_EQ(folder.read("a.png"), "second");
+  EXPECT_EQ(folder.entries(), 1);
+}
+
+TEST(WriteFile, NewFilesHaveTheModeOfTheUmask) {
+  TempFolder folder;
+  const auto write_with_umask = [&](const fs::path& path) {
+    const mode_t before = umask(027);
+    write_file_atomically(path, bytes_of("x"));
+    umask(before);
+    struct stat info {};
+    EXPECT_EQ(stat(path.c_str(), &info), 0);
+    EXPECT_EQ(info.st_mode & 0777, 0640u);
+  };
+  write_with_umask(folder / "a.png");
+  expect_success(fork_child([&] {
+    refuse_nameless_files();
+    write_with_umask(folder / "b.png");
+  }));
+}
+
+TEST(WriteFile, LinkToNothingIsReplaced) {
+  TempFolder folder;
+  fs::create_symlink("nothing.png", folder / "link.png");
+  write_file_atomically(folder / "link.png", bytes_of("new"));
+  EXPECT_FALSE(fs::is_symlink(folder / "link.png"));
+  EXPECT_EQ(folder.read("link.png"), "new");
+  EXPECT_EQ(folder.entries(), 1);
+}
+
+TEST(StaleTemporaries, OnlyThoseWithoutAnOwner) {
+  TempFolder folder;
+  const std::string mine = ".steadyflux-7-0123456789abcdef.tmp";
+  const std::string dead = ".steadyflux-4194304-00000000ffffffff.tmp";
+  const std::vector<std::string> others = {".steadyflux-7-0123456789abcde.tmp",
+                                           ".steadyflux-7-0123456789abcdef0.tmp",
+                                           ".steadyflux--0123456789abcdef.tmp",
+                                           ".steadyflux-7a-0123456789abcdef.tmp",
+                                           ".steadyflux-7-0123456789ABCDEF.tmp",
+                                           ".steadyflux-7.tmp",
+                                           ".steadyflux-.tmp",
+                                           ".steadyflux-0123456789abcdef.tmp",
+                                           "steadyflux-7-0123456789abcdef.tmp",
+                                           ".steadyflux-7-0123456789abcdef.tmp.png",
+                                           "a.png",
+                                           "deeper/" + dead};
+  for (const std::string& name : others) folder.write(name, "x");
+  folder.write(mine, "x");
+  folder.write(dead, "x");
+  fs::create_symlink("a.png", folder / ".steadyflux-7-1111111111111111.tmp");
+  ASSERT_EQ(mkfifo((folder / ".steadyflux-7-2222222222222222.tmp").c_str(), 0600), 0);
+  const int fd = ::open((folder / mine).c_str(), O_WRONLY);
+  ASSERT_EQ(flock(fd, LOCK_EX), 0);
+  remove_stale_temporaries(folder.path());
+  EXPECT_FALSE(fs::exists(folder / dead));
+  EXPECT_TRUE(fs::exists(folder / mine));
+  for (const std::string& name : others) EXPECT_TRUE(fs::exists(folder / name)) << name;
+  EXPECT_TRUE(fs::is_symlink(folder / ".steadyflux-7-1111111111111111.tmp"));
+  EXPECT_TRUE(fs::is_fifo(folder / ".steadyflux-7-2222222222222222.tmp"));
+  ::close(fd);
+  remove_stale_temporaries(folder.path());
+  EXPECT_FALSE(fs::exists(folder / mine));
+  remove_stale_temporaries(folder / "none");  // not an error
+}
+
+// Cleaning while others write: nothing that is alive is taken from them, whichever way they write.
+TEST(StaleTemporaries, WritersAreNotDisturbed) {
+  TempFolder folder;
+  constexpr int kFiles = 100;
+  const auto write = [&](int writer) {
+    for (int i = 0; i < kFiles; ++i) {
+      const std::string name = std::to_string(writer) + ".png";
+      write_file_atomically(folder / name, bytes_of(std::to_string(i)));
+      EXPECT_EQ(folder.read(name), std::to_string(i));
+    }
+  };
+  std::vector<pid_t> writers;
+  for (int writer = 0; writer < 4; ++writer) {
+    writers.push_back(fork_child([&, writer] {
+      if (writer % 2 == 1) refuse_nameless_files();
+      write(writer);
+    }));
+  }
+  const pid_t cleaner = fork_child([&] {
+    while (true) remove_stale_temporaries(folder.path());
+  });
+  for (const pid_t writer : writers) expect_success(writer);
+  kill_child(cleaner);
+  EXPECT_EQ(folder.entries(), 4);
+}
+
+// SIGKILL at random moments: every file is whole, and what is left is known for what it is.
+TEST(StaleTemporaries, AfterKills) {
+  TempFolder folder;
+  constexpr int kKills = 40;
+  constexpr std::size_t kSize = 200000;  // several writes' worth of time
+  std::mt19937 random(1);
+  int left = 0;
+  for (int round = 0; round < kKills; ++round) {
+    int ends[2];
+    ASSERT_EQ(pipe(ends), 0);
+    const pid_t writer = fork_child([&] {
+      if (round % 2 == 1) refuse_nameless_files();
+      for (int i = 0;; ++i) {
+        const std::vector<std::uint8_t> bytes(kSize, static_cast<std::uint8_t>('a' + i % 26));
+        write_file_atomically(folder / (std::to_string(i % 5) + ".png"), bytes);
+        if (i == 0) {
+          EXPECT_EQ(::write(ends[1], "x", 1), 1);
+        }
+      }
+    });
+    ::close(ends[1]);
+    char started = 0;
+    EXPECT_EQ(::read(ends[0], &started, 1), 1);
+    ::close(ends[0]);
+    usleep(static_cast<useconds_t>(random() % 3000));
+    kill_child(writer);
+    for (const auto& entry : fs::directory_iterator(folder.path())) {
+      left += entry.path().extension() == ".tmp" ? 1 : 0;
+    }
+    remove_stale_temporaries(folder.path());
+    for (const auto& entry : fs::directory_iterator(folder.path())) {
+      EXPECT_EQ(entry.path().extension(), ".png") << entry.path();
+      const std::string text = folder.read(entry.path().filename());
+      EXPECT_EQ(text, std::string(kSize, text.empty() ? '?' : text[0])) << entry.path();
+    }
+  }
+  EXPECT_GT(left, 0) << "no kill left a temporary file: the test shows nothing";
 }
 
 // Runs `action` with standard output going to `fd`.

@@ -41,7 +41,7 @@ std::vector<Image> generate(const std::string& name, const std::string& dtype,
       {.model = testing::Goldens(name).model(), .device = "cpu", .dtype = dtype, .num_threads = 1});
   Observer observer;
   std::vector<Image> images;
-  pipeline.generate(request, observer, [&](std::int64_t index, Image image) {
+  pipeline.generate({&request, 1}, observer, [&](std::size_t, std::int64_t index, Image image) {
     EXPECT_EQ(index, static_cast<std::int64_t>(images.size()));
     images.push_back(std::move(image));
   });

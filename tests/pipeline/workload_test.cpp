@@ -4,6 +4,8 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <filesystem>
+
 #include "expect_error.h"
 #include "temp_folder.h"
 
@@ -90,6 +92,11 @@ TEST_F(StoredDtype, DamagedFilesAreNamed) {
   expect_error(ErrorKind::kBadInput, "index.json", [&] { find(); });
 }
 
+Chunk chunk_of(const std::vector<Request>& requests) {
+  const auto source = std::filesystem::path(STEADYFLUX_SOURCE_DIR);
+  return make_chunk(ModelFolder::open(source / "tests/goldens/b/model"), requests);
+}
+
 TEST(MakeWorkload, TakesTheRequestAndTheDtypes) {
   Request request;
   request.width = 512;
@@ -98,15 +105,38 @@ TEST(MakeWorkload, TakesTheRequestAndTheDtypes) {
   request.num_images = 3;
   request.max_sequence_length = 256;
   StoredDtypes stored;
-  const Workload work = make_workload(request, stored, "auto", 5);
+  const std::vector<Request> requests{request};
+  const Workload work = make_workload(chunk_of(requests), stored, "auto", 5);
   EXPECT_EQ(work.width, 512);
   EXPECT_EQ(work.height, 768);
   EXPECT_EQ(work.num_inference_steps, 7);
   EXPECT_EQ(work.num_images, 3);
+  EXPECT_EQ(work.num_prompts, 1);
+  EXPECT_EQ(work.num_tables, 1);
   EXPECT_EQ(work.max_sequence_length, 256);
   EXPECT_EQ(work.num_threads, 5);
   EXPECT_EQ(work.dtype, "bf16");
   EXPECT_EQ(work.stored.text_encoder_2, "bf16");
+}
+
+TEST(MakeWorkload, IsTheLargestOfAllRequests) {
+  std::vector<Request> requests(4);
+  requests[0] = {.prompt = "x", .width = 512, .height = 256, .num_inference_steps = 9};
+  requests[1] = {.prompt = "y", .width = 256, .height = 768, .num_images = 2};
+  requests[1].max_sequence_length = 128;
+  requests[2] = requests[0];
+  requests[2].seed = 5;  // nothing that modulations depend on
+  requests[3] = requests[0];
+  requests[3].guidance_scale = 1;
+  const Workload work = make_workload(chunk_of(requests), {}, "auto", 1);
+  EXPECT_EQ(work.width, 256);
+  EXPECT_EQ(work.height, 768);
+  EXPECT_EQ(work.num_inference_steps, 9);
+  EXPECT_EQ(work.max_sequence_length, 512);
+  EXPECT_EQ(work.num_images, 5);
+  EXPECT_EQ(work.num_prompts, 2);
+  EXPECT_EQ(work.num_encoded, 2);
+  EXPECT_EQ(work.num_tables, 3);
 }
 
 TEST(MakeWorkload, OneComponentOfAnotherDtypeIsConverted) {

@@ -42,10 +42,12 @@ TEST_P(EncoderGolden, T5) {
     T5Encoder model(read_t5_config(goldens_.model() / "text_encoder_2" / "config.json"));
     load(model, goldens_.model() / "text_encoder_2", run.dtype);
     std::int64_t blocks = 0;
-    const auto embeds = model.forward(goldens_.tensor(run.name + ".t5_input_ids"),
-                                      [&](std::int64_t done) { blocks = done; });
+    const auto input_ids = goldens_.tensor(run.name + ".t5_input_ids");
+    BoundWeights weights;
+    const auto embeds =
+        model.forward({&input_ids, 1}, weights, [&](std::int64_t done) { blocks = done; });
     EXPECT_EQ(blocks, model.config.num_layers);
-    testing::expect_close(run.name + ".prompt_embeds", embeds,
+    testing::expect_close(run.name + ".prompt_embeds", embeds.front(),
                           goldens_.tensor(run.name + ".prompt_embeds"), run.tolerance);
   }
 }

@@ -76,24 +76,19 @@ TEST_P(TransformerGolden, EveryBlockOfTheFirstStep) {
                                                guidance(model), golden("pooled_prompt_embeds"));
     const auto text_len = golden("prompt_embeds").size(1);
     std::int64_t blocks = 0;
-    model.forward(golden("noise"), golden("prompt_embeds"), modulations, rotary(model, text_len),
-                  [&](std::int64_t done, const at::Tensor& image, const at::Tensor& text) {
-                    blocks = done;
-                    const auto index = done - 1;
-                    const auto single = index - model.config.num_layers;
-                    const auto block = single < 0
-                                           ? "transformer_blocks." + std::to_string(index)
-                                           : "single_transformer_blocks." + std::to_string(single);
-                    // Single blocks see one sequence: the text first, then the image.
-                    const bool joined = image.size(1) == golden("noise").size(1) + text_len;
-                    const auto image_part =
-                        joined ? image.narrow(1, text_len, image.size(1) - text_len) : image;
-                    const auto text_part = joined ? image.narrow(1, 0, text_len) : text;
-                    expect_close(run.name + "." + block, image_part,
-                                 golden(block + ".hidden_states"), run.tolerance);
-                    expect_close(run.name + "." + block + " (text)", text_part,
-                                 golden(block + ".encoder_hidden_states"), run.tolerance);
-                  });
+    model.forward(
+        {golden("noise"), golden("prompt_embeds"), modulations, rotary(model, text_len)},
+        [&](std::int64_t done, std::span<const JointStream> streams) {
+          blocks = done;
+          const auto index = done - 1;
+          const auto single = index - model.config.num_layers;
+          const auto block = single < 0 ? "transformer_blocks." + std::to_string(index)
+                                        : "single_transformer_blocks." + std::to_string(single);
+          expect_close(run.name + "." + block, streams[0].hidden_states,
+                       golden(block + ".hidden_states"), run.tolerance);
+          expect_close(run.name + "." + block + " (text)", streams[0].encoder_hidden_states,
+                       golden(block + ".encoder_hidden_states"), run.tolerance);
+        });
     EXPECT_EQ(blocks, model.config.num_layers + model.config.num_single_layers);
   }
 }
@@ -113,7 +108,7 @@ TEST_P(TransformerGolden, NoisePredOfEveryStep) {
                                                  guidance(model), golden("pooled_prompt_embeds"));
       const auto name = "noise_pred." + std::to_string(step);
       expect_close(run.name + "." + name,
-                   model.forward(latents, golden("prompt_embeds"), modulations, image_rotary_emb),
+                   model.forward({latents, golden("prompt_embeds"), modulations, image_rotary_emb}),
                    golden(name), run.tolerance);
     }
   }

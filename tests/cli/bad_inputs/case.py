@@ -1,6 +1,7 @@
 """One bad input and what the program owes to it: the right exit code, one line on standard error that
 names what is wrong, nothing on standard output, and a folder that looks as it did before."""
 
+import atexit
 import dataclasses
 import os
 import pathlib
@@ -12,6 +13,9 @@ from typing import Callable, Optional
 
 USAGE, BAD_INPUT, DOES_NOT_FIT, IO = 2, 3, 4, 5
 SEED = 20240801  # of all random damage: the same cases in every run
+
+CACHE = tempfile.mkdtemp(prefix="steadyflux-cache-")  # of embeddings, for all cases
+atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
 
 # The smallest picture, so that a case that wrongly succeeds does so quickly.
 SMALL = ["-W", "32", "-H", "32", "--steps", "1", "--device", "cpu", "--threads", "1"]
@@ -82,7 +86,8 @@ def run_case(case, program, model, time_limit):
             case.prepare(work)
         environment = {k: v for k, v in os.environ.items()
                        if not k.startswith(("HF_", "STEADYFLUX_"))}
-        environment.update(HOME="/nonexistent", XDG_CACHE_HOME="/nonexistent", TMPDIR=str(root))
+        environment.update(HOME="/nonexistent", XDG_CACHE_HOME="/nonexistent", TMPDIR=str(root),
+                           STEADYFLUX_CACHE=CACHE)
         environment.update(case.environment)
         before = listing(root)
         with open(case.stdout or os.devnull, "wb") as target:

@@ -1,0 +1,590 @@
+// steadyflux batch: the pictures of a prompt file or a stream of prompts. Chunks of them go through
+// the phases together; the journal says what is finished, so that the same command goes on where it
+// was stopped, and locks say what other processes are at.
+#include <fmt/format.h>
+#include <poll.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+#include <deque>
+#include <filesystem>
+#include <optional>
+#include <set>
+#include <thread>
+
+#include "base/utf8.h"
+#include "batch/contact_sheet.h"
+#include "batch/gallery.h"
+#include "batch/journal.h"
+#include "batch/line_reader.h"
+#include "batch/output_state.h"
+#include "batch/settings_key.h"
+#include "cli/batch_items.h"
+#include "cli/batch_progress.h"
+#include "cli/commands.h"
+#include "cli/console.h"
+#include "cli/embeds_store.h"
+#include "cli/json_output.h"
+#include "cli/latents_files.h"
+#include "cli/run_events.h"
+#include "cli/signals.h"
+#include "image/model_identity.h"
+#include "image/output_file.h"
+#include "memory/plan.h"
+#include "sharing/work_share.h"
+
+namespace steadyflux::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Pictures that are looked at together to find how many of them make a chunk.
+constexpr std::size_t kMostAtOnce = 64;
+constexpr std::chrono::milliseconds kWaitForOthers{200};
+
+void make_folder(const fs::path& folder) {
+  std::error_code error;
+  fs::create_directories(folder, error);
+  if (error || !fs::is_directory(folder)) {
+    throw Error(ErrorKind::kIo,
+                fmt::format("{}: cannot be made: {}", folder.string(),
+                            error ? error.message() : "a file of this name is there"));
+  }
+}
+
+void throw_if_interrupted() {
+  if (const int signal = pending_signal()) throw Interrupted(signal);
+}
+
+class Batch {
+ public:
+  Batch(const CommandLine& line, const BatchJob& job, Pipeline& pipeline, Console& console,
+        std::optional<std::int64_t> total)
+      : job_(job),
+        pipeline_(pipeline),
+        console_(console),
+        folder_(job.defaults.output),
+        journal_(open_journal(folder_)),
+        items_(line, job, pipeline, model_identity(job.defaults.pipeline.model)),
+        progress_(console, {.model = job.defaults.model.name, .device = pipeline.device_name()},
+                  total),
+        events_(job.defaults.events, console, progress_),
+        store_(open_embeds_store(job.defaults, pipeline, console)) {
+    for (const auto& warning : journal_.warnings()) console_.warning(warning);
+    remove_stale_temporaries(folder_);
+  }
+
+  BatchItems& items() { return items_; }
+  RunEvents& events() { return events_; }
+  BatchProgress& progress() { return progress_; }
+  std::int64_t failures() const { return failures_; }
+  bool answers_on_stdout() const { return job_.defaults.json || job_.source == "-"; }
+
+  // What keeps the picture from being made, before any work: something else has its name.
+  void check(const BatchItem& item) const {
+    const auto state = state_of(item);
+    if (job_.overwrite || state == OutputState::kMissing || state == OutputState::kDone) return;
+    const auto path = (folder_ / item.output).string();
+    throw Error(
+        ErrorKind::kUsage,
+        state == OutputState::kChanged
+            ? fmt::format("{}: {} is there, made with other settings; use another folder, or "
+                          "--overwrite to make it anew",
+                          item.place, path)
+            : fmt::format("{}: {} is there and not by this batch; use another folder, or "
+                          "--overwrite to replace it",
+                          item.place, path));
+  }
+
+  bool is_done(const BatchItem& item) const { return state_of(item) == OutputState::kDone; }
+
+  // Makes those of the items that are not there, chunk by chunk. What another process is at is
+  // waited for.
+  void make(std::vector<BatchItem> items) {
+    std::deque<BatchItem> pending(std::make_move_iterator(items.begin()),
+                                  std::make_move_iterator(items.end()));
+    while (!pending.empty()) {
+      throw_if_interrupted();
+      drop_done(pending);
+      if (pending.empty()) break;
+      auto chunk = claim_chunk(pending);
+      if (chunk.empty()) {
+        std::this_thread::sleep_for(kWaitForOthers);
+        journal_.refresh();
+        continue;
+      }
+      make_chunk(std::move(chunk));
+    }
+  }
+
+  // The items that `share` hands to this process, until all are done by someone.
+  void make_shared(const std::vector<BatchItem>& items, WorkShare& share) {
+    journal_.refresh();  // only now: what others finished while we met them
+    std::vector<std::int64_t> done_before;
+    for (const auto& item : items) {
+      if (!is_done(item)) continue;
+      skip(item);
+      done_before.push_back(item.index);
+    }
+    share.done(done_before);
+    const auto interrupted = [] { return pending_signal() != 0; };
+    while (true) {
+      throw_if_interrupted();
+      const auto taken = take(items, share);
+      if (taken.empty()) {
+        if (share.all_done()) break;
+        share.wait(interrupted);
+        continue;
+      }
+      journal_.refresh();
+      std::vector<BatchItem> chunk;
+      for (const auto index : taken) {
+        const auto& item = items[static_cast<std::size_t>(index)];
+        if (is_done(item)) {
+          skip(item);
+          share.done(index);
+        } else {
+          chunk.push_back(item);
+        }
+      }
+      if (chunk.empty()) continue;
+      on_item_ = [&share](const BatchItem& item, bool done) {
+        done ? share.done(item.index) : share.failed(item.index);
+      };
+      make_chunk(std::move(chunk));
+    }
+    on_item_ = {};
+    failures_ = std::max(failures_, share.progress().failed);
+    share.finish(interrupted);
+  }
+
+  void answer_error(std::int64_t line, const std::exception& error) {
+    ++failures_;
+    const auto shown = as_error(error);
+    Json answer = {{"line", line}, {"error", shown.what()}, {"exit_code", shown.exit_code()}};
+    if (answers_on_stdout()) print_json_line(answer);
+    console_.warning(shown.what());
+  }
+
+  // Contact sheet and gallery of what is there.
+  void write_overviews(const std::vector<BatchItem>& items) {
+    std::vector<fs::path> pictures;
+    std::vector<GalleryItem> gallery;
+    for (const auto& item : items) {
+      const auto path = folder_ / item.output;
+      if (!fs::exists(path)) continue;
+      pictures.push_back(path);
+      const auto& metadata = item.metadata;
+      GalleryItem entry{path, item.request.prompt, {}};
+      entry.settings = {{"size", fmt::format("{} x {}", metadata.width, metadata.height)},
+                        {"steps", fmt::format("{}", metadata.num_inference_steps)},
+                        {"seed", fmt::format("{}", metadata.seed)}};
+      if (metadata.guidance_scale) {
+        entry.settings.emplace_back("guidance", fmt::format("{}", *metadata.guidance_scale));
+      }
+      entry.settings.emplace_back("model", metadata.model);
+      gallery.push_back(std::move(entry));
+    }
+    if (pictures.empty()) return;
+    std::vector<std::string> problems;
+    if (!job_.contact_sheet.empty()) problems = write_contact_sheet(pictures, job_.contact_sheet);
+    if (!job_.gallery.empty()) problems = write_gallery(gallery, job_.gallery);
+    for (const auto& problem : problems) console_.warning(problem);
+  }
+
+  std::int64_t made() const { return made_; }
+  std::int64_t skipped() const { return skipped_; }
+
+ private:
+  static Journal open_journal(const fs::path& folder) {
+    make_folder(folder);
+    return Journal::open(folder);
+  }
+
+  OutputState state_of(const BatchItem& item) const {
+    return output_state(journal_, folder_, item.output, item.settings,
+                        [&](const fs::path& path) -> std::optional<std::string> {
+                          const auto recorded = recorded_settings(path, item.any_seed);
+                          if (!recorded) return std::nullopt;
+                          return settings_key(*recorded);
+                        });
+  }
+
+  void skip(const BatchItem& item) {
+    ++skipped_;
+    progress_.pictures_skipped(1);
+    if (!answers_on_stdout()) return;
+    auto answer = answer_of(item);
+    answer["skipped"] = true;
+    print_json_line(answer);
+  }
+
+  void drop_done(std::deque<BatchItem>& pending) {
+    for (auto it = pending.begin(); it != pending.end();) {
+      if (is_done(*it)) {
+        skip(*it);
+        it = pending.erase(it);
+      } else {
+        ++it;
+      }
+    }
+  }
+
+  // How many of the first requests go into one chunk.
+  std::size_t chunk_size(const std::vector<Request>& requests) const {
+    if (job_.prompt_by_prompt || requests.size() == 1) return 1;
+    auto size = pipeline_.chunk_size(requests);
+    if (job_.chunk_size > 0) size = std::min(size, job_.chunk_size);
+    return size;
+  }
+
+  // Takes out of `pending` what no other process is at.
+  std::vector<BatchItem> claim_chunk(std::deque<BatchItem>& pending) {
+    std::vector<Request> requests;
+    for (const auto& item : pending) {
+      if (requests.size() == kMostAtOnce) break;
+      requests.push_back(item.request);
+    }
+    const auto size = chunk_size(requests);
+    std::vector<BatchItem> chunk;
+    for (auto it = pending.begin(); it != pending.end() && chunk.size() < size;) {
+      if (!journal_.try_claim(it->output)) {
+        ++it;
+        continue;
+      }
+      if (is_done(*it)) {  // while we looked the other way
+        journal_.release(it->output);
+        skip(*it);
+      } else {
+        chunk.push_back(std::move(*it));
+      }
+      it = pending.erase(it);
+    }
+    return chunk;
+  }
+
+  std::vector<std::int64_t> take(const std::vector<BatchItem>& items, WorkShare& share) const {
+    const auto progress = share.progress();
+    // Leave something for the others: near the end everybody takes little.
+    const auto fair = std::max<std::int64_t>(
+        progress.unfinished() / (2 * std::max<std::int64_t>(progress.processes, 1)), 1);
+    std::vector<Request> requests;
+    for (const auto& item : items) {
+      if (requests.size() == std::min(kMostAtOnce, static_cast<std::size_t>(fair))) break;
+      if (!is_done(item)) requests.push_back(item.request);
+    }
+    if (requests.empty()) requests.push_back(items.front().request);
+    return share.take(static_cast<std::int64_t>(chunk_size(requests)));
+  }
+
+  // One after the other if together they fail, so that one does not take the others with it.
+  void make_chunk(std::vector<BatchItem> chunk) {
+    std::vector<bool> done(chunk.size(), false);
+    try {
+      run_pipeline(chunk, done);
+      return;
+    } catch (const std::exception& error) {
+      const auto kind = as_error(error).kind();
+      const bool for_good = kind == ErrorKind::kInterrupted || kind == ErrorKind::kIo;
+      if (for_good) throw;
+      if (chunk.size() == 1) {
+        fail(chunk.front(), error);
+        return;
+      }
+    }
+    for (std::size_t i = 0; i < chunk.size(); ++i) {
+      if (!done[i]) make_chunk({chunk[i]});
+    }
+  }
+
+  void run_pipeline(const std::vector<BatchItem>& chunk, std::vector<bool>& done) {
+    std::vector<Request> requests;
+    for (const auto& item : chunk) {
+      requests.push_back(item.request);
+      auto line = journal_line("started", item.output);
+      line["settings"] = item.settings;
+      journal_.append(line);
+    }
+    const auto count = static_cast<std::int64_t>(chunk.size());
+    progress_.chunk_started(count);
+    events_.chunk_started(count);
+    LatentsFiles latents(folder_, job_.checkpoint_every, pipeline_.dtype_name());
+    for (const auto& item : chunk) latents.add(item.output, item.settings);
+    const auto on_image = [&](std::size_t i, std::int64_t, const Image& image) {
+      finish(chunk[i], image);
+      latents.remove(i);
+      done[i] = true;
+    };
+    pipeline_.generate(requests, events_.observer(), on_image, store_.get(),
+                       job_.checkpoint_every > 0 ? &latents : nullptr);
+    progress_.chunk_finished();
+    events_.release_memory();
+  }
+
+  void finish(const BatchItem& item, const Image& image) {
+    const auto path = folder_ / item.output;
+    if (path.has_parent_path()) make_folder(path.parent_path());
+    write_picture(path.string(), item.metadata, image);
+    const auto seconds = events_.picture(item.index, item.entry, path.string(), item.metadata.seed);
+    auto line = journal_line("done", item.output);
+    line["settings"] = item.settings;
+    line["bytes"] = fs::file_size(path);
+    for (const auto& [key, value] : item.settings_json.items()) {
+      if (key != "version") line[key] = value;
+    }
+    line["seed"] = item.metadata.seed;
+    line["seconds"] = seconds;
+    journal_.append(line);
+    journal_.release(item.output);
+    ++made_;
+    progress_.picture_finished(item.output, seconds);
+    if (on_item_) on_item_(item, true);
+    if (!answers_on_stdout()) return;
+    auto answer = answer_of(item);
+    answer["seconds"] = seconds;
+    print_json_line(answer);
+  }
+
+  void fail(const BatchItem& item, const std::exception& error) {
+    const auto shown = as_error(error);
+    auto line = journal_line("failed", item.output);
+    line["settings"] = item.settings;
+    line["error"] = shown.what();
+    journal_.append(line);
+    journal_.release(item.output);
+    events_.failed(error, item.entry);
+    if (on_item_) on_item_(item, false);
+    const Error placed(shown.kind(), fmt::format("{}: {}", item.place, shown.what()));
+    if (!job_.keep_going) {
+      if (answers_on_stdout()) print_json_line(error_answer(item, placed));
+      throw placed;
+    }
+    ++failures_;
+    progress_.picture_failed(item.output, shown.what());
+    if (answers_on_stdout()) print_json_line(error_answer(item, placed));
+  }
+
+  Json answer_of(const BatchItem& item) const {
+    const auto& metadata = item.metadata;
+    Json answer = {{"index", item.index}};
+    if (item.line > 0) answer["line"] = item.line;
+    answer["output"] = (folder_ / item.output).string();
+    answer["prompt"] = metadata.prompt;
+    answer["seed"] = metadata.seed;
+    answer["width"] = metadata.width;
+    answer["height"] = metadata.height;
+    answer["steps"] = metadata.num_inference_steps;
+    if (metadata.guidance_scale) answer["guidance"] = *metadata.guidance_scale;
+    return answer;
+  }
+
+  Json error_answer(const BatchItem& item, const Error& error) const {
+    Json answer = {{"index", item.index}};
+    if (item.line > 0) answer["line"] = item.line;
+    answer["error"] = error.what();
+    answer["exit_code"] = error.exit_code();
+    return answer;
+  }
+
+  const BatchJob& job_;
+  Pipeline& pipeline_;
+  Console& console_;
+  fs::path folder_;
+  Journal journal_;
+  BatchItems items_;
+  BatchProgress progress_;
+  RunEvents events_;
+  std::unique_ptr<PromptEmbedsStore> store_;
+  std::function<void(const BatchItem& item, bool done)> on_item_;
+  std::int64_t made_ = 0;
+  std::int64_t skipped_ = 0;
+  std::int64_t failures_ = 0;
+};
+
+// The entries of the prompt file, or of the file of embeddings.
+std::vector<std::pair<PromptEntry, std::string>> read_entries(const BatchJob& job) {
+  std::vector<std::pair<PromptEntry, std::string>> entries;
+  if (job.source.empty()) {
+    const auto file = job.defaults.prompt_embeds.string();
+    std::int64_t number = 0;
+    for (const auto& prompt : embedded_prompts(file)) {
+      PromptEntry entry;
+      entry.prompt = prompt.prompt;
+      entry.options["max-sequence-length"] = fmt::format("{}", prompt.max_sequence_length);
+      entries.emplace_back(std::move(entry), fmt::format("{}, prompt {}", file, ++number));
+    }
+    return entries;
+  }
+  for (auto& entry : read_prompt_file(job.source)) {
+    const auto place = fmt::format("{}:{}", job.source, entry.line);
+    entries.emplace_back(std::move(entry), place);
+  }
+  if (entries.empty()) {
+    throw Error(ErrorKind::kBadInput, fmt::format("{}: holds no prompts", job.source));
+  }
+  return entries;
+}
+
+// Each size once: what does not fit is said before hours of work.
+void check_fit(const std::vector<BatchItem>& items, const Pipeline& pipeline) {
+  std::set<std::array<std::int64_t, 4>> seen;
+  for (const auto& item : items) {
+    const auto& r = item.request;
+    if (!seen.insert({r.width, r.height, r.num_inference_steps, r.max_sequence_length}).second) {
+      continue;
+    }
+    const auto plan = pipeline.plan({&r, 1});
+    if (plan.fits) continue;
+    throw Error(ErrorKind::kDoesNotFit,
+                fmt::format("{}: {} x {} does not fit into the memory there is; steadyflux plan "
+                            "tells what would",
+                            item.place, r.width, r.height));
+  }
+}
+
+void throw_if_failures(const Batch& batch, const BatchJob& job) {
+  if (batch.failures() == 0) return;
+  const auto text = fmt::format("{} of the prompts failed; the others are done", batch.failures());
+  throw Error(job.keep_going ? ErrorKind::kPartial : ErrorKind::kBadInput, text);
+}
+
+void run_file(const CommandLine& line, const BatchJob& job, Pipeline& pipeline, Console& console,
+              const std::optional<Rendezvous>& rendezvous) {
+  // Without the batch first: a bad line must not leave a folder and a journal behind.
+  const auto entries = read_entries(job);
+  std::vector<BatchItem> items;
+  {
+    BatchItems checked(line, job, pipeline, model_identity(job.defaults.pipeline.model));
+    for (const auto& [entry, place] : entries) {
+      for (auto& item : checked.add(entry, place)) items.push_back(std::move(item));
+    }
+  }
+  if (!job.keep_going) check_fit(items, pipeline);
+  Batch batch(line, job, pipeline, console, static_cast<std::int64_t>(items.size()));
+  std::int64_t done = 0;
+  for (const auto& item : items) {
+    batch.check(item);
+    done += batch.is_done(item) ? 1 : 0;
+  }
+  batch.events().started(static_cast<std::int64_t>(items.size()), done);
+  try {
+    if (rendezvous) {
+      nlohmann::json all = nlohmann::json::array();
+      for (const auto& item : items) all.push_back({item.output, item.settings});
+      WorkShare::Options options;
+      options.interrupted = [] {
+        throw_if_interrupted();
+        return false;
+      };
+      options.notice = [&console](const std::string& text) { console.info(text); };
+      WorkShare share(*rendezvous, static_cast<std::int64_t>(items.size()), settings_key(all),
+                      options);
+      if (rendezvous->rank >= 0) batch.events().add_rank(rendezvous->rank);
+      batch.make_shared(items, share);
+    } else {
+      batch.make(items);
+    }
+    batch.write_overviews(items);
+    throw_if_failures(batch, job);
+  } catch (const std::exception& error) {
+    batch.events().finished(batch.made(), batch.skipped(), batch.failures(), error);
+    throw;
+  }
+  batch.events().finished(batch.made(), batch.skipped(), batch.failures());
+  console.info(fmt::format("{} made, {} were there already, in {}", batch.made(), batch.skipped(),
+                           job.defaults.output));
+}
+
+// One line, or all that wait already.
+std::vector<LineReader::Line> next_lines(LineReader& reader, std::size_t most) {
+  std::vector<LineReader::Line> lines;
+  while (lines.size() < most && (lines.empty() || reader.ready())) {
+    auto line = reader.next();
+    if (!line) break;
+    lines.push_back(std::move(*line));
+  }
+  return lines;
+}
+
+void run_stream(const CommandLine& line, const BatchJob& job, Pipeline& pipeline,
+                Console& console) {
+  Batch batch(line, job, pipeline, console, std::nullopt);
+  batch.events().started(0, 0);
+  LineReader reader(STDIN_FILENO, kLongestPromptLine, [] { return pending_signal() != 0; });
+  const auto most = job.prompt_by_prompt ? 1 : job.chunk_size > 0 ? job.chunk_size : kMostAtOnce;
+  std::vector<BatchItem> all;
+  const bool keep_items = !job.contact_sheet.empty() || !job.gallery.empty();
+  try {
+    while (true) {
+      const auto lines = next_lines(reader, most);
+      throw_if_interrupted();
+      if (lines.empty()) break;
+      std::vector<BatchItem> items;
+      for (const auto& text : lines) {
+        try {
+          if (text.too_long) {
+            throw Error(ErrorKind::kBadInput,
+                        fmt::format("line {}: has {} bytes, more than {}", text.number, text.length,
+                                    kLongestPromptLine));
+          }
+          const auto entry = parse_prompt_line(text.text, text.number);
+          if (!entry) continue;
+          for (auto& item : batch.items().add(*entry, fmt::format("line {}", text.number))) {
+            batch.check(item);
+            items.push_back(std::move(item));
+          }
+        } catch (const Error& error) {
+          batch.answer_error(text.number, error);
+        }
+      }
+      if (keep_items) all.insert(all.end(), items.begin(), items.end());
+      batch.make(std::move(items));
+    }
+    batch.write_overviews(all);
+    throw_if_failures(batch, job);
+  } catch (const std::exception& error) {
+    batch.events().finished(batch.made(), batch.skipped(), batch.failures(), error);
+    throw;
+  }
+  batch.events().finished(batch.made(), batch.skipped(), batch.failures());
+}
+
+// Processes of this job on this machine, which share its cores and its memory.
+int processes_here() {
+  for (const char* name : {"LOCAL_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS",
+                           "SLURM_NTASKS_PER_NODE"}) {
+    const char* text = std::getenv(name);
+    const int count = text == nullptr ? 0 : std::atoi(text);
+    if (count > 0) return count;
+  }
+  return 1;
+}
+
+}  // namespace
+
+void run_batch(const CommandLine& line) {
+  BatchJob job = make_batch_job(line);
+  Console console(job.defaults.verbosity);
+  for (const std::string& warning : job.defaults.warnings) console.warning(warning);
+  const bool is_stream = job.source == "-";
+  const auto rendezvous = find_rendezvous(
+      [](const char* name) -> const char* { return std::getenv(name); }, job.rendezvous);
+  if (rendezvous && is_stream) {
+    throw Error(ErrorKind::kUsage, "prompts from standard input cannot be shared: use a file");
+  }
+  if (rendezvous) {
+    job.defaults.pipeline.local_rank =
+        static_cast<int>(std::max<std::int64_t>(rendezvous->local_rank, 0));
+    job.defaults.pipeline.processes_here = processes_here();
+  }
+  Pipeline pipeline(job.defaults.pipeline);
+  if (is_stream) {
+    run_stream(line, job, pipeline, console);
+  } else {
+    run_file(line, job, pipeline, console, rendezvous);
+  }
+}
+
+}  // namespace steadyflux::cli

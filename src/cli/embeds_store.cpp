@@ -1,0 +1,101 @@
+#include "cli/embeds_store.h"
+
+#include <fmt/format.h>
+
+#include <map>
+#include <optional>
+#include <utility>
+
+#include "base/utf8.h"
+#include "embeddings/embeds_cache.h"
+#include "embeddings/encoder_identity.h"
+#include "embeddings/prompt_embeds_file.h"
+#include "steadyflux/error.h"
+
+namespace steadyflux::cli {
+namespace {
+
+class CacheStore : public PromptEmbedsStore {
+ public:
+  CacheStore(const GenerateJob& job, const std::string& device, Console& console)
+      : cache_(cache_folder(), cache_size_limit()), console_(console) {
+    encoder_ = encoder_identity(job.pipeline.model, cache_.folder());
+    // Embeddings of another kind of device differ in their last bits.
+    computed_by_ = device.substr(0, device.find(':'));
+  }
+
+  std::optional<StoredEmbeds> find(const std::string& prompt, std::int64_t max_sequence_length,
+                                   const std::string& dtype) override {
+    auto found = cache_.find(key(prompt, max_sequence_length, dtype));
+    warn();
+    return found;
+  }
+
+  void put(const StoredEmbeds& embeds) override {
+    cache_.put(key(embeds.prompt, embeds.max_sequence_length, embeds.dtype), embeds);
+    warn();
+  }
+
+ private:
+  EmbedsKey key(const std::string& prompt, std::int64_t max_sequence_length,
+                const std::string& dtype) const {
+    return {prompt, encoder_, max_sequence_length, dtype, computed_by_};
+  }
+  void warn() {
+    const auto warning = cache_.take_warning();
+    if (!warning.empty()) console_.warning(warning);
+  }
+
+  EmbedsCache cache_;
+  Console& console_;
+  std::string encoder_;
+  std::string computed_by_;
+};
+
+class FileStore : public PromptEmbedsStore {
+ public:
+  explicit FileStore(const std::filesystem::path& path) : path_(path), file_(path) {
+    for (std::size_t i = 0; i < file_.size(); ++i) {
+      const auto& info = file_.info(i);
+      places_.try_emplace({info.prompt, info.max_sequence_length}, i);
+    }
+  }
+
+  std::optional<StoredEmbeds> find(const std::string& prompt, std::int64_t max_sequence_length,
+                                   const std::string&) override {
+    const auto place = places_.find({prompt, max_sequence_length});
+    if (place == places_.end()) {
+      throw Error(ErrorKind::kBadInput,
+                  fmt::format("{}: holds no embeddings of the prompt \"{}\" with {} tokens",
+                              path_.string(), printable(prompt, 60), max_sequence_length));
+    }
+    return file_.load(place->second);
+  }
+
+  void put(const StoredEmbeds&) override {}
+
+ private:
+  std::filesystem::path path_;
+  PromptEmbedsFile file_;
+  std::map<std::pair<std::string, std::int64_t>, std::size_t> places_;
+};
+
+}  // namespace
+
+std::unique_ptr<PromptEmbedsStore> open_embeds_store(const GenerateJob& job,
+                                                     const Pipeline& pipeline, Console& console) {
+  if (!job.prompt_embeds.empty()) return std::make_unique<FileStore>(job.prompt_embeds);
+  if (!job.use_cache) return nullptr;
+  return std::make_unique<CacheStore>(job, pipeline.device_name(), console);
+}
+
+std::vector<EmbeddedPrompt> embedded_prompts(const std::filesystem::path& path) {
+  const PromptEmbedsFile file(path);
+  std::vector<EmbeddedPrompt> prompts;
+  for (std::size_t i = 0; i < file.size(); ++i) {
+    prompts.push_back({file.info(i).prompt, file.info(i).max_sequence_length});
+  }
+  return prompts;
+}
+
+}  // namespace steadyflux::cli

@@ -1,0 +1,84 @@
+#include "cli/latents_files.h"
+
+#include <fmt/format.h>
+
+#include <charconv>
+#include <cstring>
+
+#include "batch/settings_key.h"
+#include "image/output_file.h"
+#include "steadyflux/error.h"
+#include "weights/safetensors.h"
+#include "weights/safetensors_writer.h"
+
+namespace steadyflux::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kTensor = "latents";
+constexpr const char* kSettings = "settings";
+constexpr const char* kStepsDone = "steps_done";
+
+DType dtype_of(const std::string& name) {
+  if (name == "bf16") return DType::kBF16;
+  return name == "fp16" ? DType::kF16 : DType::kF32;
+}
+
+std::int64_t number(const std::string& text) {
+  std::int64_t value = 0;
+  std::from_chars(text.data(), text.data() + text.size(), value);
+  return value;
+}
+
+}  // namespace
+
+LatentsFiles::LatentsFiles(fs::path folder, std::int64_t every, std::string dtype)
+    : folder_(std::move(folder)), every_(every), dtype_(std::move(dtype)) {}
+
+void LatentsFiles::add(const std::string& output, const std::string& settings) {
+  entries_.push_back(
+      {folder_ / fmt::format(".steadyflux-{:016x}.latents", text_hash(output)), settings});
+}
+
+void LatentsFiles::remove(std::size_t request) const {
+  std::error_code ignored;
+  fs::remove(entries_[request].path, ignored);
+}
+
+std::optional<SavedLatents> LatentsFiles::find(std::size_t request, std::int64_t) {
+  const auto& entry = entries_[request];
+  std::error_code error;
+  if (!fs::exists(entry.path, error)) return std::nullopt;
+  try {
+    const auto file = SafetensorsFile::open(entry.path);
+    const auto settings = file.metadata.find(kSettings);
+    const auto steps = file.metadata.find(kStepsDone);
+    const auto tensor = file.tensors.find(kTensor);
+    if (settings == file.metadata.end() || settings->second != entry.settings ||
+        steps == file.metadata.end() || tensor == file.tensors.end() ||
+        tensor->second.dtype != dtype_of(dtype_)) {
+      return std::nullopt;
+    }
+    SavedLatents saved;
+    saved.steps_done = number(steps->second);
+    saved.dtype = dtype_;
+    saved.shape = tensor->second.shape;
+    saved.values.resize(tensor->second.nbytes);
+    std::memcpy(saved.values.data(), tensor->second.data, saved.values.size());
+    return saved;
+  } catch (const Error&) {  // damaged: the picture is made from the beginning
+    return std::nullopt;
+  }
+}
+
+void LatentsFiles::put(std::size_t request, std::int64_t, const SavedLatents& latents) {
+  const auto& entry = entries_[request];
+  const TensorToWrite tensor{{kTensor, dtype_of(latents.dtype), latents.shape}, latents.values};
+  write_file_atomically(
+      entry.path,
+      safetensors_bytes({tensor}, {{kSettings, entry.settings},
+                                   {kStepsDone, fmt::format("{}", latents.steps_done)}}));
+}
+
+}  // namespace steadyflux::cli

@@ -1,0 +1,81 @@
+#include "cli/picture_output.h"
+
+#include <ATen/Version.h>
+
+#include "cli/version.h"
+#include "image/jpeg.h"
+#include "image/output_file.h"
+#include "image/png.h"
+
+namespace steadyflux::cli {
+
+namespace fs = std::filesystem;
+
+PictureMetadata describe(const GenerateJob& job, const Request& request, const Pipeline& pipeline,
+                         const std::string& model_hash) {
+  PictureMetadata metadata{
+      .prompt = request.prompt,
+      .width = request.width,
+      .height = request.height,
+      .num_inference_steps = request.num_inference_steps,
+      .guidance_scale = std::nullopt,
+      .seed = request.seed,
+      .max_sequence_length = request.max_sequence_length,
+      .model = job.model.name,
+      .model_path = fs::absolute(job.pipeline.model).lexically_normal().string(),
+      .model_hash = model_hash,
+      .dtype = pipeline.dtype_name(),
+      .device = pipeline.device_name(),
+      .num_threads = pipeline.num_threads(),
+      .steadyflux_version = steadyflux_version(),
+      .libtorch_version = libtorch_version(),
+      .cpu_capability = at::get_cpu_capability(),
+  };
+  if (job.model.transformer.guidance_embeds) metadata.guidance_scale = request.guidance_scale;
+  return metadata;
+}
+
+void write_picture(const std::string& output, const PictureMetadata& metadata, const Image& image) {
+  const std::string parameters = a1111_parameters(metadata);
+  const auto png = [&] {
+    return encode_png(image.width, image.height, image.rgb,
+                      {.parameters = parameters, .steadyflux = to_json(metadata)});
+  };
+  if (output == "-") return write_stdout(png());
+  if (picture_format(output) == PictureFormat::kJpeg) {
+    write_file_atomically(output, encode_jpeg(image.width, image.height, image.rgb, parameters));
+  } else {
+    write_file_atomically(output, png());
+  }
+}
+
+nlohmann::json picture_settings(const PictureMetadata& metadata, bool any_seed) {
+  nlohmann::json settings = {{"version", 1},
+                             {"prompt", metadata.prompt},
+                             {"width", metadata.width},
+                             {"height", metadata.height},
+                             {"steps", metadata.num_inference_steps},
+                             {"max_sequence_length", metadata.max_sequence_length},
+                             {"model", metadata.model_hash},
+                             {"dtype", metadata.dtype}};
+  if (metadata.guidance_scale) settings["guidance"] = *metadata.guidance_scale;
+  if (any_seed) {
+    settings["seed"] = "any";
+  } else {
+    settings["seed"] = metadata.seed;
+  }
+  return settings;
+}
+
+std::optional<nlohmann::json> recorded_settings(const fs::path& path, bool any_seed) {
+  try {
+    const auto texts = read_png_text(path);
+    const auto record = texts.find(kPngSteadyflux);
+    if (record == texts.end()) return std::nullopt;
+    return picture_settings(metadata_from_json(record->second, path.string()), any_seed);
+  } catch (const Error&) {  // no PNG, or a damaged one: nothing of ours
+    return std::nullopt;
+  }
+}
+
+}  // namespace steadyflux::cli

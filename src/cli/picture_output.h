@@ -1,0 +1,29 @@
+// From pixels to a picture file that tells how it was made.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+
+#include "cli/request.h"
+#include "image/metadata.h"
+#include "steadyflux/pipeline.h"
+
+namespace steadyflux::cli {
+
+// The record of a picture of `request`; its seed is that of the first one.
+PictureMetadata describe(const GenerateJob& job, const Request& request, const Pipeline& pipeline,
+                         const std::string& model_hash);
+
+// As PNG or JPEG by the extension; "-" is standard output, as PNG. Throws Error{kIo}.
+void write_picture(const std::string& output, const PictureMetadata& metadata, const Image& image);
+
+// What decides the bytes of a picture, for settings_key(). `any_seed`: whatever was drawn.
+nlohmann::json picture_settings(const PictureMetadata& metadata, bool any_seed);
+
+// Those of the record in a picture file; nothing if it has none.
+std::optional<nlohmann::json> recorded_settings(const std::filesystem::path& path, bool any_seed);
+
+}  // namespace steadyflux::cli

@@ -1,0 +1,151 @@
+#include "embeddings/unfinished_file.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <chrono>
+#include <random>
+#include <string>
+#include <system_error>
+#include <utility>
+
+#include "steadyflux/error.h"
+
+namespace steadyflux {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kPrefix = ".steadyflux-embeds-";
+constexpr const char* kSuffix = ".tmp";
+// Where files cannot be locked, one that was not written to for so long is taken as abandoned.
+constexpr std::chrono::hours kAbandonedAfter{24};
+
+Error io_error(const fs::path& path, const char* what, int error) {
+  return Error(ErrorKind::kIo, fmt::format("{}: {}: {}", path.string(), what,
+                                           std::generic_category().message(error)));
+}
+
+fs::path random_name() {
+  std::random_device random;
+  return fmt::format("{}{:08x}{:08x}{}", kPrefix, random(), random(), kSuffix);
+}
+
+bool is_ours(const fs::path& path) {
+  const std::string name = path.filename().string();
+  return name.rfind(kPrefix, 0) == 0 && path.extension() == kSuffix;
+}
+
+int lock(int fd, int how) {
+  int result = 0;
+  do {
+    result = ::flock(fd, how);
+  } while (result != 0 && errno == EINTR);
+  return result == 0 ? 0 : errno;
+}
+
+bool is_old(const fs::path& path) {
+  std::error_code error;
+  const auto written = fs::last_write_time(path, error);
+  return !error && fs::file_time_type::clock::now() - written > kAbandonedAfter;
+}
+
+void write_all(int fd, std::span<const std::byte> bytes, const fs::path& path) {
+  while (!bytes.empty()) {
+    const ssize_t written = ::write(fd, bytes.data(), bytes.size());
+    if (written >= 0) {
+      bytes = bytes.subspan(static_cast<std::size_t>(written));
+    } else if (errno != EINTR) {
+      throw io_error(path, "cannot write", errno);
+    }
+  }
+}
+
+// Makes the rename durable; file systems that cannot do it say EINVAL.
+void sync_folder(const fs::path& target) {
+  const fs::path folder = target.has_parent_path() ? target.parent_path() : fs::path(".");
+  const int fd = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) return;  // a folder may be writable and not readable
+  const int error = ::fsync(fd) == 0 ? 0 : errno;
+  ::close(fd);
+  if (error != 0 && error != EINVAL && error != ENOTSUP && error != EROFS) {
+    throw io_error(target, "cannot flush its folder to the disk", error);
+  }
+}
+
+}  // namespace
+
+UnfinishedFile::UnfinishedFile(const fs::path& folder, fs::path target, mode_t mode)
+    : target_(std::move(target)) {
+  // Whoever cleans up may come between the making of a file and its lock: then the file has lost
+  // its name, and another is made. That this happens ten times in a row is out of the question.
+  for (int i = 0; i < 10; ++i) {
+    open(folder, mode);
+    struct stat info {};
+    if (lock(fd_, LOCK_EX) != 0 || ::fstat(fd_, &info) != 0 || info.st_nlink > 0) return;
+    ::close(std::exchange(fd_, -1));
+  }
+  throw io_error(target_, "cannot keep a file in its folder", EBUSY);
+}
+
+void UnfinishedFile::open(const fs::path& folder, mode_t mode) {
+  temporary_ = folder / random_name();
+  fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
+  if (fd_ < 0) throw io_error(target_, "cannot make a file in its folder", errno);
+}
+
+UnfinishedFile::~UnfinishedFile() {
+  if (!temporary_.empty()) ::unlink(temporary_.c_str());
+  if (fd_ >= 0) ::close(fd_);
+}
+
+void UnfinishedFile::write(std::span<const std::byte> bytes) { write_all(fd_, bytes, target_); }
+
+void UnfinishedFile::rewrite_start(std::span<const std::byte> bytes) {
+  if (::lseek(fd_, 0, SEEK_SET) != 0) throw io_error(target_, "cannot write", errno);
+  write_all(fd_, bytes, target_);
+}
+
+void UnfinishedFile::finish(bool durable) {
+  if (durable && ::fsync(fd_) != 0) throw io_error(target_, "cannot flush to the disk", errno);
+  // Renamed before it is closed, and with that unlocked. Some file systems tell of a full disk only
+  // when a file is closed: of a durable one they have told by now, and readers notice in others.
+  if (::rename(temporary_.c_str(), target_.c_str()) != 0) {
+    throw io_error(target_, "cannot give the finished file its name", errno);
+  }
+  temporary_.clear();
+  if (::close(std::exchange(fd_, -1)) != 0) throw io_error(target_, "cannot write", errno);
+  if (durable) sync_folder(target_);
+}
+
+void UnfinishedFile::remove_abandoned(const fs::path& folder) {
+  std::error_code error;
+  fs::directory_iterator entry(folder, error);
+  for (; !error && entry != fs::directory_iterator(); entry.increment(error)) {
+    const fs::path& path = entry->path();
+    if (!is_ours(path)) continue;
+    // O_NONBLOCK: whatever else may have this name, opening it must not wait.
+    const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW);
+    if (fd < 0) continue;
+    const int locked = lock(fd, LOCK_EX | LOCK_NB);
+    if (locked == 0 || (locked != EWOULDBLOCK && is_old(path))) ::unlink(path.c_str());
+    ::close(fd);
+  }
+}
+
+void make_private_folder(const fs::path& folder) {
+  std::error_code error;
+  if (fs::is_directory(folder, error)) return;
+  if (folder.has_parent_path() && folder.parent_path() != folder) {
+    make_private_folder(folder.parent_path());
+  }
+  if (::mkdir(folder.c_str(), 0700) != 0 && errno != EEXIST) {
+    throw io_error(folder, "the folder cannot be made", errno);
+  }
+}
+
+}  // namespace steadyflux

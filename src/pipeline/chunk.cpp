@@ -1,0 +1,49 @@
+#include "pipeline/chunk.h"
+
+#include <map>
+
+namespace steadyflux {
+namespace {
+
+// The place of `value` in `list`, to which it is added if it is not there.
+template <typename T>
+std::size_t index_of(const T& value, std::vector<T>& list, std::map<T, std::size_t>& places) {
+  const auto [place, is_new] = places.try_emplace(value, list.size());
+  if (is_new) list.push_back(value);
+  return place->second;
+}
+
+}  // namespace
+
+std::int64_t Chunk::total_steps() const {
+  std::int64_t sum = 0;
+  for (const auto& picture : pictures) sum += steps(picture);
+  return sum;
+}
+
+Chunk make_chunk(const ModelFolder& model, std::span<const Request> requests) {
+  Chunk chunk;
+  chunk.requests = requests;
+  std::map<ChunkPrompt, std::size_t> prompts;
+  std::map<ChunkTable, std::size_t> tables;
+  for (std::size_t i = 0; i < requests.size(); ++i) {
+    const Request& request = requests[i];
+    const auto prompt =
+        index_of({request.prompt, request.max_sequence_length}, chunk.prompts, prompts);
+    const double guidance = model.transformer.guidance_embeds ? request.guidance_scale : 0.0;
+    const auto table =
+        index_of({prompt, request.num_inference_steps, image_seq_len(model, request), guidance},
+                 chunk.tables, tables);
+    for (std::int64_t index = 0; index < request.num_images; ++index) {
+      chunk.pictures.push_back({i, index, prompt, table});
+    }
+  }
+  return chunk;
+}
+
+std::int64_t image_seq_len(const ModelFolder& model, const Request& request) {
+  const auto factor = model.vae.scale_factor();
+  return request.height / factor / 2 * (request.width / factor / 2);
+}
+
+}  // namespace steadyflux

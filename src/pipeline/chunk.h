@@ -1,0 +1,57 @@
+// The pictures that are made in one go: what they have in common is made once. Torch-free.
+#pragma once
+
+#include <compare>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "config/model_config.h"
+#include "steadyflux/pipeline.h"
+
+namespace steadyflux {
+
+struct ChunkPrompt {
+  std::string text;
+  std::int64_t max_sequence_length = 512;
+  auto operator<=>(const ChunkPrompt&) const = default;
+};
+
+// What the modulations of a picture depend on.
+struct ChunkTable {
+  std::size_t prompt = 0;  // of Chunk::prompts
+  std::int64_t num_inference_steps = 1;
+  std::int64_t image_len = 0;   // packed tokens, on which the schedule depends
+  double guidance_scale = 0.0;  // 0 for models without a guidance embedding
+  auto operator<=>(const ChunkTable&) const = default;
+};
+
+struct ChunkPicture {
+  std::size_t request = 0;  // of Chunk::requests
+  std::int64_t index = 0;   // among the pictures of the request
+  std::size_t prompt = 0;
+  std::size_t table = 0;
+};
+
+struct Chunk {
+  std::span<const Request> requests;
+  std::vector<ChunkPrompt> prompts;  // different ones
+  std::vector<ChunkTable> tables;
+  std::vector<ChunkPicture> pictures;  // in the order of the requests
+
+  const Request& request(const ChunkPicture& picture) const { return requests[picture.request]; }
+  std::int64_t steps(const ChunkPicture& picture) const {
+    return request(picture).num_inference_steps;
+  }
+  std::int64_t total_steps() const;
+};
+
+// `requests` have to outlive it.
+Chunk make_chunk(const ModelFolder& model, std::span<const Request> requests);
+
+// Tokens of the packed picture.
+std::int64_t image_seq_len(const ModelFolder& model, const Request& request);
+
+}  // namespace steadyflux

@@ -1,0 +1,88 @@
+#include "pipeline/saved_tensors.h"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <cstring>
+
+#include "pipeline/dtypes.h"
+
+namespace steadyflux {
+namespace {
+
+std::vector<std::byte> bytes_of(const at::Tensor& tensor) {
+  const auto values = tensor.contiguous();
+  std::vector<std::byte> bytes(values.nbytes());
+  std::memcpy(bytes.data(), values.const_data_ptr(), bytes.size());
+  return bytes;
+}
+
+at::Tensor tensor_of(const std::vector<std::byte>& bytes, const std::vector<std::int64_t>& shape,
+                     const std::vector<std::int64_t>& wanted, const char* name,
+                     at::ScalarType stored, at::ScalarType dtype) {
+  if (shape != wanted) {
+    throw Error(ErrorKind::kBadInput,
+                fmt::format("{} of shape [{}] where this model takes [{}]: they are of another "
+                            "model, or for another --max-sequence-length",
+                            name, fmt::join(shape, ", "), fmt::join(wanted, ", ")));
+  }
+  auto tensor = at::empty(shape, stored);
+  if (tensor.nbytes() != bytes.size()) {
+    throw Error(ErrorKind::kBadInput,
+                fmt::format("{} has {} bytes instead of {}", name, bytes.size(), tensor.nbytes()));
+  }
+  std::memcpy(tensor.mutable_data_ptr(), bytes.data(), bytes.size());
+  return tensor.to(dtype);
+}
+
+}  // namespace
+
+StoredEmbeds to_stored(const ChunkPrompt& prompt, const std::string& dtype,
+                       const PromptEmbeddings& embeddings) {
+  StoredEmbeds stored;
+  stored.prompt = prompt.text;
+  stored.max_sequence_length = prompt.max_sequence_length;
+  stored.dtype = dtype;
+  stored.prompt_embeds_shape = embeddings.prompt_embeds.sizes().vec();
+  stored.pooled_shape = embeddings.pooled_prompt_embeds.sizes().vec();
+  stored.prompt_embeds = bytes_of(embeddings.prompt_embeds);
+  stored.pooled = bytes_of(embeddings.pooled_prompt_embeds);
+  return stored;
+}
+
+PromptEmbeddings from_stored(const StoredEmbeds& stored, const ModelFolder& model,
+                             std::int64_t max_sequence_length, at::ScalarType dtype) {
+  const auto from = dtype_of_name(stored.dtype);
+  if (!from) {
+    throw Error(
+        ErrorKind::kBadInput,
+        fmt::format("embeddings in the dtype '{}', expected bf16, fp16 or fp32", stored.dtype));
+  }
+  PromptEmbeddings embeddings;
+  embeddings.prompt_embeds =
+      tensor_of(stored.prompt_embeds, stored.prompt_embeds_shape,
+                {1, max_sequence_length, model.transformer.joint_attention_dim}, "prompt_embeds",
+                *from, dtype);
+  embeddings.pooled_prompt_embeds =
+      tensor_of(stored.pooled, stored.pooled_shape, {1, model.transformer.pooled_projection_dim},
+                "pooled_prompt_embeds", *from, dtype);
+  return embeddings;
+}
+
+SavedLatents to_saved(const at::Tensor& latents, std::int64_t steps_done) {
+  return {steps_done, dtype_name(latents.scalar_type()), latents.sizes().vec(), bytes_of(latents)};
+}
+
+std::optional<at::Tensor> from_saved(const SavedLatents& saved, const ModelFolder& model,
+                                     const Request& request, at::ScalarType dtype) {
+  const std::vector<std::int64_t> wanted{1, image_seq_len(model, request),
+                                         model.transformer.in_channels};
+  if (saved.shape != wanted || dtype_of_name(saved.dtype) != dtype || saved.steps_done < 1 ||
+      saved.steps_done > request.num_inference_steps) {
+    return std::nullopt;
+  }
+  return tensor_of(saved.values, saved.shape, wanted, "latents", dtype, dtype);
+}
+
+}  // namespace steadyflux

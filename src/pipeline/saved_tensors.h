@@ -1,0 +1,29 @@
+// Embeddings and latents on their way between tensors and files.
+#pragma once
+
+#include <c10/core/ScalarType.h>
+
+#include <optional>
+#include <string>
+
+#include "embeddings/prompt_embeds_file.h"
+#include "pipeline/phases.h"
+
+namespace steadyflux {
+
+// `dtype` is that of both: bf16, fp16 or fp32.
+StoredEmbeds to_stored(const ChunkPrompt& prompt, const std::string& dtype,
+                       const PromptEmbeddings& embeddings);
+
+// Throws Error{kBadInput} if they are not what `model` takes for this prompt in this dtype.
+PromptEmbeddings from_stored(const StoredEmbeds& stored, const ModelFolder& model,
+                             std::int64_t max_sequence_length, at::ScalarType dtype);
+
+SavedLatents to_saved(const at::Tensor& latents, std::int64_t steps_done);
+
+// Nothing if they are not [1, S, in_channels] of the request in this dtype, or of more steps than
+// it has.
+std::optional<at::Tensor> from_saved(const SavedLatents& saved, const ModelFolder& model,
+                                     const Request& request, at::ScalarType dtype);
+
+}  // namespace steadyflux

@@ -40,8 +40,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Pictures that are looked at together to find how many of them make a chunk.
-constexpr std::size_t kMostAtOnce = 64;
 constexpr std::chrono::milliseconds kWaitForOthers{200};
 
 void make_folder(const fs::path& folder) {
@@ -235,16 +233,14 @@ class Batch {
   // How many of the first requests go into one chunk.
   std::size_t chunk_size(const std::vector<Request>& requests) const {
     if (job_.prompt_by_prompt || requests.size() == 1) return 1;
-    auto size = pipeline_.chunk_size(requests);
-    if (job_.chunk_size > 0) size = std::min(size, job_.chunk_size);
-    return size;
+    return pipeline_.chunk_size(requests);
   }
 
   // Takes out of `pending` what no other process is at.
   std::vector<BatchItem> claim_chunk(std::deque<BatchItem>& pending) {
     std::vector<Request> requests;
     for (const auto& item : pending) {
-      if (requests.size() == kMostAtOnce) break;
+      if (requests.size() == job_.defaults.chunk_size) break;
       requests.push_back(item.request);
     }
     const auto size = chunk_size(requests);
@@ -272,7 +268,9 @@ class Batch {
         progress.unfinished() / (2 * std::max<std::int64_t>(progress.processes, 1)), 1);
     std::vector<Request> requests;
     for (const auto& item : items) {
-      if (requests.size() == std::min(kMostAtOnce, static_cast<std::size_t>(fair))) break;
+      if (requests.size() == std::min(job_.defaults.chunk_size, static_cast<std::size_t>(fair))) {
+        break;
+      }
       if (!is_done(item)) requests.push_back(item.request);
     }
     if (requests.empty()) requests.push_back(items.front().request);
@@ -513,7 +511,7 @@ void run_stream(const CommandLine& line, const BatchJob& job, Pipeline& pipeline
   Batch batch(line, job, pipeline, console, std::nullopt);
   batch.events().started(0, 0);
   LineReader reader(STDIN_FILENO, kLongestPromptLine, [] { return pending_signal() != 0; });
-  const auto most = job.prompt_by_prompt ? 1 : job.chunk_size > 0 ? job.chunk_size : kMostAtOnce;
+  const auto most = job.prompt_by_prompt ? 1 : job.defaults.chunk_size;
   std::vector<BatchItem> all;
   const bool keep_items = !job.contact_sheet.empty() || !job.gallery.empty();
   try {

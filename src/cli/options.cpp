@@ -92,8 +92,8 @@ constexpr std::array kValueOptions = {
     ValueOption{&Options::order, kForBatch, kBatchGroup, "order", "", "WHICH",
                 "phase: all prompts through one phase, then the next; prompt: each picture as "
                 "early as possible (default: phase)"},
-    ValueOption{&Options::chunk_size, kForBatch, kBatchGroup, "chunk-size", "", "N",
-                "at most so many prompts in one go (default: as many as pay)"},
+    ValueOption{&Options::chunk_size, kForBatch | kForPlan, kBatchGroup, "chunk-size", "", "N",
+                "at most so many prompts in one go (default: 16)"},
     ValueOption{&Options::checkpoint_every, kForBatch, kBatchGroup, "checkpoint-every", "", "N",
                 "save unfinished pictures every N steps, to go on from there (default: never)"},
     ValueOption{&Options::contact_sheet, kForBatch, kBatchGroup, "contact-sheet", "", "FILE.png",

@@ -2,8 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <optional>
+#include <span>
 #include <string>
+#include <vector>
 
 #include "memory/budget.h"
 #include "memory/gpu_probe.h"
@@ -82,8 +85,6 @@ PlanInputs make_plan_inputs(const GenerateJob& job) {
   const PipelineOptions& pipeline = job.pipeline;
   PlanInputs inputs;
   const int threads = pipeline.num_threads > 0 ? pipeline.num_threads : physical_cores();
-  inputs.workload = make_workload(make_chunk(job.model, {&job.request, 1}),
-                                  find_stored_dtypes(job.model), pipeline.dtype, threads);
   inputs.options = plan_options(pipeline);
 
   inputs.title = {.model = job.model.name, .device = "cpu"};
@@ -94,6 +95,16 @@ PlanInputs make_plan_inputs(const GenerateJob& job) {
       ram_limit(probe_host_memory(), own, pipeline.max_ram, AskedLimit::kReplaces);
   inputs.title.ram_reason = ram.reason;
   inputs.budget = make_budget(ram, own.rss + (vram ? kCudaHostBytes : 0), vram, kCudaContextBytes);
+
+  std::vector<Request> requests(job.num_prompts, job.request);
+  for (std::size_t i = 1; i < requests.size(); ++i) requests[i].prompt = fmt::format("{}", i);
+  const auto stored = find_stored_dtypes(job.model);
+  const auto chunk = best_chunk_size(
+      job.model, std::span(requests).first(std::min(requests.size(), job.chunk_size)), stored,
+      pipeline.dtype, threads, inputs.budget, inputs.options);
+  inputs.workload = make_workload(make_chunk(job.model, std::span(requests).first(chunk)), stored,
+                                  pipeline.dtype, threads);
+  inputs.title.chunks = static_cast<std::int64_t>((requests.size() + chunk - 1) / chunk);
   return inputs;
 }
 

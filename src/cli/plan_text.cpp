@@ -41,6 +41,10 @@ std::string heading(const Plan& plan, const PlanTitle& title) {
       "{}: {} of {} x {}, {}, {}, {} on {}\n", title.model, plural(work.num_images, "picture"),
       work.width, work.height, plural(work.num_inference_steps, "step"),
       plural(work.max_sequence_length, "T5 token"), work.dtype, title.device);
+  if (work.num_prompts > 1 || title.chunks > 1) {
+    text += fmt::format("in one go {}, in all {}\n", plural(work.num_prompts, "prompt"),
+                        plural(title.chunks, "chunk"));
+  }
   const auto budget = [](std::int64_t bytes, const std::string& reason) {
     return reason.empty() ? format_bytes(bytes) : reason;
   };
@@ -229,6 +233,8 @@ Json workload_json(const Workload& work) {
           {"height", work.height},
           {"steps", work.num_inference_steps},
           {"num_images", work.num_images},
+          {"num_prompts", work.num_prompts},
+          {"num_encoded", work.num_encoded},
           {"max_sequence_length", work.max_sequence_length},
           {"threads", work.num_threads},
           {"dtype", work.dtype},
@@ -245,6 +251,10 @@ std::string plan_text(const Plan& plan, const PlanTitle& title, const TextStyle&
   std::string text = heading(plan, title) + table(plan) + chart(plan, style);
   for (const PhasePlan& phase : plan.phases) {
     for (const WeightsPlan& weights : phase.weights) text += residency(phase, weights);
+  }
+  if (plan.denoise_group > 1) {
+    text += fmt::format("transformer: {} go through a unit in turn while it is there\n",
+                        plural(plan.denoise_group, "picture"));
   }
   text += vae_line(plan);
   text += fmt::format("read from disk: {} per step, {} in all; the files have {}\n",
@@ -274,6 +284,9 @@ Json plan_json(const Plan& plan, const PlanTitle& title, const std::optional<Rem
                  {"band_bytes", plan.vae.band_bytes},
                  {"parked_in_ram", plan.vae.parked_in_ram}}},
                {"modulation_rows", plan.modulation_rows},
+               {"encode_group", plan.encode_group},
+               {"denoise_group", plan.denoise_group},
+               {"chunks", title.chunks},
                {"leanest", plan.leanest},
                {"units", nullptr},  // of the transformer while denoising
                {"phases", Json::array()}};

@@ -19,6 +19,7 @@ struct PlanTitle {
   std::string device;            // what was asked for: "cpu", "cuda:1"
   std::string vram_reason = {};  // where the budgets come from; "" if nobody knows
   std::string ram_reason = {};
+  std::int64_t chunks = 1;  // like the one that is planned, the last perhaps smaller
 };
 
 // Several lines, each ending in a newline.

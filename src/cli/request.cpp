@@ -292,6 +292,9 @@ void apply_other_options(GenerateJob& job, const CommandLine& line, const Layers
   job.use_cache = !line.typed.no_cache && !line.configured.no_cache;
   job.events = layers.other(&Options::events).value_or("");
   job.prompt_embeds = layers.other(&Options::prompt_embeds).value_or("");
+  if (const auto text = layers.other(&Options::chunk_size)) {
+    job.chunk_size = static_cast<std::size_t>(parse_in_range("chunk-size", *text, 1, 10000));
+  }
 }
 
 // Opens the model and applies the options again, now to its defaults.
@@ -380,9 +383,6 @@ BatchJob make_batch_job(const CommandLine& line) {
   const auto order = layers.other(&Options::order).value_or("phase");
   check_one_of("order", order, {"phase", "prompt"});
   job.prompt_by_prompt = order == "prompt";
-  if (const auto text = layers.other(&Options::chunk_size)) {
-    job.chunk_size = static_cast<std::size_t>(parse_in_range("chunk-size", *text, 1, 10000));
-  }
   if (const auto text = layers.other(&Options::checkpoint_every)) {
     job.checkpoint_every = parse_in_range("checkpoint-every", *text, 1, 1000);
   }

@@ -27,6 +27,8 @@ struct GenerateJob {
   bool use_cache = true;
   bool has_random_seed = false;  // --seed -1
   std::size_t num_prompts = 1;   // plan --prompts
+  // At most so many prompts in one go. More would save little, and make the first picture wait.
+  std::size_t chunk_size = 16;
   bool json = false;
   Verbosity verbosity = Verbosity::kNormal;
   std::optional<PictureMetadata> recorded;  // --from
@@ -51,7 +53,6 @@ struct BatchJob {
   bool prompt_by_prompt = false;
   bool keep_going = false;
   bool overwrite = false;
-  std::size_t chunk_size = 0;         // 0: as many prompts as pay
   std::int64_t checkpoint_every = 0;  // steps; 0: never
   std::filesystem::path contact_sheet;
   std::filesystem::path gallery;

@@ -71,6 +71,13 @@ std::int64_t traffic_of(const PhasePlan& phase) {
   return phase.disk_read_bytes + phase.host_copy_bytes / kHostCopyShare;
 }
 
+// What computing may have to wait for. With one buffer it waits for all of it.
+std::int64_t waiting(const PhasePlan& phase) {
+  const bool hidden = std::all_of(phase.weights.begin(), phase.weights.end(),
+                                  [](const WeightsPlan& weights) { return weights.buffers != 1; });
+  return (hidden ? 1 : 2) * traffic_of(phase);
+}
+
 // Bytes for weights, where they are computed with and in pinned RAM.
 struct Room {
   std::int64_t here = 0;
@@ -235,7 +242,7 @@ class Planner {
          group *= 2) {
       const auto size = std::min(group, std::max<std::int64_t>(members >> options_.leaner, 1));
       auto phase = make(size);
-      if (!fits(phase) || traffic_of(phase) >= traffic_of(best_phase)) continue;
+      if (!fits(phase) || waiting(phase) >= waiting(best_phase)) continue;
       best = size;
       best_phase = std::move(phase);
     }

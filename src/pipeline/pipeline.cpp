@@ -23,9 +23,6 @@
 namespace steadyflux {
 namespace {
 
-// More than this at once saves little any more, and makes the first picture wait.
-constexpr std::size_t kMostRequestsAtOnce = 64;
-
 at::ScalarType select_dtype(const std::string& spec, const StoredDtypes& stored) {
   const auto& name = spec == "auto" ? stored.transformer : spec;
   if (name == "fp64") return at::kFloat;
@@ -133,19 +130,9 @@ Plan Pipeline::plan(std::span<const Request> requests) const {
 }
 
 std::size_t Pipeline::chunk_size(std::span<const Request> requests) const {
-  const auto budget = live_budget(state_->options, state_->device);
-  std::size_t best = 1;
-  double best_cost = 0;
-  for (auto size = std::min(requests.size(), kMostRequestsAtOnce); size > 0; size /= 2) {
-    const auto workload = state_->workload(make_chunk(state_->model, requests.first(size)));
-    const auto plan = make_plan(state_->model, workload, budget, plan_options(state_->options));
-    if (!plan.fits) continue;
-    const auto cost = static_cast<double>(traffic(plan)) / static_cast<double>(workload.num_images);
-    if (best > 1 && cost >= best_cost) continue;
-    best = size;
-    best_cost = cost;
-  }
-  return best;
+  return best_chunk_size(state_->model, requests, state_->stored, state_->dtype_name,
+                         state_->num_threads, live_budget(state_->options, state_->device),
+                         plan_options(state_->options));
 }
 
 void Pipeline::generate(std::span<const Request> requests, Observer& observer,

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -146,6 +147,24 @@ Workload make_workload(const Chunk& chunk, const StoredDtypes& stored, const std
   work.dtype = dtype != "auto" ? dtype : stored.transformer == "fp64" ? "fp32" : stored.transformer;
   work.stored = stored;
   return work;
+}
+
+std::size_t best_chunk_size(const ModelFolder& model, std::span<const Request> requests,
+                            const StoredDtypes& stored, const std::string& dtype, int num_threads,
+                            const Budget& budget, const PlanOptions& options) {
+  std::size_t best = 1;
+  double best_cost = std::numeric_limits<double>::infinity();
+  for (auto size = requests.size(); size > 0; size /= 2) {
+    const auto workload =
+        make_workload(make_chunk(model, requests.first(size)), stored, dtype, num_threads);
+    const auto plan = make_plan(model, workload, budget, options);
+    if (!plan.fits) continue;
+    const auto cost = static_cast<double>(traffic(plan)) / static_cast<double>(workload.num_images);
+    if (cost >= best_cost) continue;
+    best = size;
+    best_cost = cost;
+  }
+  return best;
 }
 
 }  // namespace steadyflux

@@ -1,28 +1,22 @@
 """Runs steadyflux under a memory limit and prints what it took; see full_size.sh.
 
-Steps are timed by the progress that the program shows on a terminal, which is a pseudo-terminal
-here; the bytes read are those that /proc/PID/io has at that moment. Before every process the
-model's files are taken out of the page cache, so each one finds what the first one finds.
+Steps are timed and bytes counted by the program's own --events. Before every process the model's
+files are taken out of the page cache, so each one finds what the first one finds.
 """
 import argparse
 import json
 import mmap
 import os
-import pty
 import re
 import signal
 import statistics
-import struct
 import subprocess
 import sys
 import tempfile
-import termios
 import time
-from fcntl import ioctl
 from pathlib import Path
 
 GIB = 1 << 30
-PROGRESS = re.compile(r"^(\w+) *\[[#.]*\] (\d+)/(\d+)")
 
 
 class Cgroup:
@@ -101,14 +95,6 @@ def disk_rate(model, size=2 * GIB, block=8 << 20):
     return size / seconds
 
 
-def read_bytes(pid):
-    try:
-        text = Path(f"/proc/{pid}/io").read_text()
-    except OSError:
-        return None
-    return int(re.search(r"^read_bytes: (\d+)", text, re.MULTILINE).group(1))
-
-
 class Stopping:
     """Kills a process that is still there when the `with` block ends."""
 
@@ -125,50 +111,23 @@ class Stopping:
 
 
 def run(command, limit):
-    """One process. `ticks`: seconds and bytes read, for every phase at its start and its steps."""
-    with Cgroup(limit) as cgroup, tempfile.TemporaryFile("w+") as output:
-        master, slave = pty.openpty()
-        ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+    """One process in a cgroup of its own."""
+    with Cgroup(limit) as cgroup, tempfile.TemporaryFile("w+") as output, \
+            tempfile.TemporaryFile("w+") as messages:
         start = time.monotonic()
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=slave,
-                                   preexec_fn=cgroup.join,
-                                   env={**os.environ, "TERM": "dumb", "NO_COLOR": "1"})
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output,
+                                   stderr=messages, preexec_fn=cgroup.join)
         with Stopping(process):
-            os.close(slave)
-            ticks, messages = watch(process, master, start)
             _, status, usage = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
-        os.close(master)
+        seconds = time.monotonic() - start
         output.seek(0)
+        messages.seek(0)
         text = output.read()
-        return {"ticks": ticks, "messages": messages, "seconds": time.monotonic() - start,
+        return {"messages": messages.read().splitlines(), "seconds": seconds,
                 "exit": process.returncode, "peak": cgroup.peak(), "faults": usage.ru_majflt,
                 "killed": cgroup.kills() > 0 or process.returncode == -signal.SIGKILL,
                 "json": json.loads(text) if text.startswith("{") else {}}
-
-
-def watch(process, terminal, start):
-    """Reads what a process shows until it ends."""
-    ticks, messages, rest, last = {}, [], "", None
-    while True:
-        try:
-            data = os.read(terminal, 65536)
-        except OSError:  # the other end is closed
-            return ticks, messages
-        if not data:
-            return ticks, messages
-        now, read = time.monotonic() - start, read_bytes(process.pid)
-        *lines, rest = re.split(r"[\r\n]+", rest + data.decode(errors="replace"))
-        for line in [*lines, rest]:
-            line = line.replace("\x1b[K", "")
-            found = PROGRESS.match(line)
-            if found:
-                name, done = found.group(1), int(found.group(2))
-                if (name, done) != last:
-                    ticks.setdefault(name, []).append((now, read))
-                    last = (name, done)
-            elif line and line is not rest:
-                messages.append(line)
 
 
 def fail(result, what):
@@ -177,25 +136,33 @@ def fail(result, what):
     print(f"{what} {state}; peak of the cgroup {result['peak'] / GIB:.2f} GiB", file=sys.stderr)
 
 
-def differences(ticks, what):
-    return [b[what] - a[what] for a, b in zip(ticks, ticks[1:])
-            if a[what] is not None and b[what] is not None]
+def chunks_of(path):
+    """What a run's --events say, chunk by chunk: seconds, peaks of the phases, and of the denoising
+    steps the seconds each took and the bytes they read together."""
+    chunks = []
+    for line in path.read_text().splitlines():
+        event = json.loads(line)
+        name = event["event"]
+        if name == "chunk_started":
+            chunks.append({"start": event["elapsed"], "phases": {}, "ticks": [], "read": 0})
+        if not chunks:
+            continue
+        chunk = chunks[-1]
+        if name == "phase_started" and event["phase"] == "denoise":
+            chunk["ticks"].append(event["elapsed"])
+        elif name == "step" and event["phase"] == "denoise" and event["step"] > 0:
+            chunk["ticks"].append(event["elapsed"])
+        elif name == "phase_finished":
+            chunk["phases"][event["phase"]] = event
+            chunk["read"] += event["disk_read"]
+        elif name == "picture":
+            chunk["seconds"] = event["elapsed"] - chunk["start"]
+    return chunks
 
 
-def picture_seconds(result, images):
-    """Denoising and decoding of each picture: they follow one another, with as many steps each."""
-    sums = [0.0] * images
-    for phase in ("denoise", "decode"):
-        steps = differences(result["ticks"].get(phase, []), 0)
-        each = max(len(steps) // images, 1)
-        for i, seconds in enumerate(steps):
-            sums[min(i // each, images - 1)] += seconds
-    return sums
-
-
-def later_steps(result):
+def steps_of(chunk):
     """Seconds of the denoising steps without the first, which also loads what stays."""
-    steps = differences(result["ticks"].get("denoise", []), 0)
+    steps = [b - a for a, b in zip(chunk["ticks"], chunk["ticks"][1:])]
     return steps[1:] or steps or [float("nan")]
 
 
@@ -211,109 +178,114 @@ class Bench:
         self.failed = False
         self.runs = 0
 
-    def command(self, model, size, images, seed, output, *more):
-        return [self.options.program, *more, "-m", str(model), "--device", "cpu", "--json", "-W",
-                str(size), "-H", str(size), "--steps", str(self.options.steps), "-n", str(images),
-                *([] if "plan" in more else ["-s", str(seed), "-o", output]), *self.options.rest]
-
     def plan(self, model, size, images):
-        result = run(self.command(model, size, images, 0, "", "plan"), self.limit)
+        result = run([self.options.program, "plan", "-m", str(model), "--device", "cpu", "--json",
+                      "-W", str(size), "-H", str(size), "--steps", str(self.options.steps),
+                      "-n", str(images), *self.options.rest], self.limit)
         if not result["json"]:
             fail(result, "steadyflux plan")
             self.failed = True
         empty = {"fits": False, "ram_peak_bytes": 0, "disk_read_bytes_per_step": 0, "phases": []}
         return {**empty, **result["json"]}
 
-    def generate(self, model, size, images, seed, folder, limit=None):
+    def batch(self, model, size, seeds, order, folder, limit=None):
+        """One process that makes a picture for every seed."""
         if limit is None:
             forget_files(model)
-        output = str(Path(folder) / f"{size}-{self.runs}.png")
         self.runs += 1
-        command = self.command(model, size, images, seed, output, "-v", "a red apple on a table")
+        prompts = Path(folder) / f"{self.runs}.jsonl"
+        events = Path(folder) / f"{self.runs}.events"
+        output = Path(folder) / f"{self.runs}"
+        prompts.write_text("".join(
+            json.dumps({"prompt": "a red apple on a table", "seed": seed, "output": f"{seed}.png"})
+            + "\n" for seed in seeds))
+        command = [self.options.program, "batch", str(prompts), "-o", str(output), "--events",
+                   str(events), "--order", order, "--no-cache", "-m", str(model), "--device", "cpu",
+                   "-W", str(size), "-H", str(size), "--steps", str(self.options.steps),
+                   *self.options.rest]
         result = run(command, limit or self.limit)
         if result["exit"] != 0:
-            fail(result, f"{images} picture(s) of {size} x {size}")
+            fail(result, f"{len(seeds)} picture(s) of {size} x {size}")
             self.failed = True
+        result["chunks"] = chunks_of(events) if events.exists() else []
+        result["pictures"] = {seed: output / f"{seed}.png" for seed in seeds}
         return result
 
-    def per_step(self, result, plan):
-        """Bytes read per denoising step, without those that the plan reads once and keeps."""
-        reads = differences(result["ticks"].get("denoise", []), 1)
-        phase = next((p for p in plan["phases"] if p["name"] == "denoise"), None)
-        once = 0
-        if phase is not None:
-            once = phase["disk_read_bytes"] - len(reads) * plan["disk_read_bytes_per_step"]
-        return max(sum(reads) - once, 0) / max(len(reads), 1)
-
-    def row(self, name, seconds, result, plan):
-        step = statistics.median(later_steps(result))
-        read, planned = self.per_step(result, plan), plan["disk_read_bytes_per_step"]
+    def row(self, name, seconds, chunk, result, plan):
+        """`seconds`: of the picture; the rest is of its chunk, or of the process."""
+        step = statistics.median(steps_of(chunk))
+        phase = next((p for p in plan["phases"] if p["name"] == "denoise"), {})
+        passes = max(len(chunk["ticks"]) - 1, 1)
+        planned = plan["disk_read_bytes_per_step"]
+        once = phase.get("disk_read_bytes", 0) - passes * planned  # read once, and kept
+        read = max(chunk["phases"].get("denoise", {}).get("disk_read", 0) - once, 0) / passes
         ratio = f"{read / planned:.3f}" if planned else "-"
-        total = max((t[1] or 0 for ticks in result["ticks"].values() for t in ticks), default=0)
-        rss = max((p["peak_rss"] for p in result["json"].get("phases", [])), default=0)
+        rss = max((p["peak_rss"] for p in chunk["phases"].values()), default=0)
         state = "ok" if result["exit"] == 0 else f"exit {result['exit']}"
         if result["killed"]:
             state = "killed"
-        print(f"| {name} | {seconds:.1f} | {step:.2f} | {total / 1e9:.2f} | {read / 1e9:.2f} | "
-              f"{planned / 1e9:.2f} | {ratio} | {rss / GIB:.2f} | {result['peak'] / GIB:.2f} | "
-              f"{result['faults']} | {state} |", flush=True)
+        print(f"| {name} | {seconds:.1f} | {step:.2f} | {chunk['read'] / 1e9:.2f} | "
+              f"{read / 1e9:.2f} | {planned / 1e9:.2f} | {ratio} | {rss / GIB:.2f} | "
+              f"{result['peak'] / GIB:.2f} | {result['faults']} | {state} |", flush=True)
+        return read
 
-    def compare_pictures(self, one, many):
-        paths = [[p["output"] for p in r["json"].get("images", [])] for r in (one, *many)]
-        pairs = list(zip(paths[0], [p for own in paths[1:] for p in own]))
-        equal = sum(Path(a).read_bytes() == Path(b).read_bytes() for a, b in pairs)
-        print(f"- the same file both ways: {equal} of {len(pairs)} pictures")
-
-    def compare_peaks(self, result, plan):
-        measured = {p["name"]: p for p in result["json"].get("phases", [])}
+    def compare_peaks(self, name, chunk, plan):
         for phase in plan["phases"]:
-            found = measured.get(phase["name"], {}).get("peak_rss", 0)
+            found = chunk["phases"].get(phase["name"], {}).get("peak_rss", 0)
             planned = phase.get("ram_peak_bytes", 0)
             if found and planned:
-                print(f"- {phase['name']}: RSS {found / GIB:.3f} GiB, planned {planned / GIB:.3f}, "
-                      f"ratio {found / planned:.3f}")
+                print(f"- {name}, {phase['name']}: RSS {found / GIB:.3f} GiB, planned "
+                      f"{planned / GIB:.3f}, ratio {found / planned:.3f}")
 
     def compute_seconds(self, size, folder):
         """A step without reading: of the small model, from the page cache, times the blocks.
 
         A double and a single block take the same number of operations. The best step counts: what
         others do on the machine meanwhile only makes it longer."""
-        small, images = self.options.small, 4
-        result = self.generate(small, size, images, 0, folder, 64 * GIB)
-        return min(later_steps(result)) * blocks(self.options.model) / blocks(small)
+        small = self.options.small
+        result = self.batch(small, size, range(4), "prompt", folder, 64 * GIB)
+        best = min(min(steps_of(chunk)) for chunk in result["chunks"])
+        return best * blocks(self.options.model) / blocks(small)
 
     def size(self, size, folder):
-        images = self.options.images
-        model = self.options.model
-        plan = self.plan(model, size, images)
+        model, images = self.options.model, self.options.images
+        plan = self.plan(model, size, 1)
         print(f"\n### {size} x {size}, {self.options.steps} steps, {self.options.limit:g} GiB\n")
         print(f"Plan: {'fits' if plan['fits'] else 'does not fit'}, RAM peak "
               f"{plan['ram_peak_bytes'] / GIB:.3f} GiB, "
               f"{plan['disk_read_bytes_per_step'] / 1e9:.2f} GB read per step\n")
         print("| run | seconds | per step | GB read | per step | planned | ratio | RSS peak GiB | "
               "cgroup peak GiB | major faults | |\n|---|---|---|---|---|---|---|---|---|---|---|")
-        one = self.generate(model, size, images, 0, folder)
-        seconds = picture_seconds(one, images)
-        for i, value in enumerate(seconds):
-            self.row(f"one process, picture {i + 1}", value, one, plan)
-        own_plan = self.plan(model, size, 1)
+        one = self.batch(model, size, range(images), "prompt", folder)
+        read = 0
+        for i, chunk in enumerate(one["chunks"]):
+            read = self.row(f"one process, picture {i + 1}", chunk["seconds"], chunk, one, plan)
         many = []
         for i in range(images):
-            many.append(self.generate(model, size, 1, i, folder))
-            self.row(f"process {i + 1}", many[-1]["seconds"], many[-1], own_plan)
+            many.append(self.batch(model, size, [i], "prompt", folder))
+            for chunk in many[-1]["chunks"]:
+                self.row(f"process {i + 1}", many[-1]["seconds"], chunk, many[-1], plan)
+        together_plan = self.plan(model, size, images)
+        together = self.batch(model, size, range(images), "phase", folder)
+        for chunk in together["chunks"]:
+            self.row(f"{images} in one go", together["seconds"], chunk, together, together_plan)
         print()
-        if any(result["exit"] != 0 for result in (one, *many)):
+        if any(result["exit"] != 0 for result in (one, *many, together)):
             return
         rate = disk_rate(model)
-        if images > 1 and seconds[0] > 0:
-            print(f"- last picture / first: {seconds[-1] / seconds[0]:.3f} in one process (denoise "
-                  f"and decode), {many[-1]['seconds'] / many[0]['seconds']:.3f} as processes (all)")
-        self.compare_pictures(one, many)
-        self.compare_peaks(one, plan)
-        print(f"- one process in all {one['seconds']:.1f} s: " + ", ".join(
-            f"{p['name']} {p['seconds']:.1f}" for p in one["json"].get("phases", [])))
-        step = statistics.median(later_steps(one))
-        reading = self.per_step(one, plan) / rate
+        seconds = [chunk["seconds"] for chunk in one["chunks"]]
+        print(f"- last picture / first: {seconds[-1] / seconds[0]:.3f} in one process, "
+              f"{many[-1]['seconds'] / many[0]['seconds']:.3f} as processes")
+        print(f"- in one go / one after the other: seconds "
+              f"{together['seconds'] / one['seconds']:.3f}, bytes read "
+              f"{sum(c['read'] for c in together['chunks']) / sum(c['read'] for c in one['chunks']):.3f}")
+        equal = sum(one["pictures"][seed].read_bytes() == other["pictures"][seed].read_bytes()
+                    for other in (*many, together) for seed in other["pictures"])
+        print(f"- the same file as one after the other: {equal} of {2 * images} pictures")
+        self.compare_peaks("picture 1", one["chunks"][0], plan)
+        self.compare_peaks("in one go", together["chunks"][0], together_plan)
+        step = statistics.median(s for chunk in one["chunks"] for s in steps_of(chunk))
+        reading = read / rate
         text = (f"- a step {step:.2f} s; reading alone {reading:.2f} s "
                 f"at {rate / 1e9:.2f} GB/s")
         if self.options.small:

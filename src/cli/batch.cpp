@@ -68,7 +68,7 @@ class Batch {
         items_(line, job, pipeline, model_identity(job.defaults.pipeline.model)),
         progress_(console, {.model = job.defaults.model.name, .device = pipeline.device_name()},
                   total),
-        events_(job.defaults.events, console, progress_),
+        events_(job.defaults.events, pipeline.device_name(), console, progress_),
         store_(open_embeds_store(job.defaults, pipeline, console)) {
     for (const auto& warning : journal_.warnings()) console_.warning(warning);
     remove_stale_temporaries(folder_);

@@ -124,7 +124,7 @@ void run_generate(const CommandLine& line) {
                             metadata.num_threads, metadata.seed));
 
   Progress progress(console, {.model = metadata.model, .device = metadata.device});
-  RunEvents events(job.events, console, progress);
+  RunEvents events(job.events, pipeline.device_name(), console, progress);
   const auto store = open_embeds_store(job, pipeline, console);
   Json pictures = Json::array();
   events.started(job.request.num_images, 0);

@@ -7,14 +7,21 @@
 
 #include "memory/monitor.h"
 #include "memory/release.h"
+#include "pipeline/device.h"
 #include "pipeline/out_of_memory.h"
 
 namespace steadyflux::cli {
 
-RunEvents::RunEvents(const std::string& spec, Console& console, Observer& next) : next_(next) {
+RunEvents::RunEvents(const std::string& spec, const std::string& device, Console& console,
+                     Observer& next)
+    : next_(next) {
   if (spec.empty()) return;
   log_ = EventLog::open(spec, [&console](const std::string& text) { console.warning(text); });
-  events_ = std::make_unique<EventObserver>(*log_, next);
+  EventSources sources;
+  if (device != "cpu") {
+    sources.device = [on = c10::Device(device)] { return sample_device(on); };
+  }
+  events_ = std::make_unique<EventObserver>(*log_, next, std::move(sources));
 }
 
 void RunEvents::add_rank(std::int64_t rank) {

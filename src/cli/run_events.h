@@ -16,8 +16,9 @@ namespace steadyflux::cli {
 
 class RunEvents {
  public:
-  // `spec` may be "". `console` and `next`, which hears what the pipeline says, have to outlive it.
-  RunEvents(const std::string& spec, Console& console, Observer& next);
+  // `spec` may be ""; `device` is the pipeline's. `console` and `next`, which hears what the
+  // pipeline says, have to outlive it.
+  RunEvents(const std::string& spec, const std::string& device, Console& console, Observer& next);
 
   // For the pipeline.
   Observer& observer() { return events_ ? *events_ : next_; }

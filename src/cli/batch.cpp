@@ -58,30 +58,32 @@ void throw_if_interrupted() {
 
 class Batch {
  public:
-  Batch(const CommandLine& line, const BatchJob& job, Pipeline& pipeline, Console& console,
+  Batch(const BatchJob& job, Pipeline& pipeline, Console& console,
         std::optional<std::int64_t> total)
       : job_(job),
         pipeline_(pipeline),
         console_(console),
         folder_(job.defaults.output),
         journal_(open_journal(folder_)),
-        items_(line, job, pipeline, model_identity(job.defaults.pipeline.model)),
         progress_(console, {.model = job.defaults.model.name, .device = pipeline.device_name()},
                   total),
         events_(job.defaults.events, pipeline.device_name(), console, progress_),
         store_(open_embeds_store(job.defaults, pipeline, console)) {
     for (const auto& warning : journal_.warnings()) console_.warning(warning);
-    remove_stale_temporaries(folder_);
+    clean(folder_);
+    check_target("contact-sheet", job.contact_sheet);  // they may go into the folder made just now
+    check_target("gallery", job.gallery);
   }
 
-  BatchItems& items() { return items_; }
   RunEvents& events() { return events_; }
   BatchProgress& progress() { return progress_; }
   std::int64_t failures() const { return failures_; }
   bool answers_on_stdout() const { return job_.defaults.json || job_.source == "-"; }
 
-  // What keeps the picture from being made, before any work: something else has its name.
-  void check(const BatchItem& item) const {
+  // Before any work: removes what a killed run left beside the picture, and throws if something
+  // else has its name.
+  void check(const BatchItem& item) {
+    clean((folder_ / item.output).parent_path());
     const auto state = state_of(item);
     if (job_.overwrite || state == OutputState::kMissing || state == OutputState::kDone) return;
     const auto path = (folder_ / item.output).string();
@@ -201,6 +203,10 @@ class Batch {
     return Journal::open(folder);
   }
 
+  void clean(const fs::path& folder) {
+    if (cleaned_.insert(folder).second) remove_stale_temporaries(folder);
+  }
+
   OutputState state_of(const BatchItem& item) const {
     return output_state(journal_, folder_, item.output, item.settings,
                         [&](const fs::path& path) -> std::optional<std::string> {
@@ -301,6 +307,8 @@ class Batch {
     std::vector<Request> requests;
     for (const auto& item : chunk) {
       requests.push_back(item.request);
+      // A PNG tells itself how it was made; for others the journal has to, before they are there.
+      if (picture_format(item.output) == PictureFormat::kPng) continue;
       auto line = journal_line("started", item.output);
       line["settings"] = item.settings;
       journal_.append(line);
@@ -391,11 +399,11 @@ class Batch {
   Console& console_;
   fs::path folder_;
   Journal journal_;
-  BatchItems items_;
   BatchProgress progress_;
   RunEvents events_;
   std::unique_ptr<PromptEmbedsStore> store_;
   std::function<void(const BatchItem& item, bool done)> on_item_;
+  std::set<fs::path> cleaned_;
   std::int64_t made_ = 0;
   std::int64_t skipped_ = 0;
   std::int64_t failures_ = 0;
@@ -453,14 +461,12 @@ void run_file(const CommandLine& line, const BatchJob& job, Pipeline& pipeline, 
   // Without the batch first: a bad line must not leave a folder and a journal behind.
   const auto entries = read_entries(job);
   std::vector<BatchItem> items;
-  {
-    BatchItems checked(line, job, pipeline, model_identity(job.defaults.pipeline.model));
-    for (const auto& [entry, place] : entries) {
-      for (auto& item : checked.add(entry, place)) items.push_back(std::move(item));
-    }
+  BatchItems maker(line, job, pipeline, model_identity(job.defaults.pipeline.model));
+  for (const auto& [entry, place] : entries) {
+    for (auto& item : maker.add(entry, place)) items.push_back(std::move(item));
   }
   if (!job.keep_going) check_fit(items, pipeline);
-  Batch batch(line, job, pipeline, console, static_cast<std::int64_t>(items.size()));
+  Batch batch(job, pipeline, console, static_cast<std::int64_t>(items.size()));
   std::int64_t done = 0;
   for (const auto& item : items) {
     batch.check(item);
@@ -508,8 +514,9 @@ std::vector<LineReader::Line> next_lines(LineReader& reader, std::size_t most) {
 
 void run_stream(const CommandLine& line, const BatchJob& job, Pipeline& pipeline,
                 Console& console) {
-  Batch batch(line, job, pipeline, console, std::nullopt);
+  Batch batch(job, pipeline, console, std::nullopt);
   batch.events().started(0, 0);
+  BatchItems maker(line, job, pipeline, model_identity(job.defaults.pipeline.model));
   LineReader reader(STDIN_FILENO, kLongestPromptLine, [] { return pending_signal() != 0; });
   const auto most = job.prompt_by_prompt ? 1 : job.defaults.chunk_size;
   std::vector<BatchItem> all;
@@ -529,7 +536,7 @@ void run_stream(const CommandLine& line, const BatchJob& job, Pipeline& pipeline
           }
           const auto entry = parse_prompt_line(text.text, text.number);
           if (!entry) continue;
-          for (auto& item : batch.items().add(*entry, fmt::format("line {}", text.number))) {
+          for (auto& item : maker.add(*entry, fmt::format("line {}", text.number))) {
             batch.check(item);
             items.push_back(std::move(item));
           }

@@ -52,13 +52,22 @@ class CacheStore : public PromptEmbedsStore {
   std::string computed_by_;
 };
 
+// Files from elsewhere do not tell their prompts; several of them get names.
+std::string name_of(const PromptEmbedsFile& file, std::size_t i,
+                    const std::filesystem::path& path) {
+  const auto& prompt = file.info(i).prompt;
+  if (!prompt.empty() || file.size() == 1) return prompt;
+  return fmt::format("{}, prompt {}", path.filename().string(), i + 1);
+}
+
 class FileStore : public PromptEmbedsStore {
  public:
-  explicit FileStore(const std::filesystem::path& path) : path_(path), file_(path) {
+  FileStore(const GenerateJob& job, Console& console)
+      : path_(job.prompt_embeds), file_(job.prompt_embeds) {
     for (std::size_t i = 0; i < file_.size(); ++i) {
-      const auto& info = file_.info(i);
-      places_.try_emplace({info.prompt, info.max_sequence_length}, i);
+      places_.try_emplace({name_of(file_, i, path_), file_.info(i).max_sequence_length}, i);
     }
+    compare_encoders(job, console);
   }
 
   std::optional<StoredEmbeds> find(const std::string& prompt, std::int64_t max_sequence_length,
@@ -75,6 +84,22 @@ class FileStore : public PromptEmbedsStore {
   void put(const StoredEmbeds&) override {}
 
  private:
+  void compare_encoders(const GenerateJob& job, Console& console) const {
+    std::string own;
+    try {
+      own = encoder_identity(job.pipeline.model, cache_folder());
+    } catch (const Error&) {
+      return;  // this machine has no encoders, which is what such files are for
+    }
+    for (std::size_t i = 0; i < file_.size(); ++i) {
+      const auto& theirs = file_.info(i).encoder;
+      if (theirs.empty() || theirs == own) continue;
+      console.warning(fmt::format("{}: was encoded by other text encoders than those of {}",
+                                  path_.string(), job.model.name));
+      return;
+    }
+  }
+
   std::filesystem::path path_;
   PromptEmbedsFile file_;
   std::map<std::pair<std::string, std::int64_t>, std::size_t> places_;
@@ -84,7 +109,7 @@ class FileStore : public PromptEmbedsStore {
 
 std::unique_ptr<PromptEmbedsStore> open_embeds_store(const GenerateJob& job,
                                                      const Pipeline& pipeline, Console& console) {
-  if (!job.prompt_embeds.empty()) return std::make_unique<FileStore>(job.prompt_embeds);
+  if (!job.prompt_embeds.empty()) return std::make_unique<FileStore>(job, console);
   if (!job.use_cache) return nullptr;
   return std::make_unique<CacheStore>(job, pipeline.device_name(), console);
 }
@@ -93,7 +118,7 @@ std::vector<EmbeddedPrompt> embedded_prompts(const std::filesystem::path& path) 
   const PromptEmbedsFile file(path);
   std::vector<EmbeddedPrompt> prompts;
   for (std::size_t i = 0; i < file.size(); ++i) {
-    prompts.push_back({file.info(i).prompt, file.info(i).max_sequence_length});
+    prompts.push_back({name_of(file, i, path), file.info(i).max_sequence_length});
   }
   return prompts;
 }

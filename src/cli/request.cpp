@@ -122,18 +122,6 @@ fs::path parse_report(const std::string& text) {
   return path;
 }
 
-// Like check_output_path, which knows pictures only.
-void check_report(const fs::path& path) {
-  const fs::path folder = path.has_parent_path() ? path.parent_path() : fs::path(".");
-  const auto fail = [&path](const std::string& what) {
-    throw Error(ErrorKind::kIo, fmt::format("--memory-report {}: {}", path.string(), what));
-  };
-  std::error_code error;
-  if (!fs::is_directory(folder, error)) fail(fmt::format("no folder {}", folder.string()));
-  if (fs::is_directory(path, error)) fail("is a folder");
-  if (access(folder.c_str(), W_OK) != 0) fail("the folder cannot be written to");
-}
-
 std::string read_prompt(const std::string& positional) {
   if (positional != "-") return positional;
   std::string prompt{std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>()};
@@ -319,6 +307,18 @@ fs::path parse_target(const char* name, const std::string& text, const char* ext
 
 }  // namespace
 
+void check_target(const char* option, const fs::path& path) {
+  if (path.empty()) return;
+  const fs::path folder = path.has_parent_path() ? path.parent_path() : fs::path(".");
+  const auto fail = [&](const std::string& what) {
+    throw Error(ErrorKind::kIo, fmt::format("--{} {}: {}", option, path.string(), what));
+  };
+  std::error_code error;
+  if (!fs::is_directory(folder, error)) fail(fmt::format("no folder {}", folder.string()));
+  if (fs::is_directory(path, error)) fail("is a folder");
+  if (access(folder.c_str(), W_OK) != 0) fail("the folder cannot be written to");
+}
+
 Verbosity verbosity_of(const CommandLine& line) {
   if (line.typed.quiet) return Verbosity::kQuiet;
   if (line.typed.verbose) return Verbosity::kVerbose;
@@ -339,7 +339,7 @@ GenerateJob make_generate_job(const CommandLine& line) {
   apply_options(job, layers);  // first without a model: wrong options are found even if it is bad
   apply_memory_options(job, layers);
   check_output(job);
-  if (!job.memory_report.empty()) check_report(job.memory_report);
+  check_target("memory-report", job.memory_report);
 
   const auto model = layers.picture(&Options::model);
   open_model(job, layers,
@@ -362,6 +362,7 @@ GenerateJob make_encode_job(const CommandLine& line) {
   }
   apply_other_options(job, line, layers);
   job.output = layers.other(&Options::output).value_or("embeds.safetensors");
+  check_target("output", job.output);
   apply_options(job, layers);
   apply_memory_options(job, layers);
   open_model(job, layers, resolve_model(layers.other(&Options::model), bundled_model_dirs()));

@@ -71,4 +71,8 @@ BatchEntry make_batch_entry(const CommandLine& line, const BatchJob& job, const 
 
 Verbosity verbosity_of(const CommandLine& line);
 
+// Like check_output_path, which knows pictures only: throws Error{kIo} that names the option if the
+// file cannot be written. An empty path is none.
+void check_target(const char* option, const std::filesystem::path& path);
+
 }  // namespace steadyflux::cli

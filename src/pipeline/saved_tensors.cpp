@@ -33,7 +33,9 @@ at::Tensor tensor_of(const std::vector<std::byte>& bytes, const std::vector<std:
                 fmt::format("{} has {} bytes instead of {}", name, bytes.size(), tensor.nbytes()));
   }
   std::memcpy(tensor.mutable_data_ptr(), bytes.data(), bytes.size());
-  return tensor.to(dtype);
+  tensor = tensor.to(dtype);
+  if (at::isfinite(tensor).all().item<bool>()) return tensor;
+  throw Error(ErrorKind::kBadInput, fmt::format("{} are not finite numbers", name));
 }
 
 }  // namespace

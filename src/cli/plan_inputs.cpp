@@ -49,12 +49,6 @@ std::int64_t ask_for_ram(std::int64_t needed) {
   });
 }
 
-// "cuda" -> 0, "cuda:2" -> 2; the digits were checked before.
-std::size_t card_number(const std::string& device) {
-  const std::size_t colon = device.find(':');
-  return colon == std::string::npos ? 0 : std::stoul(device.substr(colon + 1));
-}
-
 // Nothing if pictures would be made on the CPU; else `device` is the card's.
 std::optional<MemoryLimit> limit_of_card(const PipelineOptions& options, std::string& device) {
   if (options.device == "cpu") return std::nullopt;

@@ -168,4 +168,9 @@ GpuProbe probe_gpus(const GpuEnvironment& environment, const std::string& librar
   return probe_gpus(nvml, environment);
 }
 
+std::size_t card_number(const std::string& device) {
+  const auto colon = device.find(':');
+  return colon == std::string::npos ? 0 : std::strtoul(device.c_str() + colon + 1, nullptr, 10);
+}
+
 }  // namespace steadyflux

@@ -3,6 +3,7 @@
 // nothing of libtorch or CUDA need be there. The library is opened when asked for.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -53,5 +54,8 @@ GpuProbe probe_gpus(const Nvml& nvml, const GpuEnvironment& environment);
 // Opens `library`, asks, and closes it.
 GpuProbe probe_gpus(const GpuEnvironment& environment = gpu_environment(),
                     const std::string& library = "libnvidia-ml.so.1");
+
+// N of "cuda:N"; 0 for other names of devices.
+std::size_t card_number(const std::string& device);
 
 }  // namespace steadyflux

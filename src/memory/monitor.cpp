@@ -1,8 +1,6 @@
 #include "memory/monitor.h"
 
 #include <fcntl.h>
-#include <pthread.h>
-#include <signal.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -17,6 +15,7 @@
 #include <thread>
 #include <utility>
 
+#include "base/quiet_thread.h"
 #include "memory/probe.h"
 #include "memory/proc_text.h"
 
@@ -241,18 +240,12 @@ struct MemoryMonitor::State {
     }
   }
 
-  // Signals stay with the thread that handles them: the sampler is born with all of them blocked.
   void start_thread() {
-    sigset_t all;
-    sigset_t before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
     try {
-      thread = std::thread([this] { run(); });
+      thread = start_quiet_thread([this] { run(); });
     } catch (const std::system_error&) {
       // No thread to be had: the samples at the ends of the phases and VmHWM remain.
     }
-    pthread_sigmask(SIG_SETMASK, &before, nullptr);
   }
 };
 

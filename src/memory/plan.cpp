@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "config/row_chunks.h"
+#include "config/transfer_sizes.h"
 #include "memory/footprint.h"
 #include "memory/vae_footprint.h"
 #include "steadyflux/error.h"
@@ -22,10 +23,8 @@ constexpr std::int64_t kModulateOverhead = 32 * kMiB;
 constexpr std::int64_t kDenoiseOverhead = 36 * kMiB;
 constexpr std::int64_t kDecodeOverhead = 44 * kMiB;
 
-// On a device: two pinned buffers that pass files on (nn/pinned_copy.h), and the piece of a file
-// that is read or converted (residency/streamed_weights.cpp), which a converting CPU has too.
-constexpr std::int64_t kPinnedBytes = 64 * kMiB;
-constexpr std::int64_t kChunkBytes = 16 * kMiB;
+// On a device; a converting CPU has the chunk too.
+constexpr std::int64_t kPinnedBytes = kPinnedBuffers * kPinnedBufferBytes;
 
 // Small tensors that no formula of a device's activations mentions, and their share of the rest.
 constexpr std::int64_t kSmallTensors = std::int64_t{64} << 10;
@@ -152,7 +151,9 @@ class Planner {
     weights.buffer_bytes = largest_unit(footprint.units);
     weights.places.assign(footprint.units.size(), UnitPlace::kDisk);
 
-    const auto staging = on_device() ? kPinnedBytes + kChunkBytes : mappable ? 0 : kChunkBytes;
+    const auto staging = on_device() ? kPinnedBytes + kFileChunkBytes
+                         : mappable  ? 0
+                                     : kFileChunkBytes;
     Room room;
     if (on_device()) {
       room.here = budget_.vram - budget_.device_context - footprint.fixed_bytes - here;

@@ -126,7 +126,7 @@ void load_slots(const Checkpoint& checkpoint, const std::vector<TensorSlot>& slo
   std::optional<PinnedCopier> to_device;
   if (!options.device.is_cpu()) {
     // Twice the bytes: fp32 wanted of a 16-bit file.
-    to_device.emplace(options.device, std::min(2 * total, PinnedCopier::kBufferBytes));
+    to_device.emplace(options.device, std::min(2 * total, kPinnedBufferBytes));
   }
   std::int64_t done = 0;
   for (std::size_t i = 0; i < slots.size(); ++i) {

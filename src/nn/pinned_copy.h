@@ -10,14 +10,14 @@
 #include <array>
 #include <cstdint>
 
+#include "config/transfer_sizes.h"
+
 namespace steadyflux {
 
 class PinnedCopier {
  public:
-  static constexpr std::int64_t kBufferBytes = std::int64_t{32} << 20;
-
   // `device` is no CPU. A smaller buffer will do if all tensors are smaller.
-  explicit PinnedCopier(c10::Device device, std::int64_t buffer_bytes = kBufferBytes);
+  explicit PinnedCopier(c10::Device device, std::int64_t buffer_bytes = kPinnedBufferBytes);
 
   // `source` (contiguous, on the CPU) as a tensor of `dtype` on the device. Returns before the copy
   // has ended; work queued behind it on the device's current stream sees the values.
@@ -33,7 +33,7 @@ class PinnedCopier {
   };
 
   c10::Device device_;
-  std::array<Buffer, 2> buffers_;
+  std::array<Buffer, kPinnedBuffers> buffers_;
   std::size_t next_ = 0;
 };
 

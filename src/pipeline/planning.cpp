@@ -14,12 +14,6 @@ namespace {
 
 constexpr const char* kAllocatorVariable = "PYTORCH_CUDA_ALLOC_CONF";
 
-// N of "cuda:N"; 0 for "cuda" and "auto".
-std::size_t device_index(const std::string& spec) {
-  const auto colon = spec.find(':');
-  return colon == std::string::npos ? 0 : std::strtoul(spec.c_str() + colon + 1, nullptr, 10);
-}
-
 std::string environment(const char* name) {
   const char* value = std::getenv(name);
   return value == nullptr ? "" : value;
@@ -42,7 +36,10 @@ Budget live_budget(const PipelineOptions& options, c10::Device device) {
 void limit_cuda_allocator(const PipelineOptions& options) {
   if (!options.max_vram || options.device == "cpu") return;
   const auto cards = probe_gpus();
-  const auto index = device_index(options.device);
+  if (cards.gpus.empty()) return;
+  const bool named = options.device.find(':') != std::string::npos;
+  const auto index = named ? card_number(options.device)
+                           : static_cast<std::size_t>(options.local_rank) % cards.gpus.size();
   if (index >= cards.gpus.size()) return;
   auto existing = environment(kAllocatorVariable);
   if (existing.empty()) existing = environment("PYTORCH_ALLOC_CONF");

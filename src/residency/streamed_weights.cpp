@@ -6,8 +6,6 @@
 #include <c10/core/InferenceMode.h>
 #include <c10/core/StreamGuard.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
-#include <pthread.h>
-#include <signal.h>
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -20,6 +18,8 @@
 #include <optional>
 #include <thread>
 
+#include "base/quiet_thread.h"
+#include "config/transfer_sizes.h"
 #include "nn/convert_values.h"
 #include "nn/pinned_copy.h"
 #include "residency/unit_layout.h"
@@ -29,7 +29,7 @@ namespace steadyflux {
 namespace {
 
 constexpr std::int64_t kPage = UncachedFile::kAlignment;
-constexpr std::int64_t kChunk = std::int64_t{16} << 20;  // of a file, converted at a time
+constexpr std::int64_t kChunk = kFileChunkBytes;
 constexpr std::size_t kReadAhead = 2;  // units of a mapped file that the kernel is told about
 
 struct Stopped {};  // thrown in the loading thread when its work is not wanted any more
@@ -155,18 +155,7 @@ struct StreamedWeights::State {
       begin.emplace(device.type());
       begin->record(at::accelerator::getCurrentStream(device.index()));
     }
-    // Signals stay with the thread that handles them.
-    sigset_t all;
-    sigset_t before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    try {
-      thread = std::thread([this] { run(); });
-    } catch (...) {
-      pthread_sigmask(SIG_SETMASK, &before, nullptr);
-      throw;
-    }
-    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    thread = start_quiet_thread([this] { run(); });
   }
 
   // --- The loading thread --------------------------------------------------------------------

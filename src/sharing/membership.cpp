@@ -9,8 +9,8 @@
 #include <set>
 #include <utility>
 
+#include "base/quiet_thread.h"
 #include "sharing/poll.h"
-#include "sharing/quiet_thread.h"
 #include "steadyflux/error.h"
 
 namespace steadyflux {

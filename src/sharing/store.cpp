@@ -14,7 +14,7 @@
 #include <utility>
 #include <vector>
 
-#include "sharing/quiet_thread.h"
+#include "base/quiet_thread.h"
 #include "sharing/sockets.h"
 #include "steadyflux/error.h"
 

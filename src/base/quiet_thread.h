@@ -8,7 +8,7 @@
 
 namespace steadyflux {
 
-// Throws Error{kIo} if the system gives no thread.
+// Throws std::system_error if the system gives no thread.
 std::thread start_quiet_thread(std::function<void()> work);
 
 }  // namespace steadyflux

@@ -4,7 +4,8 @@
 #
 #   scripts/setup.sh [--cuda] [--with-checks]
 #     --cuda         also the CUDA libraries that the program loads for --device cuda (4.2 GB with the rest)
-#     --with-checks  also what .ci/run needs: clang-format, clang-tidy, shellcheck
+#     --with-checks  also what .ci/run needs: clang-format, clang-tidy, shellcheck, and the tools
+#                    of docs/examples.md
 #
 # A libtorch of your own is used instead of the wheel when CMAKE_PREFIX_PATH leads to one.
 set -euo pipefail
@@ -18,7 +19,7 @@ for argument in "$@"; do
   case $argument in
     --cuda) flavour=cuda ;;
     --with-checks) checks=yes ;;
-    -h | --help) sed -n '2,9s/^# \{0,1\}//p' scripts/setup.sh; exit 0 ;;
+    -h | --help) sed -n '2,10s/^# \{0,1\}//p' scripts/setup.sh; exit 0 ;;
     *) die "setup.sh: unknown option $argument (known: --cuda, --with-checks)" ;;
   esac
 done
@@ -28,7 +29,8 @@ done
 packages=(g++ cmake ninja-build ccache pkg-config
   libcli11-dev libfmt-dev nlohmann-json3-dev libicu-dev
   libstb-dev libxxhash-dev libgtest-dev)
-[[ -z $checks ]] || packages+=(clang-format clang-tidy shellcheck)
+[[ -z $checks ]] || packages+=(clang-format clang-tidy shellcheck
+  jq imagemagick parallel make systemd)
 
 own_libtorch=$(find_own_libtorch)
 python=

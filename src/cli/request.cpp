@@ -362,6 +362,7 @@ GenerateJob make_encode_job(const CommandLine& line) {
   }
   apply_other_options(job, line, layers);
   job.output = layers.other(&Options::output).value_or("embeds.safetensors");
+  if (job.output == "-") usage_error("-o -: embeddings go into a file; give its name");
   check_target("output", job.output);
   apply_options(job, layers);
   apply_memory_options(job, layers);

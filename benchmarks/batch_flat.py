@@ -1,7 +1,7 @@
 """Whether a long batch stays as it was: 1,000 prompts of the bundled model, 200 of them different.
 
 Use: batch_flat.py PROGRAM [--prompts 1000] [--different 200] [--model FOLDER] [--size WxH]
-                   [--steps N] [--runs phase,warm,prompt,scattered]
+                   [--steps N] [--runs phase,warm,prompt,scattered,paired]
 
 phase      the default order, with an empty cache. Pictures come in bursts there, so each one is
            given its share of the time of its chunk (all of it, from one chunk's start to the next's).
@@ -10,6 +10,10 @@ warm       the same again in a new folder, now with a full cache, and watched by
 prompt     `--order prompt`, with an empty cache: the time from picture to picture.
 scattered  the same prompts so that each comes back only after all the others, at 1 step, with an
            empty cache and with --no-cache: how many were encoded.
+
+paired     two processes, `--order prompt`, one at its last 100 pictures and the other at its pictures
+           51-150, take turns of 5 pictures, the one that waits being stopped: whatever slows this
+           machine meanwhile, slows both. The median of the turns counts, so that it holds on a shared machine.
 
 In `phase`, `warm` and `prompt` a new prompt comes at a steady rate (every 5th picture), so that the work of
 encoding is spread evenly. Compared are pictures 50-150 with the last 100, wall time and processor
@@ -23,13 +27,16 @@ import shutil
 import statistics
 import sys
 import tempfile
+import time
 from pathlib import Path
 
-from batch_runs import (MOST_FOREIGN, different_prompts, machine, run_batch, write_prompts)
+from batch_runs import (MOST_FOREIGN, Stepper, different_prompts, machine, run_batch,
+                        write_prompts)
 
 TIME_RATIO = 1.02
 MEMORY_RATIO, MEMORY_SLACK = 1.02, 16 * 2**20  # either of them may be used up
 EARLY, LATE = (50, 150), 100  # pictures from..to, counted from 1; the last so many
+TURN = 5                      # pictures
 AFTER = 50                    # pictures, before memory is compared
 BUNDLED = Path(__file__).resolve().parent.parent / "models" / "emoji"
 
@@ -130,7 +137,7 @@ def main():
     parser.add_argument("--model", type=Path, default=BUNDLED)
     parser.add_argument("--size", help="default: the model's own")
     parser.add_argument("--steps", help="default: the model's own")
-    parser.add_argument("--runs", default="phase,warm,prompt,scattered")
+    parser.add_argument("--runs", default="phase,warm,prompt,scattered,paired")
     arguments = parser.parse_args()
     if arguments.prompts < EARLY[1] + LATE:
         sys.exit(f"--prompts must be at least {EARLY[1] + LATE}")
@@ -142,6 +149,7 @@ def main():
 def measure(arguments, runs, folder):
     model = folder / "model"  # nobody else opens these files
     shutil.copytree(arguments.model, model)
+    time.sleep(3)  # what was changed just now is not yet trusted to stay as it is
     texts = different_prompts(arguments.different)
     count, checks, foreign, phase_seconds = arguments.prompts, Checks(), {}, None
     steady, scattered = folder / "steady.jsonl", folder / "scattered.jsonl"
@@ -198,16 +206,36 @@ def measure(arguments, runs, folder):
                 entries = cached(folder / f"cache-{name}")
                 checks.row(name, "entries in the cache", len(texts), entries, "",
                            ok=entries == len(texts))
+    if "paired" in runs:
+        paired_runs(checks, [*command, *sized, "--order", "prompt", steady], count, folder)
     print("\nother programs took of the processors: "
           + ", ".join(f"{name} {100 * share:.0f} %" for name, share in foreign.items()))
     if checks.failed:
         return 1
     if checks.times_failed:
-        disturbed = max(foreign.values()) > MOST_FOREIGN
+        disturbed = max(foreign.values(), default=1) > MOST_FOREIGN
         if disturbed:
             print("DISTURBED: times say little; run it again on a machine that is idle")
         return 2 if disturbed else 1
     return 0
+
+
+def paired_runs(checks, command, count, folder):
+    with (Stepper([*command, "-o", folder / "paired-late"], folder / "cache-late") as late,
+          Stepper([*command, "-o", folder / "paired-early"], folder / "cache-early") as early):
+        late.advance(count - LATE)
+        early.advance(EARLY[0])
+        turns = [(early.advance(TURN), late.advance(TURN)) for _ in range(LATE // TURN)]
+    for i, what in enumerate(("seconds", "processor seconds")):
+        sums = [sum(turn[who][i] for turn in turns) / LATE for who in range(2)]
+        median = statistics.median(turn[1][i] / turn[0][i] for turn in turns)
+        spread = sorted(turn[1][i] / turn[0][i] for turn in turns)
+        low, high = spread[len(spread) // 4], spread[len(spread) * 3 // 4]
+        checks.row("paired", f"{what} per picture",
+                   f"{sums[0]:.4f} (pictures {EARLY[0] + 1}-{EARLY[0] + LATE})",
+                   f"{sums[1]:.4f} (last {LATE})",
+                   f"{sums[1] / sums[0]:.3f}, median of turns {median:.3f} ({low:.2f}-{high:.2f})",
+                   ok=median <= TIME_RATIO, is_time=True)
 
 
 def warm_run(checks, run, prompts, sized, cache, folder, model, cold_seconds):

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -91,15 +92,17 @@ def _cpu_seconds(pid):
     return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
 
 
-def run_batch(command, cache=None, tracer=()):
-    """Runs it to its end; exits if it fails. `cache`: folder of embeddings. `tracer`: put before."""
+def run_batch(command, cache=None, tracer=(), before=None):
+    """Runs it to its end; exits if it fails. `cache`: folder of embeddings. `tracer`: put before the
+    command. `before`: called in the new process."""
     environment = {**os.environ, **({"STEADYFLUX_CACHE": str(cache)} if cache else {})}
     ours, theirs = os.pipe()
     busy, own, start = busy_seconds(), own_seconds(), time.monotonic()
     with tempfile.TemporaryFile("w+") as messages:
         process = subprocess.Popen([*tracer, *map(str, command), "--events", f"fd:{theirs}"],
                                    env=environment, pass_fds=[theirs], stdin=subprocess.DEVNULL,
-                                   stdout=subprocess.DEVNULL, stderr=messages)
+                                   stdout=subprocess.DEVNULL, stderr=messages,
+                                   preexec_fn=before)
         os.close(theirs)
         events = []
         try:
@@ -123,6 +126,39 @@ def run_batch(command, cache=None, tracer=()):
                      f"{messages.read()[-2000:]}")
     foreign = (busy_seconds() - busy - own_seconds() + own) / (seconds * os.cpu_count())
     return Run(events, seconds, disk_read, max(foreign, 0.0))
+
+
+class Stepper:
+    """A batch that is made to stop after some pictures, and to go on later."""
+
+    def __init__(self, command, cache):
+        ours, theirs = os.pipe()
+        self.process = subprocess.Popen(
+            [*map(str, command), "--events", f"fd:{theirs}"], pass_fds=[theirs],
+            env={**os.environ, "STEADYFLUX_CACHE": str(cache)}, stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL)
+        os.close(theirs)
+        self.lines = os.fdopen(ours)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+        self.lines.close()
+
+    def advance(self, pictures):
+        """Wall and processor seconds that they took."""
+        start, cpu = time.monotonic(), _cpu_seconds(self.process.pid)
+        self.process.send_signal(signal.SIGCONT)
+        while pictures > 0:
+            line = self.lines.readline()
+            if not line:
+                sys.exit("the batch ended early")
+            pictures -= json.loads(line)["event"] == "picture"
+        self.process.send_signal(signal.SIGSTOP)
+        return time.monotonic() - start, _cpu_seconds(self.process.pid) - cpu
 
 
 def machine():

@@ -107,15 +107,14 @@ class Batch {
                                   std::make_move_iterator(items.end()));
     while (!pending.empty()) {
       throw_if_interrupted();
-      drop_done(pending);
-      if (pending.empty()) break;
+      const auto before = pending.size();
       auto chunk = claim_chunk(pending);
-      if (chunk.empty()) {
+      if (chunk.empty() && pending.size() == before) {  // others are at all that is left
         std::this_thread::sleep_for(kWaitForOthers);
         journal_.refresh();
         continue;
       }
-      make_chunk(std::move(chunk));
+      if (!chunk.empty()) make_chunk(std::move(chunk));
     }
   }
 
@@ -143,7 +142,7 @@ class Batch {
       for (const auto index : taken) {
         const auto& item = items[static_cast<std::size_t>(index)];
         if (is_done(item)) {
-          skip(item);
+          skip_for_good(item);
           share.done(index);
         } else {
           chunk.push_back(item);
@@ -188,10 +187,11 @@ class Batch {
       gallery.push_back(std::move(entry));
     }
     if (pictures.empty()) return;
-    std::vector<std::string> problems;
-    if (!job_.contact_sheet.empty()) problems = write_contact_sheet(pictures, job_.contact_sheet);
-    if (!job_.gallery.empty()) problems = write_gallery(gallery, job_.gallery);
-    for (const auto& problem : problems) console_.warning(problem);
+    const auto warn = [this](const std::vector<std::string>& problems) {
+      for (const auto& problem : problems) console_.warning(problem);
+    };
+    if (!job_.contact_sheet.empty()) warn(write_contact_sheet(pictures, job_.contact_sheet));
+    if (!job_.gallery.empty()) warn(write_gallery(gallery, job_.gallery));
   }
 
   std::int64_t made() const { return made_; }
@@ -225,15 +225,15 @@ class Batch {
     print_json_line(answer);
   }
 
-  void drop_done(std::deque<BatchItem>& pending) {
-    for (auto it = pending.begin(); it != pending.end();) {
-      if (is_done(*it)) {
-        skip(*it);
-        it = pending.erase(it);
-      } else {
-        ++it;
-      }
-    }
+  bool is_journaled(const BatchItem& item) const {
+    const auto* entry = journal_.find(item.output);
+    return entry != nullptr && entry->settings == item.settings;
+  }
+
+  // Of an item that is done and this process's: a kill may have come before its line.
+  void skip_for_good(const BatchItem& item) {
+    if (!is_journaled(item)) journal_.append(done_line(item));
+    skip(item);
   }
 
   // How many of the first requests go into one chunk.
@@ -242,7 +242,7 @@ class Batch {
     return pipeline_.chunk_size(requests);
   }
 
-  // Takes out of `pending` what no other process is at.
+  // Takes out of `pending` what no other process is at, and what is done on the way there.
   std::vector<BatchItem> claim_chunk(std::deque<BatchItem>& pending) {
     std::vector<Request> requests;
     for (const auto& item : pending) {
@@ -252,13 +252,14 @@ class Batch {
     const auto size = chunk_size(requests);
     std::vector<BatchItem> chunk;
     for (auto it = pending.begin(); it != pending.end() && chunk.size() < size;) {
-      if (!journal_.try_claim(it->output)) {
+      if (is_journaled(*it) && is_done(*it)) {
+        skip(*it);
+      } else if (!journal_.try_claim(it->output)) {
         ++it;
         continue;
-      }
-      if (is_done(*it)) {  // while we looked the other way
+      } else if (is_done(*it)) {  // while we looked the other way
+        skip_for_good(*it);
         journal_.release(it->output);
-        skip(*it);
       } else {
         chunk.push_back(std::move(*it));
       }
@@ -267,17 +268,18 @@ class Batch {
     return chunk;
   }
 
-  std::vector<std::int64_t> take(const std::vector<BatchItem>& items, WorkShare& share) const {
+  std::vector<std::int64_t> take(const std::vector<BatchItem>& items, WorkShare& share) {
     const auto progress = share.progress();
     // Leave something for the others: near the end everybody takes little.
     const auto fair = std::max<std::int64_t>(
         progress.unfinished() / (2 * std::max<std::int64_t>(progress.processes, 1)), 1);
+    while (first_open_ < items.size() && is_done(items[first_open_])) ++first_open_;
     std::vector<Request> requests;
-    for (const auto& item : items) {
+    for (auto i = first_open_; i < items.size(); ++i) {
       if (requests.size() == std::min(job_.defaults.chunk_size, static_cast<std::size_t>(fair))) {
         break;
       }
-      if (!is_done(item)) requests.push_back(item.request);
+      requests.push_back(items[i].request);
     }
     if (requests.empty()) requests.push_back(items.front().request);
     return share.take(static_cast<std::int64_t>(chunk_size(requests)));
@@ -329,18 +331,23 @@ class Batch {
     events_.release_memory();
   }
 
+  nlohmann::json done_line(const BatchItem& item) const {
+    auto line = journal_line("done", item.output);
+    line["settings"] = item.settings;
+    line["bytes"] = fs::file_size(folder_ / item.output);
+    for (const auto& [key, value] : item.settings_json.items()) {
+      if (key != "version") line[key] = value;
+    }
+    line["seed"] = item.metadata.seed;
+    return line;
+  }
+
   void finish(const BatchItem& item, const Image& image) {
     const auto path = folder_ / item.output;
     if (path.has_parent_path()) make_folder(path.parent_path());
     write_picture(path.string(), item.metadata, image);
     const auto seconds = events_.picture(item.index, item.entry, path.string(), item.metadata.seed);
-    auto line = journal_line("done", item.output);
-    line["settings"] = item.settings;
-    line["bytes"] = fs::file_size(path);
-    for (const auto& [key, value] : item.settings_json.items()) {
-      if (key != "version") line[key] = value;
-    }
-    line["seed"] = item.metadata.seed;
+    auto line = done_line(item);
     line["seconds"] = seconds;
     journal_.append(line);
     journal_.release(item.output);
@@ -404,6 +411,7 @@ class Batch {
   std::unique_ptr<PromptEmbedsStore> store_;
   std::function<void(const BatchItem& item, bool done)> on_item_;
   std::set<fs::path> cleaned_;
+  std::size_t first_open_ = 0;  // of shared items: those before it are done
   std::int64_t made_ = 0;
   std::int64_t skipped_ = 0;
   std::int64_t failures_ = 0;

@@ -90,7 +90,7 @@ class OutOfMemory : public ::testing::TestWithParam<const char*> {
 // STEADYFLUX_ALLOCATIONS: how many of them are tried, evenly; all if there are fewer.
 std::int64_t allocations_to_try() {
   const char* text = std::getenv("STEADYFLUX_ALLOCATIONS");
-  return text == nullptr ? 100 : std::atoll(text);
+  return text == nullptr ? 200 : std::atoll(text);
 }
 
 TEST_P(OutOfMemory, AtAnyAllocationTheRunGoesOn) {

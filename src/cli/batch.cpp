@@ -10,9 +10,11 @@
 #include <cstdlib>
 #include <deque>
 #include <filesystem>
+#include <iterator>
 #include <optional>
 #include <set>
 #include <thread>
+#include <utility>
 
 #include "base/utf8.h"
 #include "batch/contact_sheet.h"
@@ -30,7 +32,6 @@
 #include "cli/latents_files.h"
 #include "cli/run_events.h"
 #include "cli/signals.h"
-#include "image/model_identity.h"
 #include "image/output_file.h"
 #include "memory/plan.h"
 #include "sharing/work_share.h"
@@ -162,9 +163,12 @@ class Batch {
   void answer_error(std::int64_t line, const std::exception& error) {
     ++failures_;
     const auto shown = as_error(error);
-    Json answer = {{"line", line}, {"error", shown.what()}, {"exit_code", shown.exit_code()}};
+    const std::string place = fmt::format("line {}: ", line);
+    std::string text = shown.what();
+    if (text.rfind(place, 0) != 0) text = place + text;
+    Json answer = {{"line", line}, {"error", text}, {"exit_code", shown.exit_code()}};
     if (answers_on_stdout()) print_json_line(answer);
-    console_.warning(shown.what());
+    console_.warning(text);
   }
 
   // Contact sheet and gallery of what is there.
@@ -219,6 +223,10 @@ class Batch {
   void skip(const BatchItem& item) {
     ++skipped_;
     progress_.pictures_skipped(1);
+    // Of one whose process was killed between its picture and this.
+    LatentsFiles saved(folder_, 0, pipeline_.dtype_name());
+    saved.add(item.output, item.settings);
+    saved.remove(0);
     if (!answers_on_stdout()) return;
     auto answer = answer_of(item);
     answer["skipped"] = true;
@@ -469,7 +477,7 @@ void run_file(const CommandLine& line, const BatchJob& job, Pipeline& pipeline, 
   // Without the batch first: a bad line must not leave a folder and a journal behind.
   const auto entries = read_entries(job);
   std::vector<BatchItem> items;
-  BatchItems maker(line, job, pipeline, model_identity(job.defaults.pipeline.model));
+  BatchItems maker(line, job, pipeline, model_hash_of(job.defaults));
   for (const auto& [entry, place] : entries) {
     for (auto& item : maker.add(entry, place)) items.push_back(std::move(item));
   }
@@ -524,11 +532,14 @@ void run_stream(const CommandLine& line, const BatchJob& job, Pipeline& pipeline
                 Console& console) {
   Batch batch(job, pipeline, console, std::nullopt);
   batch.events().started(0, 0);
-  BatchItems maker(line, job, pipeline, model_identity(job.defaults.pipeline.model));
+  BatchItems maker(line, job, pipeline, model_hash_of(job.defaults));
   LineReader reader(STDIN_FILENO, kLongestPromptLine, [] { return pending_signal() != 0; });
   const auto most = job.prompt_by_prompt ? 1 : job.defaults.chunk_size;
   std::vector<BatchItem> all;
   const bool keep_items = !job.contact_sheet.empty() || !job.gallery.empty();
+  const auto keep = [&](const std::vector<BatchItem>& items) {
+    if (keep_items) all.insert(all.end(), items.begin(), items.end());
+  };
   try {
     while (true) {
       const auto lines = next_lines(reader, most);
@@ -544,15 +555,17 @@ void run_stream(const CommandLine& line, const BatchJob& job, Pipeline& pipeline
           }
           const auto entry = parse_prompt_line(text.text, text.number);
           if (!entry) continue;
-          for (auto& item : maker.add(*entry, fmt::format("line {}", text.number))) {
-            batch.check(item);
-            items.push_back(std::move(item));
-          }
+          auto own = maker.add(*entry, fmt::format("line {}", text.number));
+          for (const auto& item : own) batch.check(item);
+          std::move(own.begin(), own.end(), std::back_inserter(items));
         } catch (const Error& error) {
+          // Answers come in the order of the lines.
+          keep(items);
+          batch.make(std::exchange(items, {}));
           batch.answer_error(text.number, error);
         }
       }
-      if (keep_items) all.insert(all.end(), items.begin(), items.end());
+      keep(items);
       batch.make(std::move(items));
     }
     batch.write_overviews(all);

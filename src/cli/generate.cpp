@@ -14,7 +14,6 @@
 #include "cli/request.h"
 #include "cli/run_events.h"
 #include "image/file_names.h"
-#include "image/model_identity.h"
 #include "image/output_file.h"
 #include "memory/memory_report.h"
 
@@ -116,8 +115,7 @@ void run_generate(const CommandLine& line) {
 
   Pipeline pipeline(job.pipeline);
   pipeline.check(job.request);
-  const PictureMetadata metadata =
-      describe(job, job.request, pipeline, model_identity(job.pipeline.model));
+  const PictureMetadata metadata = describe(job, job.request, pipeline, model_hash_of(job));
   if (job.recorded) compare_with_record(metadata, *job.recorded, console);
   console.debug(fmt::format("model {} ({}), {} on {}, {} threads, seed {}", metadata.model,
                             metadata.model_path, metadata.dtype, metadata.device,

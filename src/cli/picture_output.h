@@ -13,6 +13,9 @@
 
 namespace steadyflux::cli {
 
+// model_identity() of the job's model, remembered in the cache unless --no-cache.
+std::string model_hash_of(const GenerateJob& job);
+
 // The record of a picture of `request`; its seed is that of the first one.
 PictureMetadata describe(const GenerateJob& job, const Request& request, const Pipeline& pipeline,
                          const std::string& model_hash);

@@ -31,6 +31,7 @@ void install_signal_handlers() {
   install(SIGINT);
   install(SIGTERM);
   std::signal(SIGPIPE, SIG_IGN);
+  std::signal(SIGXFSZ, SIG_IGN);  // a limit on file sizes is an error of write()
 }
 
 int pending_signal() { return g_pending_signal; }

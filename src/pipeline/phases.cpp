@@ -120,11 +120,20 @@ at::Tensor ids_tensor(const TokenizedPrompt& tokens) {
   return at::tensor(tokens.ids, at::kLong).unsqueeze(0);  // [1, length]
 }
 
+// The beginning of a text that may be long, cut between two characters.
+std::string beginning(const std::string& text) {
+  constexpr std::size_t kMost = 200;  // bytes
+  if (text.size() <= kMost) return text;
+  auto end = kMost;
+  while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) --end;
+  return fmt::format("{}... ({} bytes)", text.substr(0, end), text.size());
+}
+
 void warn_if_truncated(Observer& observer, const TokenizedPrompt& tokens, const char* encoder,
                        std::int64_t length, const char* advice) {
   if (tokens.lost_text.empty()) return;
   observer.warning(fmt::format("{} reads only the first {} tokens of the prompt; lost: \"{}\"{}",
-                               encoder, length, tokens.lost_text, advice));
+                               encoder, length, beginning(tokens.lost_text), advice));
 }
 
 // body(first, count) for group after group of `members`.

@@ -59,6 +59,7 @@ struct Pipeline::State {
   std::string device_name;
   std::string dtype_name;
   int num_threads = 1;
+  MemorySample at_start;
 
   Workload workload(const Chunk& chunk) const {
     return make_workload(chunk, stored, dtype_name, num_threads);
@@ -69,7 +70,7 @@ struct Pipeline::State {
             device,
             dtype,
             workload,
-            live_budget(options, device),
+            live_budget(options, device, at_start),
             plan_options(options),
             on_pressure(options.on_pressure)};
   }
@@ -101,6 +102,7 @@ Pipeline::Pipeline(const PipelineOptions& options) : state_(std::make_unique<Sta
                             ? options.num_threads
                             : std::max(physical_cores() / std::max(options.processes_here, 1), 1);
   at::set_num_threads(state_->num_threads);
+  state_->at_start = sample_process_memory();
 }
 
 Pipeline::~Pipeline() = default;
@@ -131,7 +133,8 @@ Plan Pipeline::plan(std::span<const Request> requests) const {
 
 std::size_t Pipeline::chunk_size(std::span<const Request> requests) const {
   return best_chunk_size(state_->model, requests, state_->stored, state_->dtype_name,
-                         state_->num_threads, live_budget(state_->options, state_->device),
+                         state_->num_threads,
+                         live_budget(state_->options, state_->device, state_->at_start),
                          plan_options(state_->options));
 }
 

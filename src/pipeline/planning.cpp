@@ -21,16 +21,20 @@ std::string environment(const char* name) {
 
 }  // namespace
 
-Budget live_budget(const PipelineOptions& options, c10::Device device) {
+Budget live_budget(const PipelineOptions& options, c10::Device device,
+                   const MemorySample& at_start) {
   const auto own = sample_process_memory();
+  // Pages of the libraries that earlier work brought in are in the footprints already.
+  const auto base =
+      std::min(own.rss, at_start.rss + std::max<std::int64_t>(own.rss_anon - at_start.rss_anon, 0));
   auto ram = ram_limit(probe_host_memory(), own, options.max_ram, AskedLimit::kCaps);
   // The others of this job begin at the same time, and see the same memory free.
   if (!options.max_ram) ram.bytes /= std::max(options.processes_here, 1);
-  if (device.is_cpu()) return make_budget(ram, own.rss);
+  if (device.is_cpu()) return make_budget(ram, base);
   const auto [free, total] = at::accelerator::getMemoryInfo(device.index());
   const auto context = device.is_cuda() ? kCudaContextBytes : 0;
   const CardMemory card{static_cast<std::int64_t>(free), static_cast<std::int64_t>(total), context};
-  return make_budget(ram, own.rss, vram_limit(card, options.max_vram, AskedLimit::kCaps), context);
+  return make_budget(ram, base, vram_limit(card, options.max_vram, AskedLimit::kCaps), context);
 }
 
 void limit_cuda_allocator(const PipelineOptions& options) {

@@ -7,13 +7,16 @@
 #include <string>
 
 #include "memory/budget.h"
+#include "memory/monitor.h"
 #include "memory/plan.h"
 #include "steadyflux/pipeline.h"
 
 namespace steadyflux {
 
-// The memory there is for this process, with `device` open; limits from `options`.
-Budget live_budget(const PipelineOptions& options, c10::Device device);
+// The memory there is for this process, with `device` open; limits from `options`. `at_start`: what
+// it held before it made anything.
+Budget live_budget(const PipelineOptions& options, c10::Device device,
+                   const MemorySample& at_start);
 
 // Holds CUDA's allocator to what --max-vram leaves beside the context. To be called before
 // libtorch's CUDA library is opened, which reads it from the environment; without an effect if the

@@ -22,8 +22,8 @@ StoredDtypes find_stored_dtypes(const ModelFolder& model);
 Workload make_workload(const Chunk& chunk, const StoredDtypes& stored, const std::string& dtype,
                        int num_threads);
 
-// How many of `requests`, from the first on, are best made in one go within this budget: weights are
-// brought in once for all of them, and what waits between the phases has to fit. At least 1.
+// How many of `requests`, from the first on, are best made in one go within this budget: weights
+// are brought in once for all of them, and what waits between the phases has to fit. At least 1.
 std::size_t best_chunk_size(const ModelFolder& model, std::span<const Request> requests,
                             const StoredDtypes& stored, const std::string& dtype, int num_threads,
                             const Budget& budget, const PlanOptions& options);

@@ -17,6 +17,18 @@ at::Tensor padded_rows(const at::Tensor& t, std::int64_t rows) {
   const auto index = at::arange(rows, at::kLong).clamp_max(t.size(0) - 1).to(t.device());
   return t.index_select(0, index);
 }
+
+// Row by row: libtorch's vectorised loops finish with scalar code, which rounds otherwise, and of a
+// whole table that end, of each thread's share, would lie in rows that depend on how many there
+// are.
+at::Tensor silu_of_rows(const at::Tensor& t) {  // [n, dim]
+  auto result = at::empty_like(t);
+  for (std::int64_t row = 0; row < t.size(0); ++row) {
+    auto out = result.narrow(0, row, 1);
+    at::silu_out(out, t.narrow(0, row, 1));
+  }
+  return result;
+}
 }  // namespace
 
 void TimeTextEmbed::Embedder::visit(const SlotScope& scope, std::int64_t in, std::int64_t dim) {
@@ -25,7 +37,7 @@ void TimeTextEmbed::Embedder::visit(const SlotScope& scope, std::int64_t in, std
 }
 
 at::Tensor TimeTextEmbed::Embedder::forward(const at::Tensor& x) const {
-  return linear_2(at::silu(linear_1(x)));
+  return linear_2(silu_of_rows(linear_1(x)));
 }
 
 void TimeTextEmbed::visit(const SlotScope& scope, const FluxTransformerConfig& config) {
@@ -118,7 +130,7 @@ at::Tensor FluxTransformer::modulation_table(const at::Tensor& timesteps,
       return x.defined() ? x.narrow(0, begin, count) : x;
     };
     silu_temb.narrow(0, begin, count)
-        .copy_(at::silu(time_text_embed.forward(part(t), part(g), part(pooled))));
+        .copy_(silu_of_rows(time_text_embed.forward(part(t), part(g), part(pooled))));
   });
   auto table = at::empty({steps, modulation_width()}, silu_temb.options().device(at::kCPU));
   std::int64_t column = 0;

@@ -13,8 +13,12 @@ import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
+from batch_cases import BatchAgainTest, BatchFilesTest  # noqa: E402, F401
+from batch_ends_cases import (BatchEmbeddingsTest, BatchFailuresTest,  # noqa: E402, F401
+                              BatchRefusalsTest, BatchStoppedTest)
 from plan_cases import PlanTest  # noqa: E402, F401
 from program import MODEL, PHASES, PROGRAM, SMALL, CliTest, environment, png_text  # noqa: E402
+from stream_cases import StreamTest  # noqa: E402, F401
 
 
 class InformationTest(CliTest):

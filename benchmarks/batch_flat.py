@@ -3,19 +3,19 @@
 Use: batch_flat.py PROGRAM [--prompts 1000] [--different 200] [--model FOLDER] [--size WxH]
                    [--steps N] [--runs phase,warm,prompt,scattered,paired]
 
-phase      the default order, with an empty cache. Pictures come in bursts there, so each one is
-           given its share of the time of its chunk (all of it, from one chunk's start to the next's).
+phase      the default order, with an empty cache. Pictures come in bursts there, so each is given
+           its share of the time of its chunk (all of it, from one chunk's start to the next's).
 warm       the same again in a new folder, now with a full cache, and watched by strace if it is
            there: nothing may be encoded, and no weights of an encoder opened.
 prompt     `--order prompt`, with an empty cache: the time from picture to picture.
 scattered  the same prompts so that each comes back only after all the others, at 1 step, with an
            empty cache and with --no-cache: how many were encoded.
+paired     two processes, `--order prompt`, one at its last 100 pictures and the other at its
+           pictures 51-150, take turns of 5 pictures, the one that waits being stopped: whatever
+           slows this machine meanwhile slows both. The median of the turns counts, so that it
+           holds on a shared machine.
 
-paired     two processes, `--order prompt`, one at its last 100 pictures and the other at its pictures
-           51-150, take turns of 5 pictures, the one that waits being stopped: whatever slows this
-           machine meanwhile, slows both. The median of the turns counts, so that it holds on a shared machine.
-
-In `phase`, `warm` and `prompt` a new prompt comes at a steady rate (every 5th picture), so that the work of
+But for `scattered`, a new prompt comes at a steady rate (every 5th picture), so that the work of
 encoding is spread evenly. Compared are pictures 50-150 with the last 100, wall time and processor
 time, and memory after picture 50 with that at the end. Exits 1 if something is off, and 2 if that
 may be so because other programs took much of the processor.
@@ -97,8 +97,8 @@ def compare_memory(checks, run):
 
     for what, early, late in zip(("highest anonymous RSS of a chunk", "anonymous RSS after it"),
                                  bytes_of(first), bytes_of(last)):
-        checks.row(what, f"{early / 2**20:.1f} MiB (picture {done})", f"{late / 2**20:.1f} MiB (end)",
-                   f"{late / early:.3f}",
+        checks.row(what, f"{early / 2**20:.1f} MiB (picture {done})",
+                   f"{late / 2**20:.1f} MiB (end)", f"{late / early:.3f}",
                    ok=late <= max(early * MEMORY_RATIO, early + MEMORY_SLACK))
 
 

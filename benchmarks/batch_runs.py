@@ -1,5 +1,5 @@
-"""What the benchmarks of batches share: runs `steadyflux batch` and notes its events, beside each of
-them the memory and the processor time that it had then, and at the end what it read from disk.
+"""What the benchmarks of batches share: runs `steadyflux batch` and notes its events, beside each
+of them the memory and the processor time that it had then, and at the end what it read from disk.
 """
 import dataclasses
 import json
@@ -93,8 +93,8 @@ def _cpu_seconds(pid):
 
 
 def run_batch(command, cache=None, tracer=(), before=None):
-    """Runs it to its end; exits if it fails. `cache`: folder of embeddings. `tracer`: put before the
-    command. `before`: called in the new process."""
+    """Runs it to its end; exits if it fails. `cache`: folder of embeddings. `tracer`: put before
+    the command. `before`: called in the new process."""
     environment = {**os.environ, **({"STEADYFLUX_CACHE": str(cache)} if cache else {})}
     ours, theirs = os.pipe()
     busy, own, start = busy_seconds(), own_seconds(), time.monotonic()

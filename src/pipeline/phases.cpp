@@ -364,8 +364,11 @@ class Denoiser {
       for (const auto picture : group) prepare(picture);
       while (!group.empty()) {
         step(group);
-        keep(group);
+        // Asked once: what is kept must be what the interrupt finds.
+        const int signal = context_.observer.interrupt_signal();
+        keep(group, signal != 0);
         report();
+        if (signal != 0) throw Interrupted(signal);
         std::erase_if(group, [this](std::size_t picture) { return steps_left(picture) == 0; });
         if (replan()) break;  // the passes over the weights were counted anew
       }
@@ -474,9 +477,8 @@ class Denoiser {
   }
 
   // Unfinished pictures, when it is time or the last chance.
-  void keep(const std::vector<std::size_t>& group) const {
+  void keep(const std::vector<std::size_t>& group, bool last_chance) const {
     if (context_.latents == nullptr) return;
-    const bool last_chance = context_.observer.interrupt_signal() != 0;
     for (const auto number : group) {
       const auto done = state_.steps_done[number];
       const auto& picture = chunk_.pictures[number];
@@ -489,7 +491,6 @@ class Denoiser {
   void report() const {
     context_.observer.phase_progress(
         std::accumulate(state_.steps_done.begin(), state_.steps_done.end(), std::int64_t{0}));
-    throw_if_interrupted(context_.observer);
   }
 
   // True if another plan is followed from here on.

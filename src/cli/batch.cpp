@@ -34,6 +34,8 @@
 #include "cli/signals.h"
 #include "image/output_file.h"
 #include "memory/plan.h"
+#include "memory/plan_advice.h"
+#include "pipeline/planning.h"
 #include "sharing/work_share.h"
 
 namespace steadyflux::cli {
@@ -146,6 +148,7 @@ class Batch {
           skip_for_good(item);
           share.done(index);
         } else {
+          check(item);
           chunk.push_back(item);
         }
       }
@@ -171,8 +174,22 @@ class Batch {
     console_.warning(text);
   }
 
+  // An overview must not take the place of a picture.
+  void check_overviews(const std::vector<BatchItem>& items) const {
+    for (const auto& item : items) {
+      const auto picture = fs::weakly_canonical(folder_ / item.output);
+      for (const auto& [option, path] :
+           {std::pair{"contact-sheet", job_.contact_sheet}, std::pair{"gallery", job_.gallery}}) {
+        if (path.empty() || fs::weakly_canonical(path) != picture) continue;
+        throw Error(ErrorKind::kUsage, fmt::format("--{} {}: is the picture of {}", option,
+                                                   path.string(), item.place));
+      }
+    }
+  }
+
   // Contact sheet and gallery of what is there.
   void write_overviews(const std::vector<BatchItem>& items) {
+    check_overviews(items);
     std::vector<fs::path> pictures;
     std::vector<GalleryItem> gallery;
     for (const auto& item : items) {
@@ -269,6 +286,7 @@ class Batch {
         skip_for_good(*it);
         journal_.release(it->output);
       } else {
+        check(*it);  // likewise: another batch may have made it with other settings
         chunk.push_back(std::move(*it));
       }
       it = pending.erase(it);
@@ -426,9 +444,14 @@ class Batch {
 };
 
 // The entries of the prompt file, or of the file of embeddings.
-std::vector<std::pair<PromptEntry, std::string>> read_entries(const BatchJob& job) {
+std::vector<std::pair<PromptEntry, std::string>> read_entries(const CommandLine& line,
+                                                              const BatchJob& job) {
   std::vector<std::pair<PromptEntry, std::string>> entries;
   if (job.source.empty()) {
+    if (line.typed.max_sequence_length) {
+      throw Error(ErrorKind::kUsage,
+                  "--max-sequence-length with --prompt-embeds: the file says it for each prompt");
+    }
     const auto file = job.defaults.prompt_embeds.string();
     std::int64_t number = 0;
     for (const auto& prompt : embedded_prompts(file)) {
@@ -450,7 +473,8 @@ std::vector<std::pair<PromptEntry, std::string>> read_entries(const BatchJob& jo
 }
 
 // Each size once: what does not fit is said before hours of work.
-void check_fit(const std::vector<BatchItem>& items, const Pipeline& pipeline) {
+void check_fit(const std::vector<BatchItem>& items, const GenerateJob& job,
+               const Pipeline& pipeline) {
   std::set<std::array<std::int64_t, 4>> seen;
   for (const auto& item : items) {
     const auto& r = item.request;
@@ -459,10 +483,10 @@ void check_fit(const std::vector<BatchItem>& items, const Pipeline& pipeline) {
     }
     const auto plan = pipeline.plan({&r, 1});
     if (plan.fits) continue;
+    const auto remedies =
+        find_remedies(job.model, plan.workload, plan.budget, plan_options(job.pipeline));
     throw Error(ErrorKind::kDoesNotFit,
-                fmt::format("{}: {} x {} does not fit into the memory there is; steadyflux plan "
-                            "tells what would",
-                            item.place, r.width, r.height));
+                fmt::format("{}: {}", item.place, does_not_fit_text(plan, remedies)));
   }
 }
 
@@ -475,15 +499,16 @@ void throw_if_failures(const Batch& batch, const BatchJob& job) {
 void run_file(const CommandLine& line, const BatchJob& job, Pipeline& pipeline, Console& console,
               const std::optional<Rendezvous>& rendezvous) {
   // Without the batch first: a bad line must not leave a folder and a journal behind.
-  const auto entries = read_entries(job);
+  const auto entries = read_entries(line, job);
   std::vector<BatchItem> items;
   BatchItems maker(line, job, pipeline, model_hash_of(job.defaults));
   for (const auto& [entry, place] : entries) {
     for (auto& item : maker.add(entry, place)) items.push_back(std::move(item));
   }
-  if (!job.keep_going) check_fit(items, pipeline);
+  if (!job.keep_going) check_fit(items, job.defaults, pipeline);
   Batch batch(job, pipeline, console, static_cast<std::int64_t>(items.size()));
   std::int64_t done = 0;
+  batch.check_overviews(items);
   for (const auto& item : items) {
     batch.check(item);
     done += batch.is_done(item) ? 1 : 0;

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -48,6 +49,7 @@ class BatchItems {
   std::int64_t entries_ = 0;
   std::int64_t pictures_ = 0;
   std::map<std::string, std::pair<std::string, std::string>> names_;  // -> place, settings
+  std::set<std::string> folders_;                                     // that pictures lie in
 };
 
 }  // namespace steadyflux::cli

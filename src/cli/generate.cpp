@@ -62,7 +62,7 @@ Json phases_json(const std::vector<PhaseStats>& phases) {
 }
 
 // --prompt-embeds says the prompt, unless one is given.
-void take_embedded_prompt(GenerateJob& job, bool has_prompt) {
+void take_embedded_prompt(GenerateJob& job, bool has_prompt, bool has_length) {
   if (job.prompt_embeds.empty()) return;
   const auto prompts = embedded_prompts(job.prompt_embeds);
   const auto given = [&](const EmbeddedPrompt& one) { return one.prompt == job.request.prompt; };
@@ -74,6 +74,12 @@ void take_embedded_prompt(GenerateJob& job, bool has_prompt) {
                             job.prompt_embeds.string(), prompts.size()));
   }
   if (found == prompts.end()) return;  // the store says what is wrong
+  if (has_length && job.request.max_sequence_length != found->max_sequence_length) {
+    throw Error(ErrorKind::kUsage,
+                fmt::format("--max-sequence-length {}: {} has {} tokens for this prompt",
+                            job.request.max_sequence_length, job.prompt_embeds.string(),
+                            found->max_sequence_length));
+  }
   job.request.prompt = found->prompt;
   job.request.max_sequence_length = found->max_sequence_length;
 }
@@ -111,7 +117,8 @@ void run_generate(const CommandLine& line) {
   GenerateJob job = make_generate_job(line);
   Console console(job.verbosity);
   for (const std::string& warning : job.warnings) console.warning(warning);
-  take_embedded_prompt(job, line.positional || line.from);
+  take_embedded_prompt(job, line.positional || line.from,
+                       line.typed.max_sequence_length.has_value());
 
   Pipeline pipeline(job.pipeline);
   pipeline.check(job.request);

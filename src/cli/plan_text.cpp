@@ -281,7 +281,7 @@ Json plan_json(const Plan& plan, const PlanTitle& title, const std::optional<Rem
                {"vae",
                 {{"tiled", plan.vae.tiled},
                  {"band_rows", plan.vae.band_rows},
-                 {"band_bytes", plan.vae.band_bytes},
+                 {"band_bytes", plan.vae.tiled ? Json(plan.vae.band_bytes) : Json(nullptr)},
                  {"parked_in_ram", plan.vae.parked_in_ram}}},
                {"modulation_rows", plan.modulation_rows},
                {"encode_group", plan.encode_group},

@@ -21,7 +21,7 @@ constexpr int kLeanestStep = 4;  // PlanOptions::leaner at which nothing is left
 constexpr std::int64_t kEncodeOverhead = 24 * kMiB;
 constexpr std::int64_t kModulateOverhead = 32 * kMiB;
 constexpr std::int64_t kDenoiseOverhead = 36 * kMiB;
-constexpr std::int64_t kDecodeOverhead = 44 * kMiB;
+constexpr std::int64_t kDecodeOverhead = kLeftByPhases;
 
 // On a device; a converting CPU has the chunk too.
 constexpr std::int64_t kPinnedBytes = kPinnedBuffers * kPinnedBufferBytes;

@@ -28,6 +28,10 @@ struct Budget {
 constexpr std::int64_t kCudaContextBytes = std::int64_t{480} << 20;
 constexpr std::int64_t kCudaHostBytes = std::int64_t{900} << 20;
 
+// What libtorch and its libraries keep in RAM after a whole run; the footprint of each phase has its
+// share of it, also when it is there already.
+constexpr std::int64_t kLeftByPhases = std::int64_t{44} << 20;
+
 // The dtype that most weights of a component have in its files: bf16, fp16, fp32 or fp64.
 struct StoredDtypes {
   std::string text_encoder = "bf16";

@@ -24,9 +24,9 @@ std::string environment(const char* name) {
 Budget live_budget(const PipelineOptions& options, c10::Device device,
                    const MemorySample& at_start) {
   const auto own = sample_process_memory();
-  // Pages of the libraries that earlier work brought in are in the footprints already.
-  const auto base =
-      std::min(own.rss, at_start.rss + std::max<std::int64_t>(own.rss_anon - at_start.rss_anon, 0));
+  // What earlier work of this process left is in the footprints already, unless it is more.
+  const auto grown = own.rss_anon - at_start.rss_anon - kLeftByPhases;
+  const auto base = std::min(own.rss, at_start.rss + std::max<std::int64_t>(grown, 0));
   auto ram = ram_limit(probe_host_memory(), own, options.max_ram, AskedLimit::kCaps);
   // The others of this job begin at the same time, and see the same memory free.
   if (!options.max_ram) ram.bytes /= std::max(options.processes_here, 1);

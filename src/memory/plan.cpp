@@ -21,7 +21,8 @@ constexpr int kLeanestStep = 4;  // PlanOptions::leaner at which nothing is left
 constexpr std::int64_t kEncodeOverhead = 24 * kMiB;
 constexpr std::int64_t kModulateOverhead = 32 * kMiB;
 constexpr std::int64_t kDenoiseOverhead = 36 * kMiB;
-constexpr std::int64_t kDecodeOverhead = kLeftByPhases;
+constexpr std::int64_t kDecodeOverhead = 44 * kMiB;
+constexpr std::int64_t kWarmOverhead = 4 * kMiB;  // of any phase, from the second run on
 
 // On a device; a converting CPU has the chunk too.
 constexpr std::int64_t kPinnedBytes = kPinnedBuffers * kPinnedBufferBytes;
@@ -124,6 +125,9 @@ class Planner {
 
  private:
   bool on_device() const { return budget_.has_device; }
+  std::int64_t overhead(std::int64_t of_first_run) const {
+    return budget_.warm ? kWarmOverhead : of_first_run;
+  }
 
   std::int64_t disk_bytes() const {
     const auto& w = workload_;
@@ -261,7 +265,7 @@ class Planner {
   PhasePlan encode_phase(std::int64_t group) const {
     PhasePlan phase{.name = "encode"};
     const auto passes = (workload_.num_encoded + group - 1) / group;
-    const auto host = kEncodeOverhead + parked_embeds_;
+    const auto host = overhead(kEncodeOverhead) + parked_embeds_;
     const auto here = on_device() ? embeds_ : 0;
     add_weights(phase,
                 clip_weights(model_.text_encoder, workload_.dtype,
@@ -318,7 +322,8 @@ class Planner {
         modulation_weights(config, workload_.dtype, element_size(workload_.stored.transformer)),
         workload_.stored.transformer, 1,
         modulation_activations(config, workload_.dtype, workload_.num_tables * rows),
-        kModulateOverhead + table_bytes(rows) + parked_embeds_ + (chunks > 1 ? latents_ : 0));
+        overhead(kModulateOverhead) + table_bytes(rows) + parked_embeds_ +
+            (chunks > 1 ? latents_ : 0));
     modulate.disk_read_bytes *= chunks;
     return modulate;
   }
@@ -337,14 +342,14 @@ class Planner {
         transformer_activations(config, workload_.dtype, workload_.max_sequence_length, image_len_,
                                 on_device() ? 0 : workload_.num_threads, group) +
             group * brought,
-        kDenoiseOverhead + table_bytes(rows) + latents_ + parked_embeds_);
+        overhead(kDenoiseOverhead) + table_bytes(rows) + latents_ + parked_embeds_);
     return denoise;
   }
 
   void plan_decode() {
     const auto weight_bytes = vae_decoder_weight_bytes(model_.vae, element_);
     const auto picture = workload_.width * workload_.height * 3;
-    const auto host = kDecodeOverhead + latents_ + 2 * picture +
+    const auto host = overhead(kDecodeOverhead) + latents_ + 2 * picture +
                       (on_device() ? 0 : vae_largest_weight_bytes(model_.vae, element_));
     std::vector<std::int64_t> bands(std::begin(kBands), std::end(kBands));
     if (options_.vae_tiling == Tiling::kOff) {

@@ -19,6 +19,9 @@ struct Budget {
   std::int64_t vram = 0;      // bytes on the device, its context included; 0 without a device
   std::int64_t ram = 0;       // bytes of RSS
   std::int64_t ram_base = 0;  // RSS of the process before it loads anything
+  // All phases have been run in this process before, and what its libraries took for that is in
+  // ram_base.
+  bool warm = false;
   // What the device's runtime takes for itself on the device, before any tensor.
   std::int64_t device_context = 0;
 };
@@ -27,10 +30,6 @@ struct Budget {
 // the RSS of the process. Not measured by the program, which must not open the device to plan.
 constexpr std::int64_t kCudaContextBytes = std::int64_t{480} << 20;
 constexpr std::int64_t kCudaHostBytes = std::int64_t{900} << 20;
-
-// What libtorch and its libraries keep in RAM after a whole run; the footprint of each phase has its
-// share of it, also when it is there already.
-constexpr std::int64_t kLeftByPhases = std::int64_t{44} << 20;
 
 // The dtype that most weights of a component have in its files: bf16, fp16, fp32 or fp64.
 struct StoredDtypes {

@@ -60,6 +60,12 @@ struct Pipeline::State {
   std::string dtype_name;
   int num_threads = 1;
   MemorySample at_start;
+  bool has_run = false;  // through all phases
+
+  Budget budget() const {
+    return live_budget(options, device,
+                       has_run ? std::optional(at_start) : std::optional<MemorySample>());
+  }
 
   Workload workload(const Chunk& chunk) const {
     return make_workload(chunk, stored, dtype_name, num_threads);
@@ -70,7 +76,7 @@ struct Pipeline::State {
             device,
             dtype,
             workload,
-            live_budget(options, device, at_start),
+            budget(),
             plan_options(options),
             on_pressure(options.on_pressure)};
   }
@@ -133,9 +139,7 @@ Plan Pipeline::plan(std::span<const Request> requests) const {
 
 std::size_t Pipeline::chunk_size(std::span<const Request> requests) const {
   return best_chunk_size(state_->model, requests, state_->stored, state_->dtype_name,
-                         state_->num_threads,
-                         live_budget(state_->options, state_->device, state_->at_start),
-                         plan_options(state_->options));
+                         state_->num_threads, state_->budget(), plan_options(state_->options));
 }
 
 void Pipeline::generate(std::span<const Request> requests, Observer& observer,
@@ -175,6 +179,7 @@ void Pipeline::generate(std::span<const Request> requests, Observer& observer,
     observer.memory_seen(runner.timeline());
     throw;
   }
+  state_->has_run = true;
   observer.memory_seen(runner.timeline());
 }
 

@@ -22,19 +22,29 @@ std::string environment(const char* name) {
 }  // namespace
 
 Budget live_budget(const PipelineOptions& options, c10::Device device,
-                   const MemorySample& at_start) {
+                   const std::optional<MemorySample>& before_first_run) {
   const auto own = sample_process_memory();
-  // What earlier work of this process left is in the footprints already, unless it is more.
-  const auto grown = own.rss_anon - at_start.rss_anon - kLeftByPhases;
-  const auto base = std::min(own.rss, at_start.rss + std::max<std::int64_t>(grown, 0));
   auto ram = ram_limit(probe_host_memory(), own, options.max_ram, AskedLimit::kCaps);
   // The others of this job begin at the same time, and see the same memory free.
   if (!options.max_ram) ram.bytes /= std::max(options.processes_here, 1);
-  if (device.is_cpu()) return make_budget(ram, base);
-  const auto [free, total] = at::accelerator::getMemoryInfo(device.index());
-  const auto context = device.is_cuda() ? kCudaContextBytes : 0;
-  const CardMemory card{static_cast<std::int64_t>(free), static_cast<std::int64_t>(total), context};
-  return make_budget(ram, base, vram_limit(card, options.max_vram, AskedLimit::kCaps), context);
+  // Pages of libraries that earlier runs touched can be had back at any time: they must not make
+  // what fitted once too large.
+  if (before_first_run) {
+    ram.bytes += std::max<std::int64_t>(own.rss - before_first_run->rss, 0);
+  }
+  Budget budget;
+  if (device.is_cpu()) {
+    budget = make_budget(ram, own.rss);
+  } else {
+    const auto [free, total] = at::accelerator::getMemoryInfo(device.index());
+    const auto context = device.is_cuda() ? kCudaContextBytes : 0;
+    const CardMemory card{static_cast<std::int64_t>(free), static_cast<std::int64_t>(total),
+                          context};
+    budget =
+        make_budget(ram, own.rss, vram_limit(card, options.max_vram, AskedLimit::kCaps), context);
+  }
+  budget.warm = before_first_run.has_value();
+  return budget;
 }
 
 void limit_cuda_allocator(const PipelineOptions& options) {

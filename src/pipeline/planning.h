@@ -4,6 +4,7 @@
 
 #include <c10/core/Device.h>
 
+#include <optional>
 #include <string>
 
 #include "memory/budget.h"
@@ -13,10 +14,10 @@
 
 namespace steadyflux {
 
-// The memory there is for this process, with `device` open; limits from `options`. `at_start`: what
-// it held before it made anything.
+// The memory there is for this process, with `device` open; limits from `options`.
+// `before_first_run`: what the process held then, if it has been through all phases since.
 Budget live_budget(const PipelineOptions& options, c10::Device device,
-                   const MemorySample& at_start);
+                   const std::optional<MemorySample>& before_first_run);
 
 // Holds CUDA's allocator to what --max-vram leaves beside the context. To be called before
 // libtorch's CUDA library is opened, which reads it from the environment; without an effect if the

@@ -48,8 +48,8 @@ void run(const std::vector<std::string>& arguments) {
 }
 
 // A started program may find its standard streams closed (2>&-). The next file it opened would take
-// their numbers, and messages would land in a picture. A stand-in takes them, with which reading and
-// writing fail as with a closed one.
+// their numbers, and messages would land in a picture. A stand-in takes them, with which reading
+// and writing fail as with a closed one.
 void occupy_standard_streams() {
   for (int fd = 0; fd <= STDERR_FILENO; ++fd) {
     if (fcntl(fd, F_GETFD) < 0) ::open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY);

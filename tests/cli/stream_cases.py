@@ -90,9 +90,11 @@ class StreamTest(BatchTest):
         process = self.start(stdin=subprocess.DEVNULL)
         self.assertEqual(process.communicate(timeout=60)[0], b"")
         self.assertEqual(process.returncode, 0)
+        # No stream at all is a mistake of the caller's.
         closed = self.start(stdin=None, preexec_fn=lambda: os.close(0))
         out, error = closed.communicate(timeout=60)
-        self.assertEqual((closed.returncode, out), (0, b""), error)
+        self.assertEqual((closed.returncode, out), (5, b""), error)
+        self.assertIn(b"standard input", error)
 
     def test_names_and_settings_that_are_taken(self):
         self.stream("one\n")

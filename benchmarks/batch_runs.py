@@ -1,8 +1,10 @@
 """What the benchmarks of batches share: runs `steadyflux batch` and notes its events, beside each
 of them the memory and the processor time that it had then, and at the end what it read from disk.
 """
+import ctypes
 import dataclasses
 import json
+import mmap
 import os
 import re
 import signal
@@ -159,6 +161,21 @@ class Stepper:
             pictures -= json.loads(line)["event"] == "picture"
         self.process.send_signal(signal.SIGSTOP)
         return time.monotonic() - start, _cpu_seconds(self.process.pid) - cpu
+
+
+def in_page_cache(path):
+    """Bytes."""
+    pages = (path.stat().st_size + mmap.PAGESIZE - 1) // mmap.PAGESIZE
+    states = (ctypes.c_ubyte * pages)()
+    # Private and writable only so that ctypes can take its address.
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) as mapped:
+        first = ctypes.c_char.from_buffer(mapped)
+        failed = ctypes.CDLL(None, use_errno=True).mincore(
+            ctypes.c_void_p(ctypes.addressof(first)), ctypes.c_size_t(len(mapped)), states)
+        del first
+    if failed:
+        sys.exit(f"mincore: {os.strerror(ctypes.get_errno())}")
+    return sum(state & 1 for state in states) * mmap.PAGESIZE
 
 
 def machine():

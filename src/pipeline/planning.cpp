@@ -28,8 +28,8 @@ Budget live_budget(const PipelineOptions& options, c10::Device device,
   // The others of this job begin at the same time, and see the same memory free.
   if (!options.max_ram) ram.bytes /= std::max(options.processes_here, 1);
   // Pages of libraries that earlier runs touched can be had back at any time: they must not make
-  // what fitted once too large.
-  if (before_first_run) {
+  // what kept to --max-ram once too large.
+  if (before_first_run && options.max_ram) {
     ram.bytes += std::max<std::int64_t>(own.rss - before_first_run->rss, 0);
   }
   Budget budget;

@@ -32,7 +32,7 @@ import time
 from pathlib import Path
 
 from batch_runs import (MOST_FOREIGN, Stepper, different_prompts, machine, run_batch,
-                        write_prompts)
+                        stop_cleanly, write_prompts)
 
 TIME_RATIO = 1.02
 MEMORY_RATIO, MEMORY_SLACK = 1.02, 16 * 2**20  # either of them may be used up
@@ -140,6 +140,7 @@ def main():
     parser.add_argument("--steps", help="default: the model's own")
     parser.add_argument("--runs", default="phase,warm,prompt,scattered,paired")
     arguments = parser.parse_args()
+    stop_cleanly()
     if arguments.prompts < EARLY[1] + LATE:
         sys.exit(f"--prompts must be at least {EARLY[1] + LATE}")
     runs = arguments.runs.split(",")

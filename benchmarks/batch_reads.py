@@ -23,7 +23,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from batch_runs import different_prompts, in_page_cache, machine, run_batch, write_prompts
+from batch_runs import (different_prompts, in_page_cache, machine, run_batch, stop_cleanly,
+                        write_prompts)
 from full_size_run import Cgroup, forget_files, weight_files
 
 WANTED = 0.15
@@ -149,6 +150,7 @@ def main():
     parser.add_argument("--steps", default="2")
     parser.add_argument("--within", default="cgroup")
     arguments = parser.parse_args()
+    stop_cleanly()
     print(f"{machine()}; {arguments.model.name}, {arguments.size}, {arguments.steps} steps, "
           f"--max-ram {arguments.max_ram}, {arguments.prompts} prompts")
     with tempfile.TemporaryDirectory() as folder:

@@ -28,7 +28,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from batch_runs import busy_seconds, different_prompts, machine, own_seconds, write_prompts
+from batch_runs import (busy_seconds, different_prompts, machine, own_seconds, stop_cleanly,
+                        write_prompts)
 from single_files import FILES, write_all
 
 
@@ -124,6 +125,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--work")
     arguments = parser.parse_args()
+    stop_cleanly()
     arguments.sd_cpp_calls = min(arguments.sd_cpp_calls or arguments.prompts, arguments.prompts)
     with tempfile.TemporaryDirectory() as folder:
         compare(arguments, Path(folder))

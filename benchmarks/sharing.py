@@ -18,20 +18,10 @@ import sys
 import tempfile
 import time
 
+from steady import busy_seconds, own_seconds
+
 THINGS = ["apple", "panda", "rocket", "castle", "pizza", "owl", "tree", "star", "dog", "car"]
 COLOURS = ["red", "orange", "yellow", "green", "blue", "purple", "pink", "gray", "big", "small"]
-
-
-def busy_seconds():
-    """Of all processors and all processes, since boot."""
-    user, nice, system, _, _, irq, softirq, steal = map(
-        int, pathlib.Path("/proc/stat").read_text().split()[1:9])
-    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
-
-
-def own_seconds():
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
 
 
 def free_port():

@@ -16,6 +16,7 @@
 #include <system_error>
 #include <utility>
 
+#include "base/file_io.h"
 #include "base/json.h"
 #include "base/utf8.h"
 #include "batch/settings_key.h"
@@ -126,8 +127,7 @@ struct Journal::State {
   }
 
   Error io_error(const char* what, int error) const {
-    return Error(ErrorKind::kIo, fmt::format("{}: {}: {}", path.string(), what,
-                                             std::generic_category().message(error)));
+    return steadyflux::io_error(path, what, error);
   }
 
   struct stat info() const {

@@ -1,12 +1,10 @@
 #include "batch/output_state.h"
 
-#include <fmt/format.h>
 #include <sys/stat.h>
 
 #include <cerrno>
-#include <system_error>
 
-#include "steadyflux/error.h"
+#include "base/file_io.h"
 
 namespace steadyflux {
 
@@ -20,8 +18,7 @@ OutputState output_state(
   struct stat info {};
   if (::stat(path.c_str(), &info) != 0) {
     if (errno == ENOENT || errno == ENOTDIR) return OutputState::kMissing;
-    throw Error(ErrorKind::kIo, fmt::format("{}: cannot be looked at: {}", path.string(),
-                                            std::generic_category().message(errno)));
+    throw io_error(path, "cannot be looked at", errno);
   }
   if (!S_ISREG(info.st_mode)) return OutputState::kForeign;
   const JournalEntry* entry = journal.find(output);

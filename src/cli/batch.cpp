@@ -79,16 +79,16 @@ class Batch {
   }
 
   RunEvents& events() { return events_; }
-  BatchProgress& progress() { return progress_; }
   std::int64_t failures() const { return failures_; }
   bool answers_on_stdout() const { return job_.defaults.json || job_.source == "-"; }
 
-  // Before any work: removes what a killed run left beside the picture, and throws if something
+  // True if the picture is done. Removes what a killed run left beside it, and throws if something
   // else has its name.
-  void check(const BatchItem& item) {
+  bool check(const BatchItem& item) {
     clean((folder_ / item.output).parent_path());
     const auto state = state_of(item);
-    if (job_.overwrite || state == OutputState::kMissing || state == OutputState::kDone) return;
+    if (state == OutputState::kDone) return true;
+    if (job_.overwrite || state == OutputState::kMissing) return false;
     const auto path = (folder_ / item.output).string();
     throw Error(
         ErrorKind::kUsage,
@@ -132,6 +132,9 @@ class Batch {
     }
     share.done(done_before);
     const auto interrupted = [] { return pending_signal() != 0; };
+    on_item_ = [&share](const BatchItem& item, bool done) {
+      done ? share.done(item.index) : share.failed(item.index);
+    };
     while (true) {
       throw_if_interrupted();
       const auto taken = take(items, share);
@@ -144,19 +147,14 @@ class Batch {
       std::vector<BatchItem> chunk;
       for (const auto index : taken) {
         const auto& item = items[static_cast<std::size_t>(index)];
-        if (is_done(item)) {
+        if (check(item)) {
           skip_for_good(item);
           share.done(index);
         } else {
-          check(item);
           chunk.push_back(item);
         }
       }
-      if (chunk.empty()) continue;
-      on_item_ = [&share](const BatchItem& item, bool done) {
-        done ? share.done(item.index) : share.failed(item.index);
-      };
-      make_chunk(std::move(chunk));
+      if (!chunk.empty()) make_chunk(std::move(chunk));
     }
     on_item_ = {};
     failures_ = std::max(failures_, share.progress().failed);
@@ -176,11 +174,12 @@ class Batch {
 
   // An overview must not take the place of a picture.
   void check_overviews(const std::vector<BatchItem>& items) const {
-    for (const auto& item : items) {
-      const auto picture = fs::weakly_canonical(folder_ / item.output);
-      for (const auto& [option, path] :
-           {std::pair{"contact-sheet", job_.contact_sheet}, std::pair{"gallery", job_.gallery}}) {
-        if (path.empty() || fs::weakly_canonical(path) != picture) continue;
+    for (const auto& [option, path] :
+         {std::pair{"contact-sheet", job_.contact_sheet}, std::pair{"gallery", job_.gallery}}) {
+      if (path.empty()) continue;
+      const auto overview = fs::weakly_canonical(path);
+      for (const auto& item : items) {
+        if (fs::weakly_canonical(folder_ / item.output) != overview) continue;
         throw Error(ErrorKind::kUsage, fmt::format("--{} {}: is the picture of {}", option,
                                                    path.string(), item.place));
       }
@@ -189,7 +188,6 @@ class Batch {
 
   // Contact sheet and gallery of what is there.
   void write_overviews(const std::vector<BatchItem>& items) {
-    check_overviews(items);
     std::vector<fs::path> pictures;
     std::vector<GalleryItem> gallery;
     for (const auto& item : items) {
@@ -240,10 +238,7 @@ class Batch {
   void skip(const BatchItem& item) {
     ++skipped_;
     progress_.pictures_skipped(1);
-    // Of one whose process was killed between its picture and this.
-    LatentsFiles saved(folder_, 0, pipeline_.dtype_name());
-    saved.add(item.output, item.settings);
-    saved.remove(0);
+    LatentsFiles::remove(folder_, item.output);  // of a process killed between its picture and this
     if (!answers_on_stdout()) return;
     auto answer = answer_of(item);
     answer["skipped"] = true;
@@ -282,11 +277,10 @@ class Batch {
       } else if (!journal_.try_claim(it->output)) {
         ++it;
         continue;
-      } else if (is_done(*it)) {  // while we looked the other way
+      } else if (check(*it)) {  // made while we looked the other way; maybe with other settings
         skip_for_good(*it);
         journal_.release(it->output);
       } else {
-        check(*it);  // likewise: another batch may have made it with other settings
         chunk.push_back(std::move(*it));
       }
       it = pending.erase(it);
@@ -348,7 +342,7 @@ class Batch {
     for (const auto& item : chunk) latents.add(item.output, item.settings);
     const auto on_image = [&](std::size_t i, std::int64_t, const Image& image) {
       finish(chunk[i], image);
-      latents.remove(i);
+      LatentsFiles::remove(folder_, chunk[i].output);
       done[i] = true;
     };
     pipeline_.generate(requests, events_.observer(), on_image, store_.get(),
@@ -396,19 +390,23 @@ class Batch {
     events_.failed(error, item.entry);
     if (on_item_) on_item_(item, false);
     const Error placed(shown.kind(), fmt::format("{}: {}", item.place, shown.what()));
-    if (!job_.keep_going) {
-      if (answers_on_stdout()) print_json_line(error_answer(item, placed));
-      throw placed;
+    if (job_.keep_going) {
+      ++failures_;
+      progress_.picture_failed(item.output, shown.what());
     }
-    ++failures_;
-    progress_.picture_failed(item.output, shown.what());
     if (answers_on_stdout()) print_json_line(error_answer(item, placed));
+    if (!job_.keep_going) throw placed;
+  }
+
+  static Json answer_head(const BatchItem& item) {
+    Json answer = {{"index", item.index}};
+    if (item.line > 0) answer["line"] = item.line;
+    return answer;
   }
 
   Json answer_of(const BatchItem& item) const {
     const auto& metadata = item.metadata;
-    Json answer = {{"index", item.index}};
-    if (item.line > 0) answer["line"] = item.line;
+    Json answer = answer_head(item);
     answer["output"] = (folder_ / item.output).string();
     answer["prompt"] = metadata.prompt;
     answer["seed"] = metadata.seed;
@@ -419,9 +417,8 @@ class Batch {
     return answer;
   }
 
-  Json error_answer(const BatchItem& item, const Error& error) const {
-    Json answer = {{"index", item.index}};
-    if (item.line > 0) answer["line"] = item.line;
+  static Json error_answer(const BatchItem& item, const Error& error) {
+    Json answer = answer_head(item);
     answer["error"] = error.what();
     answer["exit_code"] = error.exit_code();
     return answer;
@@ -510,8 +507,7 @@ void run_file(const CommandLine& line, const BatchJob& job, Pipeline& pipeline, 
   std::int64_t done = 0;
   batch.check_overviews(items);
   for (const auto& item : items) {
-    batch.check(item);
-    done += batch.is_done(item) ? 1 : 0;
+    done += batch.check(item) ? 1 : 0;
   }
   batch.events().started(static_cast<std::int64_t>(items.size()), done);
   try {
@@ -593,6 +589,7 @@ void run_stream(const CommandLine& line, const BatchJob& job, Pipeline& pipeline
       keep(items);
       batch.make(std::move(items));
     }
+    batch.check_overviews(all);
     batch.write_overviews(all);
     throw_if_failures(batch, job);
   } catch (const std::exception& error) {

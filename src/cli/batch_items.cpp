@@ -71,15 +71,14 @@ std::vector<BatchItem> BatchItems::add(const PromptEntry& prompt, const std::str
     for (fs::path folder = fs::path(item.output).parent_path(); !folder.empty();
          folder = folder.parent_path()) {
       if (names_.contains(folder.generic_string())) {
-        bad_entry(place,
-                  fmt::format("output {}: {} is a picture of {}", item.output,
-                              folder.generic_string(), names_.at(folder.generic_string()).first));
+        bad_entry(place, fmt::format("output {}: {} is a picture of {}", item.output,
+                                     folder.generic_string(), names_.at(folder.generic_string())));
       }
       folders_.insert(folder.generic_string());
     }
-    const auto [other, is_new] = names_.try_emplace(item.output, place, item.settings);
+    const auto [other, is_new] = names_.try_emplace(item.output, place);
     if (is_new) continue;
-    bad_entry(place, fmt::format("output {}: {} has the same", item.output, other->second.first));
+    bad_entry(place, fmt::format("output {}: {} has the same", item.output, other->second));
   }
   ++entries_;
   pictures_ += entry.request.num_images;

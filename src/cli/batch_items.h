@@ -48,8 +48,8 @@ class BatchItems {
   std::string model_hash_;
   std::int64_t entries_ = 0;
   std::int64_t pictures_ = 0;
-  std::map<std::string, std::pair<std::string, std::string>> names_;  // -> place, settings
-  std::set<std::string> folders_;                                     // that pictures lie in
+  std::map<std::string, std::string> names_;  // -> place
+  std::set<std::string> folders_;             // that pictures lie in
 };
 
 }  // namespace steadyflux::cli

@@ -20,10 +20,7 @@ constexpr const char* kTensor = "latents";
 constexpr const char* kSettings = "settings";
 constexpr const char* kStepsDone = "steps_done";
 
-DType dtype_of(const std::string& name) {
-  if (name == "bf16") return DType::kBF16;
-  return name == "fp16" ? DType::kF16 : DType::kF32;
-}
+DType dtype_of(const std::string& name) { return dtype_of_compute_name(name).value(); }
 
 std::int64_t number(const std::string& text) {
   std::int64_t value = 0;
@@ -36,14 +33,17 @@ std::int64_t number(const std::string& text) {
 LatentsFiles::LatentsFiles(fs::path folder, std::int64_t every, std::string dtype)
     : folder_(std::move(folder)), every_(every), dtype_(std::move(dtype)) {}
 
-void LatentsFiles::add(const std::string& output, const std::string& settings) {
-  entries_.push_back(
-      {folder_ / fmt::format(".steadyflux-{:016x}.latents", text_hash(output)), settings});
+fs::path LatentsFiles::path_of(const fs::path& folder, const std::string& output) {
+  return folder / fmt::format(".steadyflux-{:016x}.latents", text_hash(output));
 }
 
-void LatentsFiles::remove(std::size_t request) const {
+void LatentsFiles::add(const std::string& output, const std::string& settings) {
+  entries_.push_back({path_of(folder_, output), settings});
+}
+
+void LatentsFiles::remove(const fs::path& folder, const std::string& output) {
   std::error_code ignored;
-  fs::remove(entries_[request].path, ignored);
+  fs::remove(path_of(folder, output), ignored);
 }
 
 std::optional<SavedLatents> LatentsFiles::find(std::size_t request, std::int64_t) {

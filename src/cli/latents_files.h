@@ -19,8 +19,8 @@ class LatentsFiles : public LatentsStore {
 
   // The picture of the next request. What was kept with other settings is not used.
   void add(const std::string& output, const std::string& settings);
-  // The picture of this request is done.
-  void remove(std::size_t request) const;
+  // What was kept of a picture that is done.
+  static void remove(const std::filesystem::path& folder, const std::string& output);
 
   std::int64_t every() const override { return every_; }
   std::optional<SavedLatents> find(std::size_t request, std::int64_t index) override;
@@ -28,6 +28,9 @@ class LatentsFiles : public LatentsStore {
   void put(std::size_t request, std::int64_t index, const SavedLatents& latents) override;
 
  private:
+  static std::filesystem::path path_of(const std::filesystem::path& folder,
+                                       const std::string& output);
+
   struct Entry {
     std::filesystem::path path;
     std::string settings;

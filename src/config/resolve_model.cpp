@@ -3,8 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstdlib>
 
+#include "base/environment.h"
 #include "base/file.h"
 #include "base/utf8.h"
 #include "config/model_config.h"
@@ -14,12 +14,6 @@ namespace steadyflux {
 namespace {
 
 namespace fs = std::filesystem;
-
-std::optional<std::string> environment(const char* name) {
-  const char* value = std::getenv(name);
-  if (value == nullptr || *value == '\0') return std::nullopt;
-  return value;
-}
 
 std::vector<fs::path> subfolders(const fs::path& folder) {
   std::vector<fs::path> found;
@@ -98,19 +92,20 @@ fs::path resolve_spec(const std::string& spec) {
 }  // namespace
 
 fs::path hugging_face_hub_cache() {
-  if (const auto cache = environment("HF_HUB_CACHE")) return *cache;
-  if (const auto home = environment("HF_HOME")) return fs::path(*home) / "hub";
-  if (const auto cache = environment("XDG_CACHE_HOME")) {
-    return fs::path(*cache) / "huggingface" / "hub";
+  if (const auto cache = environment("HF_HUB_CACHE"); !cache.empty()) return cache;
+  if (const auto home = environment("HF_HOME"); !home.empty()) return fs::path(home) / "hub";
+  if (const auto cache = environment("XDG_CACHE_HOME"); !cache.empty()) {
+    return fs::path(cache) / "huggingface" / "hub";
   }
-  return fs::path(environment("HOME").value_or(".")) / ".cache" / "huggingface" / "hub";
+  const auto home = environment("HOME");
+  return fs::path(home.empty() ? "." : home) / ".cache" / "huggingface" / "hub";
 }
 
 fs::path resolve_model(const std::optional<std::string>& spec,
                        const std::vector<fs::path>& model_dirs) {
   if (spec && !spec->empty()) return resolve_spec(*spec);
-  if (const auto from_environment = environment("STEADYFLUX_MODEL")) {
-    return resolve_spec(*from_environment);
+  if (const auto from_environment = environment("STEADYFLUX_MODEL"); !from_environment.empty()) {
+    return resolve_spec(from_environment);
   }
   std::string looked_in;
   for (const fs::path& models : model_dirs) {

@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdlib>
 #include <nlohmann/json.hpp>
 #include <random>
 #include <string_view>
@@ -16,7 +15,9 @@
 #include <vector>
 
 #include "base/bytes.h"
+#include "base/environment.h"
 #include "base/file_identity.h"
+#include "base/file_io.h"
 #include "embeddings/encoder_identity.h"
 #include "embeddings/unfinished_file.h"
 #include "steadyflux/error.h"
@@ -89,11 +90,6 @@ EmbedsCache::Summary summarize(const std::vector<CacheEntry>& entries) {
     summary.newest = std::max(summary.newest.value_or(entry.used), entry.used);
   }
   return summary;
-}
-
-std::string environment(const char* name) {
-  const char* value = std::getenv(name);
-  return value == nullptr ? "" : value;
 }
 
 }  // namespace
@@ -238,8 +234,7 @@ EmbedsCache::Summary EmbedsCache::clear() {
   const std::vector<CacheEntry> entries = list_entries(folder_);
   for (const CacheEntry& entry : entries) {
     if (::unlink(entry.path.c_str()) != 0 && errno != ENOENT) {
-      throw Error(ErrorKind::kIo, fmt::format("{}: cannot be removed: {}", entry.path.string(),
-                                              std::generic_category().message(errno)));
+      throw io_error(entry.path, "cannot be removed", errno);
     }
   }
   forget_encoder_identities(folder_);

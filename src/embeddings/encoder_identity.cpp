@@ -16,6 +16,7 @@
 
 #include "base/file.h"
 #include "base/file_identity.h"
+#include "base/file_io.h"
 #include "embeddings/unfinished_file.h"
 #include "steadyflux/error.h"
 
@@ -41,8 +42,7 @@ Fingerprint fingerprint_of(const fs::path& root, const std::vector<fs::path>& fi
   for (const fs::path& file : files) {
     struct stat info {};
     if (::stat((root / file).c_str(), &info) != 0) {
-      throw Error(ErrorKind::kIo, fmt::format("{}: cannot be read: {}", (root / file).string(),
-                                              std::generic_category().message(errno)));
+      throw io_error((root / file), "cannot be read", errno);
     }
     result.text += fmt::format("{}:{}:{}:{}.{:09}:{}.{:09}:{}\n", info.st_dev, info.st_ino,
                                info.st_size, info.st_mtim.tv_sec, info.st_mtim.tv_nsec,

@@ -30,17 +30,8 @@ Error bad_file(const fs::path& path, const std::string& what) {
   return Error(ErrorKind::kBadInput, fmt::format("{}: {}", path.string(), what));
 }
 
-// "" for dtypes that embeddings do not have.
-std::string dtype_name(DType dtype) {
-  if (dtype == DType::kBF16) return "bf16";
-  if (dtype == DType::kF16) return "fp16";
-  return dtype == DType::kF32 ? "fp32" : "";
-}
-
 DType dtype_of(const std::string& name) {
-  for (const DType dtype : {DType::kBF16, DType::kF16, DType::kF32}) {
-    if (dtype_name(dtype) == name) return dtype;
-  }
+  if (const auto dtype = dtype_of_compute_name(name)) return *dtype;
   throw Error(ErrorKind::kInternal, fmt::format("prompt embeddings are not kept as '{}'", name));
 }
 
@@ -79,7 +70,7 @@ void check_shape(const fs::path& path, const std::string& name, const TensorView
     throw bad_file(path, fmt::format("tensor '{}' has the shape {}, expected {}", name,
                                      shape_to_string(tensor.shape), expected));
   }
-  if (dtype_name(tensor.dtype).empty()) {
+  if (compute_name(tensor.dtype).empty()) {
     throw bad_file(path, fmt::format("tensor '{}' is {}, expected BF16, F16 or F32", name,
                                      to_string(tensor.dtype)));
   }
@@ -162,7 +153,7 @@ void PromptEmbedsFile::add(const std::string& suffix, const TensorView& prompt_e
   entry.info.prompt = recorded("prompt");
   entry.info.max_sequence_length = prompt_embeds.shape[1];
   entry.info.encoder = recorded("encoder");
-  entry.info.dtype = dtype_name(prompt_embeds.dtype);
+  entry.info.dtype = compute_name(prompt_embeds.dtype);
   entry.info.prompt_embeds_shape = prompt_embeds.shape;
   entry.info.pooled_shape = pooled.shape;
   entry.prompt_embeds = prompt_embeds;

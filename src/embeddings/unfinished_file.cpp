@@ -13,6 +13,7 @@
 #include <system_error>
 #include <utility>
 
+#include "base/file_io.h"
 #include "steadyflux/error.h"
 
 namespace steadyflux {
@@ -24,11 +25,6 @@ constexpr const char* kPrefix = ".steadyflux-embeds-";
 constexpr const char* kSuffix = ".tmp";
 // Where files cannot be locked, one that was not written to for so long is taken as abandoned.
 constexpr std::chrono::hours kAbandonedAfter{24};
-
-Error io_error(const fs::path& path, const char* what, int error) {
-  return Error(ErrorKind::kIo, fmt::format("{}: {}: {}", path.string(), what,
-                                           std::generic_category().message(error)));
-}
 
 fs::path random_name() {
   std::random_device random;
@@ -52,29 +48,6 @@ bool is_old(const fs::path& path) {
   std::error_code error;
   const auto written = fs::last_write_time(path, error);
   return !error && fs::file_time_type::clock::now() - written > kAbandonedAfter;
-}
-
-void write_all(int fd, std::span<const std::byte> bytes, const fs::path& path) {
-  while (!bytes.empty()) {
-    const ssize_t written = ::write(fd, bytes.data(), bytes.size());
-    if (written >= 0) {
-      bytes = bytes.subspan(static_cast<std::size_t>(written));
-    } else if (errno != EINTR) {
-      throw io_error(path, "cannot write", errno);
-    }
-  }
-}
-
-// Makes the rename durable; file systems that cannot do it say EINVAL.
-void sync_folder(const fs::path& target) {
-  const fs::path folder = target.has_parent_path() ? target.parent_path() : fs::path(".");
-  const int fd = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (fd < 0) return;  // a folder may be writable and not readable
-  const int error = ::fsync(fd) == 0 ? 0 : errno;
-  ::close(fd);
-  if (error != 0 && error != EINVAL && error != ENOTSUP && error != EROFS) {
-    throw io_error(target, "cannot flush its folder to the disk", error);
-  }
 }
 
 }  // namespace
@@ -119,7 +92,10 @@ void UnfinishedFile::finish(bool durable) {
   }
   temporary_.clear();
   if (::close(std::exchange(fd_, -1)) != 0) throw io_error(target_, "cannot write", errno);
-  if (durable) sync_folder(target_);
+  if (!durable) return;
+  if (const int error = sync_folder(target_.has_parent_path() ? target_.parent_path() : ".")) {
+    throw io_error(target_, "cannot flush its folder to the disk", error);
+  }
 }
 
 void UnfinishedFile::remove_abandoned(const fs::path& folder) {

@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <poll.h>
 #include <signal.h>
 #include <sys/file.h>
 #include <sys/stat.h>
@@ -18,17 +17,13 @@
 #include <utility>
 #include <vector>
 
+#include "base/file_io.h"
 #include "steadyflux/error.h"
 
 namespace steadyflux {
 namespace {
 
 namespace fs = std::filesystem;
-
-Error io_error(const fs::path& path, const char* what, int error) {
-  return Error(ErrorKind::kIo, fmt::format("{}: {}: {}", path.string(), what,
-                                           std::generic_category().message(error)));
-}
 
 fs::path parent_of(const fs::path& path) {
   return path.has_parent_path() ? path.parent_path() : fs::path(".");
@@ -101,25 +96,11 @@ class SigpipeBlocked {
   bool was_pending_;
 };
 
-void write_all(int fd, std::span<const std::uint8_t> bytes, const fs::path& path) {
-  while (!bytes.empty()) {
-    const ssize_t written = ::write(fd, bytes.data(), bytes.size());
-    if (written >= 0) {
-      bytes = bytes.subspan(static_cast<std::size_t>(written));
-    } else if (errno == EAGAIN) {  // someone made this pipe non-blocking: wait until it drains
-      pollfd ready{.fd = fd, .events = POLLOUT, .revents = 0};
-      if (::poll(&ready, 1, -1) < 0 && errno != EINTR) throw io_error(path, "cannot write", errno);
-    } else if (errno != EINTR) {
-      throw io_error(path, "cannot write", errno);
-    }
-  }
-}
-
 void write_straight(const fs::path& path, std::span<const std::uint8_t> bytes) {
   const SigpipeBlocked blocked;
   FileDescriptor fd(::open(path.c_str(), O_WRONLY | O_CLOEXEC));
   if (fd.get() < 0) throw io_error(path, "cannot open for writing", errno);
-  write_all(fd.get(), bytes, path);
+  write_all(fd.get(), std::as_bytes(bytes), path);
   if (const int error = fd.close()) throw io_error(path, "cannot write", error);
 }
 
@@ -161,7 +142,7 @@ bool has_no_name(int fd) {
 // All of it on the disk. The descriptor stays open, and with it the lock; what some file systems
 // say only when a file is closed, they say of a copy as well.
 void write_and_flush(int fd, std::span<const std::uint8_t> bytes, const fs::path& path) {
-  write_all(fd, bytes, path);
+  write_all(fd, std::as_bytes(bytes), path);
   if (::fsync(fd) != 0) throw io_error(path, "cannot flush to the disk", errno);
   FileDescriptor copy(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
   if (copy.get() < 0) return;
@@ -279,10 +260,8 @@ void check_output_path(const fs::path& path) {
 }
 
 void flush_folder(const fs::path& folder) {
-  const FileDescriptor fd(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (fd.get() < 0) return;  // a folder may be writable and not readable
-  if (::fsync(fd.get()) != 0 && errno != EINVAL && errno != ENOTSUP && errno != EROFS) {
-    throw io_error(folder, "cannot flush the folder to the disk", errno);
+  if (const int error = sync_folder(folder)) {
+    throw io_error(folder, "cannot flush the folder to the disk", error);
   }
 }
 
@@ -330,7 +309,7 @@ void remove_stale_temporaries(const fs::path& folder) {
 
 void write_stdout(std::span<const std::uint8_t> bytes) {
   const SigpipeBlocked blocked;
-  write_all(STDOUT_FILENO, bytes, "standard output");
+  write_all(STDOUT_FILENO, std::as_bytes(bytes), "standard output");
 }
 
 }  // namespace steadyflux

@@ -9,6 +9,7 @@
 #include <system_error>
 
 #include "base/file.h"
+#include "base/file_io.h"
 #include "image/png.h"
 #include "image/stb_decode.h"
 #include "steadyflux/error.h"
@@ -105,8 +106,7 @@ PictureSize read_picture_size(const fs::path& path) {
   std::string bytes(kHeader, '\0');
   stream.read(bytes.data(), static_cast<std::streamsize>(bytes.size()));
   if (!stream.is_open() || stream.bad()) {
-    throw Error(ErrorKind::kIo, fmt::format("{}: cannot be read: {}", path.string(),
-                                            std::generic_category().message(errno)));
+    throw io_error(path, "cannot be read", errno);
   }
   bytes.resize(static_cast<std::size_t>(stream.gcount()));
   const StbSize size = checked_size(as_bytes(bytes), path.string());

@@ -232,10 +232,7 @@ class Planner {
     return next;
   }
 
-  bool fits(const PhasePlan& phase) const {
-    return phase.ram_peak_bytes <= budget_.ram &&
-           (!on_device() || phase.device_peak_bytes <= budget_.vram);
-  }
+  bool fits(const PhasePlan& phase) const { return steadyflux::fits(phase, budget_); }
 
   // The best group out of 1, 2, 4, ... members: make(group) gives its phase. A larger group takes
   // more room for activations and lets the weights be brought in less often, so it has to earn it.
@@ -440,6 +437,11 @@ const PhasePlan& Plan::phase(const std::string& name) const {
     if (phase.name == name) return phase;
   }
   throw Error(ErrorKind::kInternal, "the plan has no phase " + name);
+}
+
+bool fits(const PhasePlan& phase, const Budget& budget) {
+  return phase.ram_peak_bytes <= budget.ram &&
+         (!budget.has_device || phase.device_peak_bytes <= budget.vram);
 }
 
 std::int64_t traffic(const Plan& plan) {

@@ -139,6 +139,8 @@ struct Plan {
 Plan make_plan(const ModelFolder& model, const Workload& workload, const Budget& budget,
                const PlanOptions& options = {});
 
+bool fits(const PhasePlan& phase, const Budget& budget);
+
 // What a plan has to bring in, in bytes read from the disk; copies from pinned RAM are several
 // times as fast.
 std::int64_t traffic(const Plan& plan);

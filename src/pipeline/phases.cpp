@@ -190,70 +190,74 @@ void warn_of_lost_t5_text(Observer& observer, const TokenizedPrompt& tokens, std
                     length < 512 ? "; raise --max-sequence-length to keep more" : "");
 }
 
+// Runs one encoder for the prompts that lack `result`: tokenize(numbers) gives the ids of each,
+// forward(model, ids, weights) the results of a group.
+template <typename Model, typename Tokenize, typename Forward>
+void run_encoder(const PhaseContext& context, const WeightNames& names, Model model,
+                 at::Tensor PromptEmbeddings::*result, std::vector<PromptEmbeddings>& embeddings,
+                 Tokenize tokenize, Forward forward) {
+  const auto numbers = missing(embeddings, result);
+  if (numbers.empty()) return;
+  const std::vector<at::Tensor> ids = tokenize(numbers);
+  auto plan = weights_plan(context.plan, "encode", names.folder);
+  const auto group = context.plan.encode_group;
+  plan.passes = group_count(numbers.size(), group);
+  const auto weights = open_weights(context, names, model.fixed_slots(), model.units(), plan);
+  for_groups(numbers.size(), group, [&](std::size_t first, std::size_t count) {
+    auto results = forward(model, std::span(ids).subspan(first, count), *weights);
+    for (std::size_t i = 0; i < count; ++i) {
+      expect_finite(context, results[i], names);
+      embeddings[numbers[first + i]].*result = std::exchange(results[i], {}).to(at::kCPU);
+    }
+  });
+}
+
 void encode_clip(const PhaseContext& context, const Chunk& chunk, EncodeProgress& progress,
                  std::vector<PromptEmbeddings>& embeddings) {
-  const auto& config = context.model.text_encoder;
-  const auto numbers = missing(embeddings, &PromptEmbeddings::pooled_prompt_embeds);
-  if (numbers.empty()) return;
-  const auto length = clip_length(context.model);
-  std::vector<at::Tensor> ids;
-  {
+  const auto tokenize = [&](const std::vector<std::size_t>& numbers) {
+    const auto length = clip_length(context.model);
     const auto tokenizer = clip_tokenizer(context.model);
+    std::vector<at::Tensor> ids;
     for (const auto i : numbers) {
       const auto tokens = tokenizer->tokenize(chunk.prompts[i].text, length);
       warn_of_lost_clip_text(context.observer, tokens, length);
       ids.push_back(ids_tensor(tokens));
     }
-  }
-  ClipTextModel text_encoder(config);
-  auto plan = weights_plan(context.plan, "encode", "text_encoder");
-  const auto group = context.plan.encode_group;
-  plan.passes = group_count(numbers.size(), group);
-  const auto weights =
-      open_weights(context, clip_names(), text_encoder.fixed_slots(), text_encoder.units(), plan);
-  for_groups(numbers.size(), group, [&](std::size_t first, std::size_t count) {
-    const auto pooled = text_encoder.forward(std::span(ids).subspan(first, count), *weights);
-    for (std::size_t i = 0; i < count; ++i) {
-      expect_finite(context, pooled[i], clip_names());
-      embeddings[numbers[first + i]].pooled_prompt_embeds = pooled[i].to(at::kCPU);
-    }
-    progress.add(static_cast<std::int64_t>(count));
+    return ids;
+  };
+  const auto forward = [&](const ClipTextModel& model, std::span<const at::Tensor> ids,
+                           WeightProvider& weights) {
+    auto pooled = model.forward(ids, weights);
+    progress.add(static_cast<std::int64_t>(ids.size()));
     throw_if_interrupted(context.observer);
-  });
+    return pooled;
+  };
+  run_encoder(context, clip_names(), ClipTextModel(context.model.text_encoder),
+              &PromptEmbeddings::pooled_prompt_embeds, embeddings, tokenize, forward);
 }
 
 void encode_t5(const PhaseContext& context, const Chunk& chunk, EncodeProgress& progress,
                std::vector<PromptEmbeddings>& embeddings) {
-  const auto& config = context.model.text_encoder_2;
-  const auto numbers = missing(embeddings, &PromptEmbeddings::prompt_embeds);
-  if (numbers.empty()) return;
-  std::vector<at::Tensor> ids;
-  {
+  const auto tokenize = [&](const std::vector<std::size_t>& numbers) {
     const auto tokenizer = t5_tokenizer(context.model);
+    std::vector<at::Tensor> ids;
     for (const auto i : numbers) {
       const auto length = chunk.prompts[i].max_sequence_length;
       const auto tokens = tokenizer->tokenize(chunk.prompts[i].text, length);
       warn_of_lost_t5_text(context.observer, tokens, length);
       ids.push_back(ids_tensor(tokens));
     }
-  }
-  T5Encoder text_encoder_2(config);
-  auto plan = weights_plan(context.plan, "encode", "text_encoder_2");
-  const auto group = context.plan.encode_group;
-  plan.passes = group_count(numbers.size(), group);
-  const auto weights =
-      open_weights(context, t5_names(), text_encoder_2.fixed_slots(), text_encoder_2.units(), plan);
-  for_groups(numbers.size(), group, [&](std::size_t first, std::size_t count) {
-    auto embeds =
-        text_encoder_2.forward(std::span(ids).subspan(first, count), *weights, [&](std::int64_t) {
-          progress.add(static_cast<std::int64_t>(count));
-          throw_if_interrupted(context.observer);
-        });
-    for (std::size_t i = 0; i < count; ++i) {
-      expect_finite(context, embeds[i], t5_names());
-      embeddings[numbers[first + i]].prompt_embeds = std::exchange(embeds[i], {}).to(at::kCPU);
-    }
-  });
+    return ids;
+  };
+  const auto forward = [&](const T5Encoder& model, std::span<const at::Tensor> ids,
+                           WeightProvider& weights) {
+    return model.forward(ids, weights, [&](std::int64_t) {
+      progress.add(static_cast<std::int64_t>(ids.size()));
+      throw_if_interrupted(context.observer);
+    });
+  };
+  run_encoder(context, t5_names(), T5Encoder(context.model.text_encoder_2),
+              &PromptEmbeddings::prompt_embeds, embeddings, tokenize, forward);
 }
 
 }  // namespace

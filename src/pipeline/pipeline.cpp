@@ -193,8 +193,7 @@ void Pipeline::encode(
   PhaseRunner runner(state_->setting(workload), observer);
   const auto& plan = runner.plan();
   const auto& phase = plan.phase("encode");
-  if (phase.ram_peak_bytes > plan.budget.ram ||
-      (plan.budget.has_device && phase.device_peak_bytes > plan.budget.vram)) {
+  if (!fits(phase, plan.budget)) {
     throw Error(
         ErrorKind::kDoesNotFit,
         fmt::format("encoding needs {} of RAM and {} of VRAM; there are {} and {}",

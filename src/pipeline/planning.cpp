@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdlib>
 
+#include "base/environment.h"
 #include "memory/gpu_probe.h"
 #include "memory/monitor.h"
 #include "memory/probe.h"
@@ -13,11 +14,6 @@ namespace steadyflux {
 namespace {
 
 constexpr const char* kAllocatorVariable = "PYTORCH_CUDA_ALLOC_CONF";
-
-std::string environment(const char* name) {
-  const char* value = std::getenv(name);
-  return value == nullptr ? "" : value;
-}
 
 }  // namespace
 

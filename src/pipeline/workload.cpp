@@ -25,16 +25,9 @@ namespace fs = std::filesystem;
 
 // "fp64" is stored only: no model computes with it.
 std::string name_of(DType dtype) {
-  switch (dtype) {
-    case DType::kBF16:
-      return "bf16";
-    case DType::kF16:
-      return "fp16";
-    case DType::kF64:
-      return "fp64";
-    default:
-      return "fp32";
-  }
+  if (dtype == DType::kF64) return "fp64";
+  const auto name = compute_name(dtype);
+  return name.empty() ? "fp32" : name;
 }
 
 using BytesPerDtype = std::map<DType, std::size_t>;

@@ -57,6 +57,19 @@ std::string to_string(DType dtype) {
   return "?";
 }
 
+std::string compute_name(DType dtype) {
+  if (dtype == DType::kBF16) return "bf16";
+  if (dtype == DType::kF16) return "fp16";
+  return dtype == DType::kF32 ? "fp32" : "";
+}
+
+std::optional<DType> dtype_of_compute_name(const std::string& name) {
+  for (const DType dtype : {DType::kBF16, DType::kF16, DType::kF32}) {
+    if (compute_name(dtype) == name) return dtype;
+  }
+  return std::nullopt;
+}
+
 std::string shape_to_string(const std::vector<std::int64_t>& shape) {
   return fmt::format("[{}]", fmt::join(shape, ", "));
 }

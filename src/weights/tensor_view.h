@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,10 @@ enum class DType { kBool, kU8, kI8, kI16, kI32, kI64, kF16, kBF16, kF32, kF64, k
 std::size_t item_size(DType dtype);
 // The name safetensors files use: "BF16", "F32", ...
 std::string to_string(DType dtype);
+// As options name the dtypes that models compute in: "bf16", "fp16", "fp32"; "" for all others, and
+// nothing for other names.
+std::string compute_name(DType dtype);
+std::optional<DType> dtype_of_compute_name(const std::string& name);
 // "[2, 3, 4]"
 std::string shape_to_string(const std::vector<std::int64_t>& shape);
 

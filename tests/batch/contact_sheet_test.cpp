@@ -2,7 +2,6 @@
 
 #include <gtest/gtest.h>
 
-#include <array>
 #include <cstdlib>
 
 #include "expect_error.h"
@@ -10,6 +9,7 @@
 #include "image/output_file.h"
 #include "image/png.h"
 #include "image/read_picture.h"
+#include "plain_image.h"
 #include "temp_folder.h"
 
 namespace steadyflux {
@@ -17,28 +17,11 @@ namespace {
 
 namespace fs = std::filesystem;
 
-using Color = std::array<int, 3>;
-
 constexpr Color kBackground = {0x20, 0x20, 0x20};
-
-Image plain(std::int64_t width, std::int64_t height, const Color& color) {
-  Image image;
-  image.width = width;
-  image.height = height;
-  for (std::int64_t i = 0; i < width * height; ++i) {
-    for (const int value : color) image.rgb.push_back(static_cast<std::uint8_t>(value));
-  }
-  return image;
-}
 
 fs::path write_png(const TempFolder& folder, const std::string& name, const Image& image) {
   write_file_atomically(folder / name, encode_png(image.width, image.height, image.rgb, {}));
   return folder / name;
-}
-
-Color color_at(const Image& image, std::int64_t x, std::int64_t y) {
-  const auto at = static_cast<std::size_t>((y * image.width + x) * 3);
-  return {image.rgb[at], image.rgb[at + 1], image.rgb[at + 2]};
 }
 
 TEST(ContactSheet, Layouts) {

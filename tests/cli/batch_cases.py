@@ -69,15 +69,21 @@ class BatchFilesTest(BatchTest):
         prompts = self.write("p.txt", "one\ntwo\nthree\n")
         expected = self.generated({f"000{i}.png": [prompt, *options]
                                    for i, prompt in enumerate(["one", "two", "three"], 1)})
-        for limit in range(120, 600, 4):  # MiB; the smallest that is enough
+        # The smallest limit that runs with all three in one group: what the process holds before it
+        # plans, and so where that lies, differs by some MiB from run to run.
+        for limit in range(120, 600, 4):  # MiB
             done = self.run_program("batch", prompts, *options, "--max-ram", f"{limit}MiB",
                                     "--events", "events.jsonl")
             if done.returncode != 4:
-                break
-        self.assertEqual(done.returncode, 0, done.stderr)
-        plan = of(self.events(), "plan")[0]
-        self.assertGreater(plan["disk_read_bytes_per_step"], 1 << 20)
+                self.assertEqual(done.returncode, 0, done.stderr)
+                plan = of(self.events(), "plan")[0]
+                if plan["denoise_group"] == 3:
+                    break
+                self.assertEqual(self.pictures(), expected)
+                shutil.rmtree(self.folder / "out")
+            (self.folder / "events.jsonl").unlink(missing_ok=True)
         self.assertEqual((plan["pictures"], plan["denoise_group"]), (3, 3))
+        self.assertGreater(plan["disk_read_bytes_per_step"], 1 << 20)
         self.assertEqual(self.pictures(), expected)
 
     def test_several_pictures_of_a_prompt(self):

@@ -87,7 +87,7 @@ class RandomModel {
   RandomModel(const RandomModel&) = delete;
   RandomModel& operator=(const RandomModel&) = delete;
 
-  ModelFolder folder() const { return ModelFolder::open(root_); }
+  FluxModel folder() const { return FluxModel::open(root_); }
 
  private:
   using Json = nlohmann::json;

@@ -11,6 +11,8 @@
 #include <string>
 #include <vector>
 
+#include "steadyflux/model_parts.h"
+
 #include "steadyflux/error.h"
 
 namespace steadyflux {
@@ -105,7 +107,8 @@ class LatentsStore {
 };
 
 struct PipelineOptions {
-  std::filesystem::path model;  // a diffusers folder
+  std::filesystem::path model;  // a diffusers folder, or a single-file checkpoint
+  ModelParts parts = {};        // what goes with a single file
   std::string device = "auto";  // auto, cpu, cuda, cuda:N
   std::string dtype = "auto";   // auto (that of the transformer's weights), bf16, fp16, fp32
   int num_threads = 0;          // 0: as many as there are physical cores for this process

@@ -28,7 +28,7 @@ bool is_model_file(const fs::path& path) {
   const std::string extension = path.extension().string();
   return path.filename().string().front() != '.' &&
          (extension == ".json" || extension == ".txt" || extension == ".model" ||
-          extension == ".safetensors");
+          extension == ".safetensors" || extension == ".gguf");
 }
 
 void add_range(Fnv1a& hash, std::ifstream& in, const fs::path& path, std::uintmax_t begin,
@@ -79,11 +79,11 @@ std::vector<fs::path> list_model_files(const fs::path& folder) {
   return files;
 }
 
-std::string files_identity(const fs::path& folder, const std::vector<fs::path>& files) {
+std::string files_identity(const std::vector<NamedFile>& files) {
   Fnv1a hash;
-  for (const fs::path& file : files) {
-    hash.add(file.generic_string() + ";");
-    add_file(hash, folder / file);
+  for (const NamedFile& file : files) {
+    hash.add(file.name + ";");
+    add_file(hash, file.path);
   }
   return fmt::format("{:016x}", hash.value());
 }

@@ -24,15 +24,20 @@ class Fnv1a {
   std::uint64_t state_ = 0xcbf29ce484222325ull;
 };
 
-// The model files (.json, .txt, .model, .safetensors; hidden ones are none) below `folder`, as
+// The model files (.json, .txt, .model, .safetensors, .gguf; hidden ones are none) below `folder`, as
 // paths relative to it, sorted. Throws Error: kBadInput if `folder` is no folder, kIo if it cannot
 // be read.
 std::vector<std::filesystem::path> list_model_files(const std::filesystem::path& folder);
 
-// 16 hexadecimal digits over the names and sizes of these files of `folder`, the whole content of
+// A file under a name that does not depend on where it lies: "vae/config.json".
+struct NamedFile {
+  std::string name;
+  std::filesystem::path path;
+};
+
+// 16 hexadecimal digits over the names and sizes of these files, the whole content of
 // those up to 1 MiB, and of larger ones 64 KiB at each end and 62 pages of 4 KiB between:
 // milliseconds for 24 GB, and the same wherever the folder lies. Throws Error{kIo}.
-std::string files_identity(const std::filesystem::path& folder,
-                           const std::vector<std::filesystem::path>& files);
+std::string files_identity(const std::vector<NamedFile>& files);
 
 }  // namespace steadyflux

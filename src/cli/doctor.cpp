@@ -94,7 +94,7 @@ Json examine_model(const FoundModel& found, std::int64_t usable, Report& report)
   Json facts = {{"spec", found.spec}, {"folder", found.folder.string()}, {"place", found.place}};
   if (const auto space = probe_disk(found.folder)) facts["disk_available"] = space->available;
   try {
-    const ModelFolder model = ModelFolder::open(found.folder);
+    const FluxModel model = FluxModel::open(found.folder);
     facts["variant"] = model.transformer.guidance_embeds ? "dev" : "schnell";
     for (const char* part : kWeightFolders) {
       std::int64_t bytes = 0;

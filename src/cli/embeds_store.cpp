@@ -7,8 +7,9 @@
 #include <utility>
 
 #include "base/utf8.h"
+#include "checkpoints/open_model.h"
 #include "embeddings/embeds_cache.h"
-#include "embeddings/encoder_identity.h"
+#include "embeddings/kept_identity.h"
 #include "embeddings/prompt_embeds_file.h"
 #include "steadyflux/error.h"
 
@@ -19,7 +20,7 @@ class CacheStore : public PromptEmbedsStore {
  public:
   CacheStore(const GenerateJob& job, const std::string& device, Console& console)
       : cache_(cache_folder(), cache_size_limit()), console_(console) {
-    encoder_ = encoder_identity(job.pipeline.model, cache_.folder());
+    encoder_ = kept_identity(encoder_files(job.model), cache_.folder());
     // Embeddings of another kind of device differ in their last bits.
     computed_by_ = device.substr(0, device.find(':'));
   }
@@ -87,7 +88,7 @@ class FileStore : public PromptEmbedsStore {
   void compare_encoders(const GenerateJob& job, Console& console) const {
     std::string own;
     try {
-      own = encoder_identity(job.pipeline.model, cache_folder());
+      own = kept_identity(encoder_files(job.model), cache_folder());
     } catch (const Error&) {
       return;  // this machine has no encoders, which is what such files are for
     }

@@ -11,7 +11,8 @@
 #include "cli/embeds_store.h"
 #include "cli/json_output.h"
 #include "cli/request.h"
-#include "embeddings/encoder_identity.h"
+#include "checkpoints/open_model.h"
+#include "embeddings/kept_identity.h"
 #include "embeddings/prompt_embeds_file.h"
 #include "steadyflux/error.h"
 
@@ -69,7 +70,7 @@ void run_encode(const CommandLine& line) {
   Console console(job.verbosity);
   const auto prompts = prompts_of(job, *line.positional);
   Pipeline pipeline(job.pipeline);
-  const auto encoder = encoder_identity(job.pipeline.model);
+  const auto encoder = kept_identity(encoder_files(job.model), {});
   std::vector<StoredEmbeds> contents;
   for (const auto& prompt : prompts) {
     contents.push_back(announce(prompt, job, encoder, pipeline.dtype_name()));

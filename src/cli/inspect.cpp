@@ -74,7 +74,7 @@ Json inspect_component(const fs::path& folder, bool with_tensors) {
 }
 
 Json inspect_model(const fs::path& folder, bool with_tensors) {
-  const ModelFolder model = ModelFolder::open(folder);
+  const FluxModel model = FluxModel::open(folder);
   Json result = {{"kind", "model"},
                  {"name", model.name},
                  {"variant", model.transformer.guidance_embeds ? "dev" : "schnell"},

@@ -61,8 +61,16 @@ constexpr std::array kValueOptions = {
                 "where the embeddings go (default: embeds.safetensors)"},
     ValueOption{&Options::model, kForPictures | kForEncode | kForPlan | kForDoctor, kPictureGroup,
                 "model", "-m", "MODEL",
-                "a diffusers folder or a hub id in the local cache (default: $STEADYFLUX_MODEL, "
-                "else the bundled model)"},
+                "a diffusers folder, a single file (.safetensors, .gguf) or a hub id in the local "
+                "cache (default: $STEADYFLUX_MODEL, else the bundled model)"},
+    ValueOption{&Options::vae, kForPictures | kForEncode | kForPlan, kPictureGroup, "vae", "",
+                "PATH", "the VAE, a file or a component folder (default: in MODEL or beside it)"},
+    ValueOption{&Options::clip_l, kForPictures | kForEncode | kForPlan, kPictureGroup, "clip-l", "",
+                "PATH", "the CLIP text encoder, likewise"},
+    ValueOption{&Options::t5, kForPictures | kForEncode | kForPlan, kPictureGroup, "t5", "", "PATH",
+                "the T5 encoder, likewise"},
+    ValueOption{&Options::tokenizers, kForPictures | kForEncode | kForPlan, kPictureGroup,
+                "tokenizers", "", "DIR", "the folder of tokenizer/ and tokenizer_2/, likewise"},
     ValueOption{&Options::width, kForPictures | kForPlan, kPictureGroup, "width", "-W", "PIXELS",
                 "a multiple of 16"},
     ValueOption{&Options::height, kForPictures | kForPlan, kPictureGroup, "height", "-H", "PIXELS",

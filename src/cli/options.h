@@ -13,6 +13,10 @@ enum class Command { kGenerate, kBatch, kEncode, kPlan, kInspect, kCache, kDocto
 
 struct Options {
   std::optional<std::string> model;
+  std::optional<std::string> vae;
+  std::optional<std::string> clip_l;
+  std::optional<std::string> t5;
+  std::optional<std::string> tokenizers;
   std::optional<std::string> width;
   std::optional<std::string> height;
   std::optional<std::string> steps;

@@ -2,12 +2,11 @@
 
 #include <ATen/Version.h>
 
-#include "base/file_identity.h"
+#include "checkpoints/open_model.h"
 #include "cli/version.h"
 #include "embeddings/embeds_cache.h"
-#include "embeddings/encoder_identity.h"
+#include "embeddings/kept_identity.h"
 #include "image/jpeg.h"
-#include "image/model_identity.h"
 #include "image/output_file.h"
 #include "image/png.h"
 
@@ -16,10 +15,7 @@ namespace steadyflux::cli {
 namespace fs = std::filesystem;
 
 std::string model_hash_of(const GenerateJob& job) {
-  const auto& folder = job.pipeline.model;
-  const auto cache = job.use_cache ? cache_folder() : fs::path();
-  if (cache.empty()) return model_identity(folder);
-  return kept_identity(folder, list_model_files(folder), cache);
+  return kept_identity(model_files(job.model), job.use_cache ? cache_folder() : fs::path());
 }
 
 PictureMetadata describe(const GenerateJob& job, const Request& request, const Pipeline& pipeline,

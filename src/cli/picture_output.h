@@ -13,7 +13,7 @@
 
 namespace steadyflux::cli {
 
-// model_identity() of the job's model, remembered in the cache unless --no-cache.
+// kept_identity() of the job's model, remembered in the cache unless --no-cache.
 std::string model_hash_of(const GenerateJob& job);
 
 // The record of a picture of `request`; its seed is that of the first one.

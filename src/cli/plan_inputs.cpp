@@ -13,6 +13,7 @@
 #include "memory/monitor.h"
 #include "memory/probe.h"
 #include "pipeline/planning.h"
+#include "pipeline/stored_model.h"
 #include "pipeline/workload.h"
 #include "steadyflux/error.h"
 
@@ -92,7 +93,7 @@ PlanInputs make_plan_inputs(const GenerateJob& job) {
 
   std::vector<Request> requests(job.num_prompts, job.request);
   for (std::size_t i = 1; i < requests.size(); ++i) requests[i].prompt = fmt::format("{}", i);
-  const auto stored = find_stored_dtypes(job.model);
+  const auto stored = find_stored_model(job.model);
   const auto chunk = best_chunk_size(
       job.model, std::span(requests).first(std::min(requests.size(), job.chunk_size)), stored,
       pipeline.dtype, threads, inputs.budget, inputs.options);
@@ -102,7 +103,7 @@ PlanInputs make_plan_inputs(const GenerateJob& job) {
   return inputs;
 }
 
-Remedies find_remedies(const ModelFolder& model, const PlanInputs& inputs) {
+Remedies find_remedies(const FluxModel& model, const PlanInputs& inputs) {
   Remedies remedies =
       steadyflux::find_remedies(model, inputs.workload, inputs.budget, inputs.options);
   for (std::int64_t* vram : {&remedies.alone.vram, &remedies.vram}) *vram = ask_for_vram(*vram);

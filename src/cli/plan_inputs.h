@@ -20,6 +20,6 @@ struct PlanInputs {
 PlanInputs make_plan_inputs(const GenerateJob& job);
 
 // What to type instead, if the plan of these inputs does not fit.
-Remedies find_remedies(const ModelFolder& model, const PlanInputs& inputs);
+Remedies find_remedies(const FluxModel& model, const PlanInputs& inputs);
 
 }  // namespace steadyflux::cli

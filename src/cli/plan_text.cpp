@@ -239,10 +239,10 @@ Json workload_json(const Workload& work) {
           {"threads", work.num_threads},
           {"dtype", work.dtype},
           {"stored_dtypes",
-           {{"text_encoder", work.stored.text_encoder},
-            {"text_encoder_2", work.stored.text_encoder_2},
-            {"transformer", work.stored.transformer},
-            {"vae", work.stored.vae}}}};
+           {{"text_encoder", work.stored.text_encoder.dtype},
+            {"text_encoder_2", work.stored.text_encoder_2.dtype},
+            {"transformer", work.stored.transformer.dtype},
+            {"vae", work.stored.vae.dtype}}}};
 }
 
 }  // namespace

@@ -14,6 +14,7 @@
 
 #include "base/bytes.h"
 #include "base/utf8.h"
+#include "checkpoints/open_model.h"
 #include "cli/model_places.h"
 #include "image/output_file.h"
 #include "image/png.h"
@@ -286,9 +287,13 @@ void apply_other_options(GenerateJob& job, const CommandLine& line, const Layers
 }
 
 // Opens the model and applies the options again, now to its defaults.
-void open_model(GenerateJob& job, const Layers& layers, const fs::path& folder) {
-  job.pipeline.model = folder;
-  job.model = ModelFolder::open(folder);
+void take_model(GenerateJob& job, const Layers& layers, const fs::path& path) {
+  job.pipeline.model = path;
+  job.pipeline.parts = {.vae = layers.other(&Options::vae).value_or(""),
+                        .clip_l = layers.other(&Options::clip_l).value_or(""),
+                        .t5 = layers.other(&Options::t5).value_or(""),
+                        .tokenizers = layers.other(&Options::tokenizers).value_or("")};
+  job.model = open_model(path, job.pipeline.parts);
   const std::uint64_t seed = job.request.seed;
   fill_defaults(job);
   apply_options(job, layers);
@@ -342,7 +347,7 @@ GenerateJob make_generate_job(const CommandLine& line) {
   check_target("memory-report", job.memory_report);
 
   const auto model = layers.picture(&Options::model);
-  open_model(job, layers,
+  take_model(job, layers,
              job.recorded && !model ? find_recorded_model(*job.recorded, *line.from)
                                     : resolve_model(model, bundled_model_dirs()));
   if (line.positional) job.request.prompt = read_prompt(*line.positional);
@@ -366,7 +371,7 @@ GenerateJob make_encode_job(const CommandLine& line) {
   check_target("output", job.output);
   apply_options(job, layers);
   apply_memory_options(job, layers);
-  open_model(job, layers, resolve_model(layers.other(&Options::model), bundled_model_dirs()));
+  take_model(job, layers, resolve_model(layers.other(&Options::model), bundled_model_dirs()));
   return job;
 }
 
@@ -397,7 +402,7 @@ BatchJob make_batch_job(const CommandLine& line) {
   job.rendezvous = layers.other(&Options::rendezvous);
   apply_options(defaults, layers);
   apply_memory_options(defaults, layers);
-  open_model(defaults, layers, resolve_model(layers.other(&Options::model), bundled_model_dirs()));
+  take_model(defaults, layers, resolve_model(layers.other(&Options::model), bundled_model_dirs()));
   if (layers.picture(&Options::guidance) && !defaults.model.transformer.guidance_embeds) {
     defaults.warnings.push_back(
         fmt::format("--guidance has no effect: {} has no guidance embedding", defaults.model.name));
@@ -447,7 +452,7 @@ GenerateJob make_plan_job(const CommandLine& line) {
   if (const auto text = layers.other(&Options::prompts)) {
     job.num_prompts = static_cast<std::size_t>(parse_in_range("prompts", *text, 1, 1000000));
   }
-  open_model(job, layers, resolve_model(layers.other(&Options::model), bundled_model_dirs()));
+  take_model(job, layers, resolve_model(layers.other(&Options::model), bundled_model_dirs()));
   const std::int64_t multiple = 2 * job.model.vae.scale_factor();
   for (const auto& [name, side] :
        {std::pair{"width", job.request.width}, std::pair{"height", job.request.height}}) {

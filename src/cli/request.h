@@ -19,7 +19,7 @@ namespace steadyflux::cli {
 struct GenerateJob {
   Request request;
   PipelineOptions pipeline;
-  ModelFolder model;
+  FluxModel model;
   std::string output;                   // a path, or "-" for standard output
   std::filesystem::path memory_report;  // .svg, .html or .json; empty: none
   std::string events;                   // --events; empty: none

@@ -30,6 +30,15 @@ void expect_blocks(const ConfigReader& config, const char* key, const std::strin
   }
 }
 
+// bitsandbytes' tensors say themselves how they are packed; other methods' do not.
+void check_quantization(const ConfigReader& config) {
+  if (!config.has("quantization_config")) return;
+  const auto& quantization = config.root().at("quantization_config");
+  const auto method = quantization.is_object() ? quantization.find("quant_method") : quantization.end();
+  if (method != quantization.end() && *method == "bitsandbytes") return;
+  throw config.fail("quantization_config", "none, or one with quant_method \"bitsandbytes\"");
+}
+
 }  // namespace
 
 ClipTextConfig read_clip_text_config(const std::filesystem::path& file) {
@@ -99,7 +108,7 @@ T5Config read_t5_config(const std::filesystem::path& file) {
 FluxTransformerConfig read_flux_transformer_config(const std::filesystem::path& file) {
   const ConfigReader config(file);
   config.expect_class("FluxTransformer2DModel");
-  config.refuse("quantization_config");
+  check_quantization(config);
   FluxTransformerConfig flux;
   flux.patch_size = config.integer("patch_size", 1, 1, 1);
   flux.in_channels = width(config, "in_channels", 64);

@@ -107,9 +107,17 @@ FlowMatchEulerConfig read_flow_match_euler_config(const std::filesystem::path& f
 // A diffusers FLUX pipeline on disk, its configuration read and checked against each other
 // (T5 d_model == joint_attention_dim, CLIP hidden_size == pooled_projection_dim,
 // 4 * latent_channels == in_channels, sum(axes_dims_rope) == attention_head_dim, ...).
-struct ModelFolder {
-  std::filesystem::path root;
-  std::string name;  // how the user named it, or the folder's name
+struct FluxModel {
+  // Where the parts lie: a component folder of the diffusers layout, or a file, which may hold
+  // several of them. Tokenizers are folders.
+  struct Paths {
+    std::filesystem::path text_encoder, text_encoder_2, transformer, vae;
+    std::filesystem::path tokenizer, tokenizer_2;
+  };
+
+  std::filesystem::path root;  // the folder or file that stands for the model
+  std::string name;            // its name
+  Paths paths;
   ClipTextConfig text_encoder;
   T5Config text_encoder_2;
   FluxTransformerConfig transformer;
@@ -117,17 +125,25 @@ struct ModelFolder {
   FlowMatchEulerConfig scheduler;
   GenerationDefaults defaults;
 
-  // Throws Error{kBadInput} naming the file and what to do.
-  static ModelFolder open(const std::filesystem::path& root);
+  // A diffusers folder. Throws Error{kBadInput} naming the file and what to do.
+  static FluxModel open(const std::filesystem::path& root);
 };
+
+// Throws Error{kBadInput} if the parts do not belong together.
+void check_parts(const FluxModel& model);
+
+// What a model of the variant asks for, with what steadyflux.json in `root` says, if it is there.
+GenerationDefaults read_generation_defaults(const std::filesystem::path& root,
+                                            bool guidance_embeds);
 
 // Where Hugging Face's tools keep what they downloaded: $HF_HUB_CACHE, $HF_HOME/hub,
 // $XDG_CACHE_HOME/huggingface/hub, ~/.cache/huggingface/hub (the order of huggingface_hub).
 std::filesystem::path hugging_face_hub_cache();
 
-// What `-m` says -> a folder: an existing folder, or a hub id ("black-forest-labs/FLUX.1-schnell")
-// in the local Hugging Face cache (HF_HUB_CACHE, HF_HOME, ~/.cache/huggingface/hub; refs/main,
-// snapshots). nullopt -> STEADYFLUX_MODEL, else the bundled model, looked for in `model_dirs`.
+// What `-m` says -> a folder or file: an existing one, or a hub id
+// ("black-forest-labs/FLUX.1-schnell"), perhaps with a file of the repository behind it
+// ("city96/FLUX.1-schnell-gguf/flux1-schnell-Q8_0.gguf"), in the local Hugging Face cache
+// (HF_HUB_CACHE, HF_HOME, ~/.cache/huggingface/hub; refs/main, snapshots). nullopt -> STEADYFLUX_MODEL, else the bundled model, looked for in `model_dirs`.
 std::filesystem::path resolve_model(const std::optional<std::string>& spec,
                                     const std::vector<std::filesystem::path>& model_dirs);
 

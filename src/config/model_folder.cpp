@@ -32,7 +32,9 @@ void expect_equal(const fs::path& root, const char* key, std::int64_t value, con
                           root.string(), key, value, other_key, other));
 }
 
-void cross_check(const ModelFolder& model) {
+}  // namespace
+
+void check_parts(const FluxModel& model) {
   const auto& root = model.root;
   expect_equal(root, "text_encoder_2 d_model", model.text_encoder_2.d_model,
                "transformer joint_attention_dim", model.transformer.joint_attention_dim);
@@ -44,7 +46,7 @@ void cross_check(const ModelFolder& model) {
                "4 * vae latent_channels", 4 * model.vae.latent_channels);
 }
 
-GenerationDefaults read_defaults(const fs::path& root, bool guidance_embeds) {
+GenerationDefaults read_generation_defaults(const fs::path& root, bool guidance_embeds) {
   GenerationDefaults defaults;
   defaults.num_inference_steps = guidance_embeds ? 28 : 4;
   const fs::path file = root / "steadyflux.json";
@@ -64,9 +66,7 @@ GenerationDefaults read_defaults(const fs::path& root, bool guidance_embeds) {
   return defaults;
 }
 
-}  // namespace
-
-ModelFolder ModelFolder::open(const fs::path& root) {
+FluxModel FluxModel::open(const fs::path& root) {
   std::error_code error;
   if (!fs::is_directory(root, error)) {
     throw Error(ErrorKind::kBadInput,
@@ -80,8 +80,14 @@ ModelFolder ModelFolder::open(const fs::path& root) {
                             root.string()));
   }
   check_pipeline_class(root / "model_index.json");
-  ModelFolder model;
+  FluxModel model;
   model.root = root;
+  model.paths = {.text_encoder = root / "text_encoder",
+                 .text_encoder_2 = root / "text_encoder_2",
+                 .transformer = root / "transformer",
+                 .vae = root / "vae",
+                 .tokenizer = root / "tokenizer",
+                 .tokenizer_2 = root / "tokenizer_2"};
   // "models/emoji/" ends in an empty file name.
   const fs::path normal = fs::absolute(root, error).lexically_normal();
   model.name = (normal.has_filename() ? normal : normal.parent_path()).filename().string();
@@ -90,8 +96,8 @@ ModelFolder ModelFolder::open(const fs::path& root) {
   model.transformer = read_flux_transformer_config(root / "transformer" / "config.json");
   model.vae = read_autoencoder_kl_config(root / "vae" / "config.json");
   model.scheduler = read_flow_match_euler_config(root / "scheduler" / "scheduler_config.json");
-  cross_check(model);
-  model.defaults = read_defaults(root, model.transformer.guidance_embeds);
+  check_parts(model);
+  model.defaults = read_generation_defaults(root, model.transformer.guidance_embeds);
   return model;
 }
 

@@ -1,4 +1,4 @@
-// From what the user typed after -m to a folder. The hub's cache is only read, never written, and
+// From what the user typed after -m to a folder or a file. The hub's cache is only read, never written, and
 // nothing is downloaded: the error says which command does that.
 #include <fmt/format.h>
 
@@ -65,16 +65,40 @@ std::optional<fs::path> find_in_cache(const fs::path& cache, const std::string& 
   return std::nullopt;
 }
 
+bool is_file_name(const std::string& spec) {
+  return spec.ends_with(".safetensors") || spec.ends_with(".gguf") || spec.ends_with(".sft");
+}
+
+struct HubFile {
+  std::string id;    // "city96/FLUX.1-schnell-gguf"
+  std::string file;  // "flux1-schnell-Q4_K_S.gguf"
+};
+
+// "org/name/path/in/the/repository.gguf"
+std::optional<HubFile> split_hub_file(const std::string& spec) {
+  const std::size_t first = spec.find('/');
+  if (first == std::string::npos || !is_file_name(spec)) return std::nullopt;
+  const std::size_t second = spec.find('/', first + 1);
+  if (second == std::string::npos || spec.find("..") != std::string::npos) return std::nullopt;
+  const std::string id = spec.substr(0, second);
+  if (!is_hub_id(id)) return std::nullopt;
+  return HubFile{id, spec.substr(second + 1)};
+}
+
 fs::path resolve_spec(const std::string& spec) {
   std::error_code error;
-  if (fs::is_directory(spec, error)) return spec;
-  if (fs::exists(spec, error) || spec.ends_with(".safetensors") || spec.ends_with(".gguf")) {
+  if (fs::is_directory(spec, error) || fs::is_regular_file(spec, error)) return spec;
+  if (const auto split = split_hub_file(spec)) {
+    const auto& [id, file] = *split;
+    const fs::path cache = hugging_face_hub_cache();
+    const auto folder = find_in_cache(cache, id);
+    if (folder && fs::is_regular_file(*folder / file, error)) return *folder / file;
     throw Error(ErrorKind::kBadInput,
-                fmt::format("{}: single-file checkpoints are not supported yet, give a diffusers "
-                            "folder",
-                            printable(spec, 200)));
+                fmt::format("{}: neither a file nor in the Hugging Face cache ({}); fetch it with: "
+                            "hf download {} {}",
+                            printable(spec, 200), cache.string(), id, file));
   }
-  if (is_hub_id(spec)) {
+  if (is_hub_id(spec) && !is_file_name(spec)) {
     const fs::path cache = hugging_face_hub_cache();
     if (const auto folder = find_in_cache(cache, spec)) return *folder;
     throw Error(ErrorKind::kBadInput,
@@ -84,9 +108,9 @@ fs::path resolve_spec(const std::string& spec) {
   }
   throw Error(
       ErrorKind::kBadInput,
-      fmt::format("{}: no such folder; give a FLUX.1 model in the diffusers layout or a hub "
-                  "id such as black-forest-labs/FLUX.1-schnell",
-                  printable(spec, 200)));
+      fmt::format("{}: no such {}; give a FLUX.1 model in the diffusers layout, a single file or a "
+                  "hub id such as black-forest-labs/FLUX.1-schnell",
+                  printable(spec, 200), is_file_name(spec) ? "file" : "folder"));
 }
 
 }  // namespace

@@ -18,7 +18,7 @@
 #include "base/environment.h"
 #include "base/file_identity.h"
 #include "base/file_io.h"
-#include "embeddings/encoder_identity.h"
+#include "embeddings/kept_identity.h"
 #include "embeddings/unfinished_file.h"
 #include "steadyflux/error.h"
 
@@ -237,7 +237,7 @@ EmbedsCache::Summary EmbedsCache::clear() {
       throw io_error(entry.path, "cannot be removed", errno);
     }
   }
-  forget_encoder_identities(folder_);
+  forget_identities(folder_);
   return summarize(entries);
 }
 

@@ -15,7 +15,7 @@ namespace steadyflux {
 // All that decides what the embeddings of a prompt are.
 struct EmbedsKey {
   std::string prompt;
-  std::string encoder;  // encoder_identity(): weights, configurations and tokenizers
+  std::string encoder;  // kept_identity(): weights, configurations and tokenizers
   std::int64_t max_sequence_length = 0;
   std::string dtype;        // bf16, fp16, fp32
   std::string computed_by;  // whatever else decides the last bits (the device); may be ""

@@ -18,7 +18,7 @@ struct PictureMetadata {
   std::int64_t max_sequence_length = 0;
   std::string model;       // its folder's name
   std::string model_path;  // as it was opened
-  std::string model_hash;  // model_identity() of that folder
+  std::string model_hash;  // files_identity() of its files
   std::string dtype;       // "bf16", "fp16", "fp32"
   std::string device;      // "cpu", "cuda:0"
   std::int64_t num_threads = 1;

@@ -11,36 +11,78 @@ constexpr std::int64_t kTensorAlignment = 512;  // of tensors in a unit's buffer
 constexpr std::int64_t kTimeEmbedDim = 256;
 constexpr std::int64_t kClipLength = 77;
 
-// Adds up the tensors of a unit.
-class UnitSum {
+std::int64_t rounded_up(std::int64_t value, std::int64_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
+
+// Adds up the tensors of a component, unit by unit.
+class WeightsSum {
  public:
-  UnitSum(std::string name, std::int64_t element, std::int64_t stored)
-      : element_(element), stored_(stored) {
-    unit_.name = std::move(name);
+  WeightsSum(std::string component, const std::string& dtype, const StoredWeights& stored)
+      : element_(element_size(dtype)), stored_element_(element_size(stored.dtype)), stored_(stored) {
+    weights_.component = std::move(component);
   }
-  UnitSum& tensor(std::int64_t count) { return tensor(count, element_); }
-  UnitSum& tensor(std::int64_t count, std::int64_t element) {
-    unit_.bytes += (count * element + kTensorAlignment - 1) / kTensorAlignment * kTensorAlignment;
-    unit_.file_bytes += count * stored_;
+
+  // What follows is in a unit of this name, and begins with `prefix`.
+  WeightsSum& unit(const std::string& name, const std::string& prefix) {
+    weights_.units.push_back({name});
+    prefix_ = prefix;
     return *this;
   }
-  UnitSum& linear(std::int64_t in, std::int64_t out, bool bias = true) {
-    tensor(in * out);
-    return bias ? tensor(out) : *this;
+  WeightsSum& unit(const std::string& name) { return unit(name, name + "."); }
+  WeightsSum& prefix(const std::string& prefix) {
+    prefix_ = prefix;
+    return *this;
   }
-  // NOLINTNEXTLINE(google-explicit-constructor): the sum is the unit.
-  operator UnitFootprint() const { return unit_; }
+
+  WeightsSum& tensor(const std::string& name, std::int64_t count) {
+    return add(name, count, element_, false);
+  }
+  WeightsSum& linear(const std::string& name, std::int64_t in, std::int64_t out, bool bias = true) {
+    add(name + ".weight", in * out, element_, true);
+    return bias ? tensor(name + ".bias", out) : *this;
+  }
+  // One that is computed with values of another size.
+  WeightsSum& linear_of(std::int64_t element, const std::string& name, std::int64_t in,
+                        std::int64_t out) {
+    return add(name + ".weight", in * out, element, true);
+  }
+  WeightsSum& table(const std::string& name, std::int64_t count) {
+    const auto* size = find(name);
+    weights_.table_file_bytes += size != nullptr ? size->file_bytes : count * stored_element_;
+    return *this;
+  }
+  WeightsSum& norm(const std::string& name, std::int64_t dim) {
+    return tensor(name + ".weight", dim).tensor(name + ".bias", dim);
+  }
+
+  WeightsFootprint done() { return std::move(weights_); }
 
  private:
-  std::int64_t element_;
-  std::int64_t stored_;
-  UnitFootprint unit_;
-};
+  const StoredSize* find(const std::string& name) const {
+    if (!stored_.sizes) return nullptr;
+    const auto it = stored_.sizes->find(prefix_ + name);
+    return it == stored_.sizes->end() ? nullptr : &it->second;
+  }
 
-void set_fixed(WeightsFootprint& weights, const UnitFootprint& fixed) {
-  weights.fixed_bytes = fixed.bytes;
-  weights.fixed_file_bytes = fixed.file_bytes;
-}
+  WeightsSum& add(const std::string& name, std::int64_t count, std::int64_t element, bool matrix) {
+    const auto* size = find(name);
+    const bool packed = matrix && size != nullptr && size->packed_bytes > 0;
+    const auto bytes = rounded_up(packed ? size->packed_bytes : count * element, kTensorAlignment);
+    const auto file_bytes = size != nullptr ? size->file_bytes : count * stored_element_;
+    if (packed) weights_.unpacked_bytes = std::max(weights_.unpacked_bytes, count * element);
+    const bool fixed = weights_.units.empty();
+    (fixed ? weights_.fixed_bytes : weights_.units.back().bytes) += bytes;
+    (fixed ? weights_.fixed_file_bytes : weights_.units.back().file_bytes) += file_bytes;
+    return *this;
+  }
+
+  std::int64_t element_;
+  std::int64_t stored_element_;
+  const StoredWeights& stored_;
+  std::string prefix_;
+  WeightsFootprint weights_;
+};
 
 std::int64_t row_chunk(std::int64_t rows, std::int64_t most) {
   return std::min(rows, row_chunk_size(rows, most));
@@ -54,105 +96,107 @@ std::int64_t element_size(const std::string& dtype) {
 }
 
 WeightsFootprint clip_weights(const ClipTextConfig& config, const std::string& dtype,
-                              std::int64_t stored) {
-  const auto d = config.hidden_size, e = element_size(dtype);
-  WeightsFootprint weights;
-  weights.component = "text_encoder";
-  weights.table_file_bytes = config.vocab_size * d * stored;
-  set_fixed(weights,
-            UnitSum("", e, stored).tensor(config.max_position_embeddings * d).tensor(d).tensor(d));
+                              const StoredWeights& stored) {
+  const auto d = config.hidden_size;
+  WeightsSum sum("text_encoder", dtype, stored);
+  sum.table("embeddings.token_embedding.weight", config.vocab_size * d)
+      .tensor("embeddings.position_embedding.weight", config.max_position_embeddings * d)
+      .norm("final_layer_norm", d);
   for (std::int64_t i = 0; i < config.num_hidden_layers; ++i) {
-    UnitSum unit("encoder.layers." + std::to_string(i), e, stored);
-    for (int norm = 0; norm < 2; ++norm) unit.tensor(d).tensor(d);
-    for (int projection = 0; projection < 4; ++projection) unit.linear(d, d);
-    unit.linear(d, config.intermediate_size).linear(config.intermediate_size, d);
-    weights.units.push_back(unit);
+    sum.unit("encoder.layers." + std::to_string(i)).norm("layer_norm1", d).norm("layer_norm2", d);
+    for (const char* projection : {"q_proj", "k_proj", "v_proj", "out_proj"}) {
+      sum.linear(std::string("self_attn.") + projection, d, d);
+    }
+    sum.linear("mlp.fc1", d, config.intermediate_size)
+        .linear("mlp.fc2", config.intermediate_size, d);
   }
-  return weights;
+  return sum.done();
 }
 
-WeightsFootprint t5_weights(const T5Config& config, const std::string& dtype, std::int64_t stored) {
-  const auto d = config.d_model, inner = config.num_heads * config.d_kv, e = element_size(dtype);
-  WeightsFootprint weights;
-  weights.component = "text_encoder_2";
-  weights.table_file_bytes = config.vocab_size * d * stored;
-  set_fixed(weights, UnitSum("", e, stored)
-                         .tensor(config.relative_attention_num_buckets * config.num_heads)
-                         .tensor(d));
+WeightsFootprint t5_weights(const T5Config& config, const std::string& dtype,
+                            const StoredWeights& stored) {
+  const auto d = config.d_model, inner = config.num_heads * config.d_kv;
+  // wo stays fp32 when the rest is fp16.
+  const auto wo_element = dtype == "fp16" ? 4 : element_size(dtype);
+  WeightsSum sum("text_encoder_2", dtype, stored);
+  sum.table("shared.weight", config.vocab_size * d)
+      .tensor("encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+              config.relative_attention_num_buckets * config.num_heads)
+      .tensor("encoder.final_layer_norm.weight", d);
   for (std::int64_t i = 0; i < config.num_layers; ++i) {
-    const auto name = "encoder.block." + std::to_string(i);
-    weights.units.push_back(UnitSum(name + ".layer.0", e, stored)
-                                .linear(d, inner, false)
-                                .linear(d, inner, false)
-                                .linear(d, inner, false)
-                                .linear(inner, d, false)
-                                .tensor(d));
-    const auto dense = name + ".layer.1.DenseReluDense";
-    weights.units.push_back(UnitSum(dense + ".wi", e, stored)
-                                .linear(d, config.d_ff, false)
-                                .linear(d, config.d_ff, false)
-                                .tensor(d));
-    // wo stays fp32 when the rest is fp16.
-    weights.units.push_back(
-        UnitSum(dense + ".wo", e, stored).tensor(config.d_ff * d, dtype == "fp16" ? 4 : e));
+    const auto block = "encoder.block." + std::to_string(i), dense = block + ".layer.1.";
+    sum.unit(block + ".layer.0")
+        .linear("SelfAttention.q", d, inner, false)
+        .linear("SelfAttention.k", d, inner, false)
+        .linear("SelfAttention.v", d, inner, false)
+        .linear("SelfAttention.o", inner, d, false)
+        .tensor("layer_norm.weight", d);
+    sum.unit(dense + "DenseReluDense.wi", dense)
+        .linear("DenseReluDense.wi_0", d, config.d_ff, false)
+        .linear("DenseReluDense.wi_1", d, config.d_ff, false)
+        .tensor("layer_norm.weight", d);
+    sum.unit(dense + "DenseReluDense.wo", dense)
+        .linear_of(wo_element, "DenseReluDense.wo", config.d_ff, d);
   }
-  return weights;
+  return sum.done();
 }
 
 WeightsFootprint transformer_weights(const FluxTransformerConfig& config, const std::string& dtype,
-                                     std::int64_t stored) {
-  const auto dim = config.inner_dim(), head = config.attention_head_dim, e = element_size(dtype);
-  WeightsFootprint weights;
-  weights.component = "transformer";
-  set_fixed(weights, UnitSum("", e, stored)
-                         .linear(config.joint_attention_dim, dim)
-                         .linear(config.in_channels, dim)
-                         .linear(dim, config.patch_size * config.patch_size * config.out_channels));
+                                     const StoredWeights& stored) {
+  const auto dim = config.inner_dim(), head = config.attention_head_dim;
+  WeightsSum sum("transformer", dtype, stored);
+  sum.linear("context_embedder", config.joint_attention_dim, dim)
+      .linear("x_embedder", config.in_channels, dim)
+      .linear("proj_out", dim, config.patch_size * config.patch_size * config.out_channels);
   for (std::int64_t i = 0; i < config.num_layers; ++i) {
-    const auto name = "transformer_blocks." + std::to_string(i);
-    UnitSum attn(name + ".attn", e, stored);
-    for (int projection = 0; projection < 8; ++projection) attn.linear(dim, dim);
-    for (int norm = 0; norm < 4; ++norm) attn.tensor(head);
-    weights.units.push_back(attn);
+    const auto block = "transformer_blocks." + std::to_string(i);
+    sum.unit(block + ".attn");
+    for (const char* projection : {"to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj",
+                                   "add_v_proj", "to_add_out"}) {
+      sum.linear(projection, dim, dim);
+    }
+    for (const char* norm : {"norm_q", "norm_k", "norm_added_q", "norm_added_k"}) {
+      sum.tensor(std::string(norm) + ".weight", head);
+    }
     for (const char* part : {".ff", ".ff_context"}) {
-      weights.units.push_back(
-          UnitSum(name + part, e, stored).linear(dim, 4 * dim).linear(4 * dim, dim));
+      sum.unit(block + part).linear("net.0.proj", dim, 4 * dim).linear("net.2", 4 * dim, dim);
     }
   }
   for (std::int64_t i = 0; i < config.num_single_layers; ++i) {
-    const auto name = "single_transformer_blocks." + std::to_string(i);
-    UnitSum attn(name + ".attn", e, stored);
-    for (int projection = 0; projection < 3; ++projection) attn.linear(dim, dim);
-    weights.units.push_back(attn.tensor(head).tensor(head));
-    weights.units.push_back(
-        UnitSum(name + ".mlp", e, stored).linear(dim, 4 * dim).linear(5 * dim, dim));
+    const auto block = "single_transformer_blocks." + std::to_string(i);
+    sum.unit(block + ".attn");
+    for (const char* projection : {"to_q", "to_k", "to_v"}) sum.linear(projection, dim, dim);
+    sum.tensor("norm_q.weight", head).tensor("norm_k.weight", head);
+    sum.unit(block + ".mlp", block + ".")
+        .linear("proj_mlp", dim, 4 * dim)
+        .linear("proj_out", 5 * dim, dim);
   }
-  return weights;
+  return sum.done();
 }
 
 WeightsFootprint modulation_weights(const FluxTransformerConfig& config, const std::string& dtype,
-                                    std::int64_t stored) {
-  const auto dim = config.inner_dim(), e = element_size(dtype);
-  WeightsFootprint weights;
-  weights.component = "modulation";
-  UnitSum fixed("", e, stored);
-  fixed.linear(kTimeEmbedDim, dim).linear(dim, dim);
-  if (config.guidance_embeds) fixed.linear(kTimeEmbedDim, dim).linear(dim, dim);
-  fixed.linear(config.pooled_projection_dim, dim).linear(dim, dim);
-  set_fixed(weights, fixed);
+                                    const StoredWeights& stored) {
+  const auto dim = config.inner_dim();
+  WeightsSum sum("modulation", dtype, stored);
+  const auto embedder = [&](const std::string& name, std::int64_t in) {
+    sum.prefix("time_text_embed." + name + ".").linear("linear_1", in, dim);
+    sum.linear("linear_2", dim, dim);
+  };
+  embedder("timestep_embedder", kTimeEmbedDim);
+  if (config.guidance_embeds) embedder("guidance_embedder", kTimeEmbedDim);
+  embedder("text_embedder", config.pooled_projection_dim);
   for (std::int64_t i = 0; i < config.num_layers; ++i) {
-    const auto name = "transformer_blocks." + std::to_string(i);
+    const auto block = "transformer_blocks." + std::to_string(i);
     for (const char* part : {".norm1", ".norm1_context"}) {
-      weights.units.push_back(UnitSum(name + part, e, stored).linear(dim, 6 * dim));
+      sum.unit(block + part).linear("linear", dim, 6 * dim);
     }
   }
   for (std::int64_t i = 0; i < config.num_single_layers; ++i) {
-    weights.units.push_back(
-        UnitSum("single_transformer_blocks." + std::to_string(i) + ".norm", e, stored)
-            .linear(dim, 3 * dim));
+    sum.unit("single_transformer_blocks." + std::to_string(i) + ".norm")
+        .linear("linear", dim, 3 * dim);
   }
-  weights.units.push_back(UnitSum("norm_out", e, stored).linear(dim, 2 * dim));
-  return weights;
+  sum.unit("norm_out").linear("linear", dim, 2 * dim);
+  return sum.done();
 }
 
 std::int64_t clip_activations(const ClipTextConfig& config, const std::string& dtype,

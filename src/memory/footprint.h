@@ -21,16 +21,19 @@ struct WeightsFootprint {
   std::int64_t fixed_bytes = 0;  // in place all the time
   std::int64_t fixed_file_bytes = 0;
   std::int64_t table_file_bytes = 0;  // of tables that stay in the file
+  // Of the largest matrix that is packed, unpacked: as long as it is computed with, it is there too.
+  std::int64_t unpacked_bytes = 0;
 };
 
-// `dtype` is computed with; `stored` is the size of one value in the files.
+// `dtype` is computed with.
 WeightsFootprint clip_weights(const ClipTextConfig& config, const std::string& dtype,
-                              std::int64_t stored);
-WeightsFootprint t5_weights(const T5Config& config, const std::string& dtype, std::int64_t stored);
+                              const StoredWeights& stored);
+WeightsFootprint t5_weights(const T5Config& config, const std::string& dtype,
+                            const StoredWeights& stored);
 WeightsFootprint transformer_weights(const FluxTransformerConfig& config, const std::string& dtype,
-                                     std::int64_t stored);
+                                     const StoredWeights& stored);
 WeightsFootprint modulation_weights(const FluxTransformerConfig& config, const std::string& dtype,
-                                    std::int64_t stored);
+                                    const StoredWeights& stored);
 
 // Tensors of the forward pass at its peak, where it is computed. `group`: prompts or pictures that
 // go through it together. `workers`: threads of the CPU, each with room of its own for attention; 0

@@ -31,6 +31,9 @@ constexpr std::int64_t kPinnedBytes = kPinnedBuffers * kPinnedBufferBytes;
 constexpr std::int64_t kSmallTensors = std::int64_t{64} << 10;
 constexpr std::int64_t kSmallShare = 100;  // one part in so many
 
+// What libtorch's operations have between packed and unpacked values, chunk by chunk.
+constexpr std::int64_t kUnpackingBytes = 32 * kMiB;
+
 // A copy from pinned RAM takes this part of the time of reading the same from a disk.
 constexpr std::int64_t kHostCopyShare = 8;
 
@@ -86,7 +89,7 @@ struct Room {
 
 class Planner {
  public:
-  Planner(const ModelFolder& model, const Workload& workload, const Budget& budget,
+  Planner(const FluxModel& model, const Workload& workload, const Budget& budget,
           const PlanOptions& options)
       : model_(model),
         workload_(workload),
@@ -131,21 +134,23 @@ class Planner {
 
   std::int64_t disk_bytes() const {
     const auto& w = workload_;
-    std::int64_t bytes = vae_decoder_weight_bytes(model_.vae, element_size(w.stored.vae));
-    for (const auto& part :
-         {clip_weights(model_.text_encoder, w.dtype, element_size(w.stored.text_encoder)),
-          t5_weights(model_.text_encoder_2, w.dtype, element_size(w.stored.text_encoder_2)),
-          modulation_weights(model_.transformer, w.dtype, element_size(w.stored.transformer)),
-          transformer_weights(model_.transformer, w.dtype, element_size(w.stored.transformer))}) {
+    std::int64_t bytes = vae_decoder_weight_bytes(model_.vae, element_size(w.stored.vae.dtype));
+    for (const auto& part : {clip_weights(model_.text_encoder, w.dtype, w.stored.text_encoder),
+                             t5_weights(model_.text_encoder_2, w.dtype, w.stored.text_encoder_2),
+                             modulation_weights(model_.transformer, w.dtype, w.stored.transformer),
+                             transformer_weights(model_.transformer, w.dtype,
+                                                 w.stored.transformer)}) {
       bytes += part.fixed_file_bytes + part.table_file_bytes + file_bytes(part);
     }
     return bytes;
   }
 
   // Adds what is on the computing side and what is in RAM in any case to a phase.
-  void add_weights(PhasePlan& phase, const WeightsFootprint& footprint, const std::string& stored,
+  void add_weights(PhasePlan& phase, const WeightsFootprint& footprint, const StoredWeights& stored,
                    std::int64_t passes, std::int64_t here, std::int64_t host) const {
-    const bool mappable = !on_device() && stored == workload_.dtype;
+    const bool mappable = !on_device() && (stored.packed || stored.dtype == workload_.dtype);
+    here += footprint.unpacked_bytes;
+    if (on_device() && footprint.unpacked_bytes > 0) here += kUnpackingBytes;
     if (on_device()) here += kSmallTensors + here / kSmallShare;
     WeightsPlan weights;
     weights.component = footprint.component;
@@ -265,13 +270,11 @@ class Planner {
     const auto host = overhead(kEncodeOverhead) + parked_embeds_;
     const auto here = on_device() ? embeds_ : 0;
     add_weights(phase,
-                clip_weights(model_.text_encoder, workload_.dtype,
-                             element_size(workload_.stored.text_encoder)),
+                clip_weights(model_.text_encoder, workload_.dtype, workload_.stored.text_encoder),
                 workload_.stored.text_encoder, passes,
                 here + clip_activations(model_.text_encoder, workload_.dtype, group), host);
     add_weights(phase,
-                t5_weights(model_.text_encoder_2, workload_.dtype,
-                           element_size(workload_.stored.text_encoder_2)),
+                t5_weights(model_.text_encoder_2, workload_.dtype, workload_.stored.text_encoder_2),
                 workload_.stored.text_encoder_2, passes,
                 here + t5_activations(model_.text_encoder_2, workload_.dtype,
                                       workload_.max_sequence_length, group),
@@ -316,7 +319,7 @@ class Planner {
     PhasePlan modulate{.name = "modulate"};
     add_weights(
         modulate,
-        modulation_weights(config, workload_.dtype, element_size(workload_.stored.transformer)),
+        modulation_weights(config, workload_.dtype, workload_.stored.transformer),
         workload_.stored.transformer, 1,
         modulation_activations(config, workload_.dtype, workload_.num_tables * rows),
         overhead(kModulateOverhead) + table_bytes(rows) + parked_embeds_ +
@@ -334,7 +337,7 @@ class Planner {
                              : std::int64_t{0};
     add_weights(
         denoise,
-        transformer_weights(config, workload_.dtype, element_size(workload_.stored.transformer)),
+        transformer_weights(config, workload_.dtype, workload_.stored.transformer),
         workload_.stored.transformer, passes,
         transformer_activations(config, workload_.dtype, workload_.max_sequence_length, image_len_,
                                 on_device() ? 0 : workload_.num_threads, group) +
@@ -379,7 +382,7 @@ class Planner {
     WeightsPlan weights;
     weights.component = "vae";
     weights.fixed_bytes = weight_bytes;
-    weights.mapped = !on_device() && workload_.stored.vae == workload_.dtype;
+    weights.mapped = !on_device() && workload_.stored.vae.dtype == workload_.dtype;
     phase.device_activations =
         on_device() ? footprint.device_peak + kSmallTensors + footprint.device_peak / kSmallShare
                     : 0;
@@ -395,7 +398,7 @@ class Planner {
     return phase;
   }
 
-  const ModelFolder& model_;
+  const FluxModel& model_;
   const Workload& workload_;
   const Budget& budget_;
   const PlanOptions& options_;
@@ -448,7 +451,7 @@ std::int64_t traffic(const Plan& plan) {
   return plan.disk_read_bytes + plan.host_copy_bytes / kHostCopyShare;
 }
 
-Plan make_plan(const ModelFolder& model, const Workload& workload, const Budget& budget,
+Plan make_plan(const FluxModel& model, const Workload& workload, const Budget& budget,
                const PlanOptions& options) {
   return Planner(model, workload, budget, options).make();
 }
@@ -467,7 +470,7 @@ std::int64_t smallest(std::int64_t low, std::int64_t high, std::int64_t precisio
 
 }  // namespace
 
-Alternatives find_alternatives(const ModelFolder& model, const Workload& workload,
+Alternatives find_alternatives(const FluxModel& model, const Workload& workload,
                                const Budget& budget, const PlanOptions& options) {
   constexpr std::int64_t kPlenty = std::int64_t{1} << 46;
   const auto with = [&](std::int64_t Budget::*member, std::int64_t bytes) {

@@ -5,6 +5,8 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -31,12 +33,27 @@ struct Budget {
 constexpr std::int64_t kCudaContextBytes = std::int64_t{480} << 20;
 constexpr std::int64_t kCudaHostBytes = std::int64_t{900} << 20;
 
-// The dtype that most weights of a component have in its files: bf16, fp16, fp32 or fp64.
-struct StoredDtypes {
-  std::string text_encoder = "bf16";
-  std::string text_encoder_2 = "bf16";
-  std::string transformer = "bf16";
-  std::string vae = "bf16";
+// How much one tensor takes.
+struct StoredSize {
+  std::int64_t file_bytes = 0;
+  std::int64_t packed_bytes = 0;  // in memory, where it can stay packed; 0: plain values
+};
+
+// How a component's weights are stored.
+struct StoredWeights {
+  // What most bytes are: bf16, fp16, fp32, fp64 or a quantisation, "Q4_K".
+  std::string dtype = "bf16";
+  // Most bytes are packed and stay so in memory.
+  bool packed = false;
+  // Of every tensor, by the model's names. Without it all are of `dtype`.
+  std::shared_ptr<const std::map<std::string, StoredSize>> sizes = {};
+};
+
+struct StoredModel {
+  StoredWeights text_encoder = {};
+  StoredWeights text_encoder_2 = {};
+  StoredWeights transformer = {};
+  StoredWeights vae = {};
 };
 
 // What is to be made in one go, as far as memory is concerned. Where pictures differ, the largest
@@ -52,8 +69,9 @@ struct Workload {
   std::int64_t max_sequence_length = 512;
   int num_threads = 1;
   std::string dtype = "bf16";  // computed with: bf16, fp16, fp32
-  // Where it is the one computed with, weights on the CPU are used as they lie in the mapped files.
-  StoredDtypes stored;
+  // Where it is the dtype computed with, or packed, weights on the CPU are used as they lie in the
+  // mapped files.
+  StoredModel stored;
 };
 
 enum class UnitPlace : std::uint8_t {
@@ -136,7 +154,7 @@ struct Plan {
   const PhasePlan& phase(const std::string& name) const;
 };
 
-Plan make_plan(const ModelFolder& model, const Workload& workload, const Budget& budget,
+Plan make_plan(const FluxModel& model, const Workload& workload, const Budget& budget,
                const PlanOptions& options = {});
 
 bool fits(const PhasePlan& phase, const Budget& budget);
@@ -153,7 +171,7 @@ struct Alternatives {
   std::int64_t width = 0;
   std::int64_t height = 0;
 };
-Alternatives find_alternatives(const ModelFolder& model, const Workload& workload,
+Alternatives find_alternatives(const FluxModel& model, const Workload& workload,
                                const Budget& budget, const PlanOptions& options = {});
 
 }  // namespace steadyflux

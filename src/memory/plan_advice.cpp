@@ -42,7 +42,7 @@ std::optional<Excess> find_excess(const Plan& plan, std::int64_t PhasePlan::*pea
 
 }  // namespace
 
-Remedies find_remedies(const ModelFolder& model, const Workload& workload, const Budget& budget,
+Remedies find_remedies(const FluxModel& model, const Workload& workload, const Budget& budget,
                        const PlanOptions& options) {
   const auto find = [&](const Budget& changed) {
     return find_alternatives(model, workload, changed, options);

@@ -16,7 +16,7 @@ struct Remedies {
   std::int64_t ram = 0;
 };
 
-Remedies find_remedies(const ModelFolder& model, const Workload& workload, const Budget& budget,
+Remedies find_remedies(const FluxModel& model, const Workload& workload, const Budget& budget,
                        const PlanOptions& options);
 
 // One line: what is missing, the smallest budgets that would do, the largest size that fits.

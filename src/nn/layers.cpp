@@ -10,11 +10,13 @@ namespace steadyflux {
 
 void Linear::visit(const SlotScope& scope, std::int64_t in_features, std::int64_t out_features,
                    bool has_bias) {
-  scope.tensor("weight", weight, {out_features, in_features});
+  scope.tensor("weight", weight, {out_features, in_features}).packed = &packed;
   if (has_bias) scope.tensor("bias", bias, {out_features});
 }
 
-at::Tensor Linear::operator()(const at::Tensor& x) const { return at::linear(x, weight, bias); }
+at::Tensor Linear::operator()(const at::Tensor& x) const {
+  return at::linear(x, packed ? packed->unpacked() : weight, bias);
+}
 
 void LayerNorm::visit(const SlotScope& scope, std::int64_t dim) {
   scope.tensor("weight", weight, {dim});
@@ -54,10 +56,15 @@ at::Tensor Embedding::operator()(const at::Tensor& ids) const { return at::embed
 TensorSlot& HostEmbedding::visit(const SlotScope& scope, std::int64_t num, std::int64_t dim) {
   auto& slot = scope.tensor("weight", weight, {num, dim});
   slot.host_table = true;
+  slot.packed = &packed;
   return slot;
 }
 
 at::Tensor HostEmbedding::lookup(const at::Tensor& ids, const at::Tensor& like) const {
+  if (packed) {
+    const auto rows = packed->unpacked_rows(ids, like.scalar_type());
+    return rows.unflatten(0, ids.sizes()).to(like.device());
+  }
   return at::embedding(weight, ids).to(like.options());
 }
 

@@ -9,13 +9,16 @@
 
 namespace steadyflux {
 
-// y = x W^T + b; weight [out, in], bias [out] or absent.
+// y = x W^T + b; weight [out, in], bias [out] or absent. The weight is plain or packed.
 struct Linear {
   at::Tensor weight;
+  std::optional<PackedTensor> packed;
   at::Tensor bias;
 
   void visit(const SlotScope& scope, std::int64_t in_features, std::int64_t out_features,
              bool has_bias = true);
+  std::int64_t out_features() const { return packed ? packed->shape()[0] : weight.size(0); }
+  at::ScalarType dtype() const { return packed ? packed->dtype() : weight.scalar_type(); }
   at::Tensor operator()(const at::Tensor& x) const;
 };
 
@@ -59,6 +62,7 @@ struct Embedding {
 // where and in what dtype it is computed with.
 struct HostEmbedding {
   at::Tensor weight;  // on the CPU, in the file's dtype
+  std::optional<PackedTensor> packed;
 
   TensorSlot& visit(const SlotScope& scope, std::int64_t num, std::int64_t dim);
   // ids [...], on the CPU -> [..., dim] like `like`.

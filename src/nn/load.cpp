@@ -36,7 +36,7 @@ bool starts_with_any(const std::string& name, const std::vector<std::string>& pr
 }
 
 // The name under which the checkpoint has the slot's tensor.
-std::optional<std::string> find_name(const Checkpoint& checkpoint, const TensorSlot& slot,
+std::optional<std::string> find_name(const ComponentWeights& checkpoint, const TensorSlot& slot,
                                      const std::string& optional_prefix) {
   std::vector<std::string> names = {slot.name};
   names.insert(names.end(), slot.aliases.begin(), slot.aliases.end());
@@ -48,14 +48,98 @@ std::optional<std::string> find_name(const Checkpoint& checkpoint, const TensorS
   return std::nullopt;
 }
 
+// Also a 1 x 1 convolution where a Linear is asked for: [out, in, 1, 1] is [out, in].
+bool fits(std::vector<std::int64_t> stored, const std::vector<std::int64_t>& wanted) {
+  while (stored.size() > wanted.size() && stored.back() == 1) stored.pop_back();
+  return stored == wanted;
+}
+
+void check_tensor(const StoredTensor& stored, const std::string& name, const TensorSlot& slot) {
+  if (!fits(stored.shape, slot.shape)) {
+    throw Error(
+        ErrorKind::kBadInput,
+        fmt::format("{}: tensor {} has shape {}, the config asks for {}", stored.path().string(),
+                    name, shape_to_string(stored.shape), shape_to_string(slot.shape)));
+  }
+  if (!stored.packed() && !weight_scalar_type(stored.dtype())) {
+    throw Error(ErrorKind::kBadInput,
+                fmt::format("{}: tensor {} has dtype {}, which no weights have: expected floating "
+                            "point or a known quantisation",
+                            stored.path().string(), name, to_string(stored.dtype())));
+  }
+}
+
+// The pages of the file need not stay: their values are elsewhere.
+void forget_pages(const StoredTensor& stored) {
+  for (const auto& rows : stored.rows) {
+    for (const auto* view : rows.views()) view->file->forget({view->data, view->nbytes});
+  }
+}
+
+void load_packed(const TensorSlot& slot, const StoredTensor& stored, const LoadOptions& options,
+                 PinnedCopier* to_device) {
+  auto packed = PackedTensor::in_place(stored, slot_dtype(slot, options.dtype));
+  if (!slot.host_table && (to_device != nullptr || options.copy)) {
+    packed = packed.copied([&](const at::Tensor& bytes) {
+      return to_device != nullptr ? to_device->copy(bytes, at::kByte) : bytes.clone();
+    });
+    forget_pages(stored);
+  }
+  *slot.packed = std::move(packed);
+  slot.tensor->reset();
+}
+
+void load_slot(const TensorSlot& slot, const StoredTensor& stored, const LoadOptions& options,
+               PinnedCopier* to_device) {
+  if (slot.packed != nullptr && stored.keeps_packed()) {
+    load_packed(slot, stored, options, to_device);
+    return;
+  }
+  const auto dtype = slot_dtype(slot, options.dtype);
+  const bool in_place = stored.plain_in_place();
+  const auto tensor = in_place ? to_tensor(stored.first().values).view(slot.shape)
+                               : make_dense(stored, slot.shape, dtype);
+  if (slot.host_table) {
+    *slot.tensor = tensor;
+    return;
+  }
+  if (to_device != nullptr) {
+    *slot.tensor = to_device->copy(tensor, dtype);
+  } else {
+    // Without `copy` none is made if the dtype is the file's.
+    *slot.tensor = tensor.to(dtype, /*non_blocking=*/false, options.copy && in_place);
+  }
+  if (!in_place || slot.tensor->const_data_ptr() != tensor.const_data_ptr()) forget_pages(stored);
+}
+
 }  // namespace
 
-std::vector<const TensorView*> match_slots(const Checkpoint& checkpoint,
-                                           const std::vector<TensorSlot>& slots,
-                                           const LoadOptions& options) {
+at::Tensor make_dense(const StoredTensor& stored, const std::vector<std::int64_t>& shape,
+                      at::ScalarType dtype) {
+  constexpr std::int64_t kStep = std::int64_t{1} << 20;
+  const auto result = at::empty(shape, dtype);
+  auto flat = result.view(-1);
+  const auto values = at::empty({std::min(kStep, flat.numel())}, at::kFloat);
+  std::int64_t done = 0;
+  for (const auto& rows : stored.rows) {
+    std::int64_t count = 1;
+    for (const auto size : rows.values.shape) count *= size;
+    for (std::int64_t first = 0; first < count; first += kStep) {
+      const auto step = std::min(kStep, count - first);
+      read_values(rows, first, step, values.mutable_data_ptr<float>());
+      flat.narrow(0, done, step).copy_(values.narrow(0, 0, step));
+      done += step;
+    }
+  }
+  return result;
+}
+
+std::vector<const StoredTensor*> match_slots(const ComponentWeights& checkpoint,
+                                             const std::vector<TensorSlot>& slots,
+                                             const LoadOptions& options) {
   const auto where = checkpoint.path().string();
   std::set<std::string> used;
-  std::vector<const TensorView*> views;
+  std::vector<const StoredTensor*> tensors;
   for (const auto& slot : slots) {
     const auto name = find_name(checkpoint, slot, options.optional_prefix);
     if (!name) {
@@ -63,30 +147,20 @@ std::vector<const TensorView*> match_slots(const Checkpoint& checkpoint,
                   fmt::format("{}: tensor {} is missing; the config asks for it with shape {}",
                               where, slot.name, shape_to_string(slot.shape)));
     }
-    const auto* view = checkpoint.find(*name);
-    if (view->shape != slot.shape) {
-      throw Error(ErrorKind::kBadInput,
-                  fmt::format("{}: tensor {} has shape {}, the config asks for {}",
-                              view->file->path().string(), *name, shape_to_string(view->shape),
-                              shape_to_string(slot.shape)));
-    }
-    if (!weight_scalar_type(view->dtype)) {
-      throw Error(ErrorKind::kBadInput,
-                  fmt::format("{}: tensor {} has dtype {}; steadyflux reads F32, F16 and BF16",
-                              view->file->path().string(), *name, to_string(view->dtype)));
-    }
+    const auto* stored = checkpoint.find(*name);
+    check_tensor(*stored, *name, slot);
     used.insert(*name);
     for (const auto& alias : slot.aliases) used.insert(alias);
-    views.push_back(view);
+    tensors.push_back(stored);
   }
-  if (!options.complete) return views;
-  for (const auto& [name, view] : checkpoint.tensors()) {
+  if (!options.complete) return tensors;
+  for (const auto& [name, stored] : checkpoint.tensors()) {
     if (used.count(name) || starts_with_any(name, options.ignored_prefixes)) continue;
     throw Error(ErrorKind::kBadInput,
                 fmt::format("{}: tensor {} has no place in the model that the config describes",
-                            view.file->path().string(), printable(name)));
+                            stored.path().string(), printable(name)));
   }
-  return views;
+  return tensors;
 }
 
 at::ScalarType slot_dtype(const TensorSlot& slot, at::ScalarType dtype) {
@@ -113,16 +187,16 @@ at::Tensor to_tensor(const TensorView& view) {
       data, view.shape, [file = view.file](void*) {}, options);
 }
 
-void check_slots(const Checkpoint& checkpoint, const std::vector<TensorSlot>& slots,
+void check_slots(const ComponentWeights& checkpoint, const std::vector<TensorSlot>& slots,
                  const LoadOptions& options) {
   match_slots(checkpoint, slots, options);
 }
 
-void load_slots(const Checkpoint& checkpoint, const std::vector<TensorSlot>& slots,
+void load_slots(const ComponentWeights& checkpoint, const std::vector<TensorSlot>& slots,
                 const LoadOptions& options) {
-  const auto views = match_slots(checkpoint, slots, options);
+  const auto tensors = match_slots(checkpoint, slots, options);
   std::int64_t total = 0;
-  for (const auto* view : views) total += static_cast<std::int64_t>(view->nbytes);
+  for (const auto* stored : tensors) total += static_cast<std::int64_t>(stored->nbytes());
   std::optional<PinnedCopier> to_device;
   if (!options.device.is_cpu()) {
     // Twice the bytes: fp32 wanted of a 16-bit file.
@@ -131,27 +205,15 @@ void load_slots(const Checkpoint& checkpoint, const std::vector<TensorSlot>& slo
   std::int64_t done = 0;
   for (std::size_t i = 0; i < slots.size(); ++i) {
     if (options.progress) options.progress(done, total);
-    const auto dtype = slot_dtype(slots[i], options.dtype);
-    auto tensor = to_tensor(*views[i]);
-    if (slots[i].host_table) {
-      *slots[i].tensor = tensor;
-    } else if (to_device) {
-      *slots[i].tensor = to_device->copy(tensor, dtype);
-    } else {
-      // Without `copy` none is made if the dtype is the file's.
-      *slots[i].tensor = tensor.to(dtype, /*non_blocking=*/false, options.copy);
-    }
-    if (!slots[i].host_table && slots[i].tensor->const_data_ptr() != tensor.const_data_ptr()) {
-      views[i]->file->forget({views[i]->data, views[i]->nbytes});
-    }
-    done += static_cast<std::int64_t>(views[i]->nbytes);
+    load_slot(slots[i], *tensors[i], options, to_device ? &*to_device : nullptr);
+    done += static_cast<std::int64_t>(tensors[i]->nbytes());
   }
   if (options.progress) options.progress(total, total);
 }
 
-at::ScalarType dominant_dtype(const Checkpoint& checkpoint) {
+at::ScalarType dominant_dtype(const ComponentWeights& checkpoint) {
   std::map<DType, std::size_t> bytes;
-  for (const auto& [name, view] : checkpoint.tensors()) bytes[view.dtype] += view.nbytes;
+  for (const auto& [name, stored] : checkpoint.tensors()) bytes[stored.dtype()] += stored.nbytes();
   const auto most = std::max_element(
       bytes.begin(), bytes.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
   if (most == bytes.end()) return at::kFloat;

@@ -1,5 +1,6 @@
 // From a checkpoint into the slots of a model: every name, dtype and shape is checked before the
-// first tensor is made; what fits as it lies in the file is used in place, without a copy.
+// first tensor is made; what fits as it lies in the file, packed values too, is used in place,
+// without a copy.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -10,7 +11,7 @@
 #include <vector>
 
 #include "nn/tensor_slots.h"
-#include "weights/checkpoint.h"
+#include "weights/component_weights.h"
 
 namespace steadyflux {
 
@@ -34,19 +35,23 @@ struct LoadOptions {
   std::function<void(std::int64_t, std::int64_t)> progress;
 };
 
-// Throws Error{kBadInput} naming file and tensor: missing, of the wrong shape, of a dtype that is
-// no floating-point weight, or left over.
-void load_slots(const Checkpoint& checkpoint, const std::vector<TensorSlot>& slots,
+// Throws Error{kBadInput} naming file and tensor: missing, of the wrong shape, of a dtype that no
+// weight has, or left over.
+void load_slots(const ComponentWeights& checkpoint, const std::vector<TensorSlot>& slots,
                 const LoadOptions& options);
 
 // The same checks without making a tensor: what costs nothing is found before anything is computed.
-void check_slots(const Checkpoint& checkpoint, const std::vector<TensorSlot>& slots,
+void check_slots(const ComponentWeights& checkpoint, const std::vector<TensorSlot>& slots,
                  const LoadOptions& options);
 
 // What load_slots would load, in the order of the slots, after its checks.
-std::vector<const TensorView*> match_slots(const Checkpoint& checkpoint,
-                                           const std::vector<TensorSlot>& slots,
-                                           const LoadOptions& options);
+std::vector<const StoredTensor*> match_slots(const ComponentWeights& checkpoint,
+                                             const std::vector<TensorSlot>& slots,
+                                             const LoadOptions& options);
+
+// The values of any stored tensor in memory of their own, of `shape` and `dtype`, on the CPU.
+at::Tensor make_dense(const StoredTensor& stored, const std::vector<std::int64_t>& shape,
+                      at::ScalarType dtype);
 
 // The dtype that a slot's tensor has in a model that computes in `dtype`.
 at::ScalarType slot_dtype(const TensorSlot& slot, at::ScalarType dtype);
@@ -55,7 +60,7 @@ at::ScalarType slot_dtype(const TensorSlot& slot, at::ScalarType dtype);
 at::ScalarType weight_dtype(const TensorView& view);
 
 // The dtype that most bytes of the checkpoint have, as a scalar type (fp32, fp16 or bf16).
-at::ScalarType dominant_dtype(const Checkpoint& checkpoint);
+at::ScalarType dominant_dtype(const ComponentWeights& checkpoint);
 
 // Bytes of all slots at the dtype.
 std::int64_t slot_bytes(const std::vector<TensorSlot>& slots, at::ScalarType dtype);

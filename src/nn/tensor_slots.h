@@ -6,8 +6,11 @@
 #include <ATen/core/Tensor.h>
 
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
+
+#include "nn/packed_tensor.h"
 
 namespace steadyflux {
 
@@ -18,6 +21,8 @@ struct TensorSlot {
   bool keep_in_fp32 = false;         // stays fp32 when the model runs in fp16 (T5's `wo`)
   std::vector<std::string> aliases;  // other names the same tensor has in the field
   bool host_table = false;           // rows are looked up in the file: stays there, as it is
+  // Where values go that are packed in the file and may stay so; without it they are unpacked.
+  std::optional<PackedTensor>* packed = nullptr;
 };
 
 // Collects slots under a growing prefix: scope("attn").tensor("norm_q.weight", norm_q, {64}).

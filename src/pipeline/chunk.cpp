@@ -21,7 +21,7 @@ std::int64_t Chunk::total_steps() const {
   return sum;
 }
 
-Chunk make_chunk(const ModelFolder& model, std::span<const Request> requests) {
+Chunk make_chunk(const FluxModel& model, std::span<const Request> requests) {
   Chunk chunk;
   chunk.requests = requests;
   std::map<ChunkPrompt, std::size_t> prompts;
@@ -41,7 +41,7 @@ Chunk make_chunk(const ModelFolder& model, std::span<const Request> requests) {
   return chunk;
 }
 
-std::int64_t image_seq_len(const ModelFolder& model, const Request& request) {
+std::int64_t image_seq_len(const FluxModel& model, const Request& request) {
   const auto factor = model.vae.scale_factor();
   return request.height / factor / 2 * (request.width / factor / 2);
 }

@@ -49,9 +49,9 @@ struct Chunk {
 };
 
 // `requests` have to outlive it.
-Chunk make_chunk(const ModelFolder& model, std::span<const Request> requests);
+Chunk make_chunk(const FluxModel& model, std::span<const Request> requests);
 
 // Tokens of the packed picture.
-std::int64_t image_seq_len(const ModelFolder& model, const Request& request);
+std::int64_t image_seq_len(const FluxModel& model, const Request& request);
 
 }  // namespace steadyflux

@@ -20,7 +20,7 @@ std::size_t finished_pictures(const Denoising& state, const Chunk& chunk) {
   return count;
 }
 
-void encode_missing(const ModelFolder& model, const Chunk& chunk, PhaseRunner& runner,
+void encode_missing(const FluxModel& model, const Chunk& chunk, PhaseRunner& runner,
                     std::vector<PromptEmbeddings>& embeddings,
                     const std::function<void(std::size_t, const PromptEmbeddings&)>& on_encoded) {
   std::vector<std::size_t> missing;
@@ -36,7 +36,7 @@ void encode_missing(const ModelFolder& model, const Chunk& chunk, PhaseRunner& r
 
 }  // namespace
 
-Denoising begin_denoising(const Chunk& chunk, LatentsStore* latents, const ModelFolder& model,
+Denoising begin_denoising(const Chunk& chunk, LatentsStore* latents, const FluxModel& model,
                           at::ScalarType dtype) {
   Denoising state;
   state.latents.resize(chunk.pictures.size());
@@ -54,7 +54,7 @@ Denoising begin_denoising(const Chunk& chunk, LatentsStore* latents, const Model
 }
 
 void generate_pictures(
-    const ModelFolder& model, const Chunk& chunk, std::vector<PromptEmbeddings> embeddings,
+    const FluxModel& model, const Chunk& chunk, std::vector<PromptEmbeddings> embeddings,
     Denoising state, PhaseRunner& runner, const OnImage& on_image,
     const std::function<void(std::size_t prompt, const PromptEmbeddings&)>& on_encoded) {
   embeddings.resize(chunk.prompts.size());

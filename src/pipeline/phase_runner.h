@@ -22,7 +22,7 @@ enum class OnPressure { kReplan, kWarn, kAbort };
 
 // Where a request is carried out, and by which plan to begin with.
 struct RunSetting {
-  const ModelFolder& model;
+  const FluxModel& model;
   c10::Device device;
   at::ScalarType dtype;
   Workload workload;

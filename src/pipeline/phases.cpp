@@ -24,7 +24,6 @@
 #include "tokenizer/t5_tokenizer.h"
 #include "transformer/flux_transformer.h"
 #include "vae/autoencoder_kl.h"
-#include "weights/checkpoint.h"
 
 namespace steadyflux {
 namespace {
@@ -35,29 +34,33 @@ void throw_if_interrupted(Observer& observer) {
   if (const int signal = observer.interrupt_signal()) throw Interrupted(signal);
 }
 
-// How the weights of a component are named in its folder.
-struct WeightNames {
-  const char* folder;
-  const char* optional_prefix;
-  std::vector<std::string> ignored_prefixes;
+// A component's weights: what plans call them, where they are, and what we do not want of them.
+struct WeightsSource {
+  const char* name;
+  Component component;
+  std::filesystem::path FluxModel::Paths::*path;
+  std::vector<std::string> ignored_prefixes = {};
 
-  LoadOptions options() const {
-    LoadOptions options;
-    options.optional_prefix = optional_prefix;
-    options.ignored_prefixes = ignored_prefixes;
-    return options;
+  const std::filesystem::path& path_in(const FluxModel& model) const { return model.paths.*path; }
+  ComponentWeights open(const FluxModel& model) const {
+    return ComponentWeights::open(path_in(model), component);
   }
 };
 
-WeightNames clip_names() {
-  return {"text_encoder",
-          "text_model.",
-          {"text_model.embeddings.position_ids", "embeddings.position_ids", "text_projection.",
-           "logit_scale", "vision_model.", "visual_projection."}};
+using Paths = FluxModel::Paths;
+
+WeightsSource clip_source() {
+  return {"text_encoder", Component::kTextEncoder, &Paths::text_encoder};
 }
-WeightNames t5_names() { return {"text_encoder_2", "", {"decoder.", "lm_head."}}; }
-WeightNames transformer_names() { return {"transformer", "", {}}; }
-WeightNames vae_names() { return {"vae", "", {"encoder.", "quant_conv."}}; }
+WeightsSource t5_source() {
+  return {"text_encoder_2", Component::kTextEncoder2, &Paths::text_encoder_2};
+}
+WeightsSource transformer_source() {
+  return {"transformer", Component::kTransformer, &Paths::transformer};
+}
+WeightsSource vae_source() {
+  return {"vae", Component::kVae, &Paths::vae, {"encoder.", "quant_conv."}};
+}
 
 // Adds the time it lives to the time spent loading.
 struct LoadTimer {
@@ -68,8 +71,8 @@ struct LoadTimer {
   }
 };
 
-LoadOptions load_options(const PhaseContext& context, const WeightNames& names) {
-  LoadOptions options = names.options();
+LoadOptions load_options(const PhaseContext& context) {
+  LoadOptions options;
   options.dtype = context.dtype;
   options.device = context.device;
   options.complete = false;
@@ -86,32 +89,34 @@ const WeightsPlan& weights_plan(const Plan& plan, const std::string& phase,
 }
 
 // Weights of a component, as the plan has them: `fixed` in place, `units` streamed.
-std::unique_ptr<StreamedWeights> open_weights(const PhaseContext& context, const WeightNames& names,
+std::unique_ptr<StreamedWeights> open_weights(const PhaseContext& context, const WeightsSource& source,
                                               const std::vector<TensorSlot>& fixed,
                                               const std::vector<WeightUnit>& units,
                                               const WeightsPlan& plan) {
   const LoadTimer timer{context.load_seconds};
-  const auto checkpoint = Checkpoint::open(context.model.root / names.folder);
-  auto options = load_options(context, names);
+  const auto checkpoint = source.open(context.model);
+  auto options = load_options(context);
   options.copy = !plan.mapped;
   load_slots(checkpoint, fixed, options);
   return std::make_unique<StreamedWeights>(units, checkpoint, options, plan);
 }
 
 template <typename Model>
-void check_component(const ModelFolder& folder, Model model, const WeightNames& names) {
-  check_slots(Checkpoint::open(folder.root / names.folder), model.slots(), names.options());
+void check_component(const FluxModel& files, Model model, const WeightsSource& source) {
+  LoadOptions options;
+  options.ignored_prefixes = source.ignored_prefixes;
+  check_slots(source.open(files), model.slots(), options);
 }
 
 // NaN and infinity spread to the whole picture, which would be black: better to say where they
 // began.
 void expect_finite(const PhaseContext& context, const at::Tensor& values,
-                   const WeightNames& names) {
+                   const WeightsSource& source) {
   if (at::isfinite(values).all().item<bool>()) return;
   const bool fp16 = context.dtype == at::kHalf;
   throw Error(ErrorKind::kBadInput,
               fmt::format("{}: computes values that are not finite numbers; {}",
-                          (context.model.root / names.folder).string(),
+                          source.path_in(context.model).string(),
                           fp16 ? "fp16 may be too narrow for this model: try --dtype bf16 or fp32"
                                : "its weights are damaged, fetch them again"));
 }
@@ -170,14 +175,14 @@ class EncodeProgress {
   std::int64_t done_ = 0;
 };
 
-std::unique_ptr<Tokenizer> clip_tokenizer(const ModelFolder& model) {
-  return load_clip_tokenizer(model.root / "tokenizer", model.text_encoder.vocab_size);
+std::unique_ptr<Tokenizer> clip_tokenizer(const FluxModel& model) {
+  return load_clip_tokenizer(model.paths.tokenizer, model.text_encoder.vocab_size);
 }
-std::unique_ptr<Tokenizer> t5_tokenizer(const ModelFolder& model) {
-  return load_t5_tokenizer(model.root / "tokenizer_2", model.text_encoder_2.vocab_size);
+std::unique_ptr<Tokenizer> t5_tokenizer(const FluxModel& model) {
+  return load_t5_tokenizer(model.paths.tokenizer_2, model.text_encoder_2.vocab_size);
 }
 
-std::int64_t clip_length(const ModelFolder& model) {
+std::int64_t clip_length(const FluxModel& model) {
   return std::min(kClipLength, model.text_encoder.max_position_embeddings);
 }
 
@@ -193,20 +198,20 @@ void warn_of_lost_t5_text(Observer& observer, const TokenizedPrompt& tokens, std
 // Runs one encoder for the prompts that lack `result`: tokenize(numbers) gives the ids of each,
 // forward(model, ids, weights) the results of a group.
 template <typename Model, typename Tokenize, typename Forward>
-void run_encoder(const PhaseContext& context, const WeightNames& names, Model model,
+void run_encoder(const PhaseContext& context, const WeightsSource& source, Model model,
                  at::Tensor PromptEmbeddings::*result, std::vector<PromptEmbeddings>& embeddings,
                  Tokenize tokenize, Forward forward) {
   const auto numbers = missing(embeddings, result);
   if (numbers.empty()) return;
   const std::vector<at::Tensor> ids = tokenize(numbers);
-  auto plan = weights_plan(context.plan, "encode", names.folder);
+  auto plan = weights_plan(context.plan, "encode", source.name);
   const auto group = context.plan.encode_group;
   plan.passes = group_count(numbers.size(), group);
-  const auto weights = open_weights(context, names, model.fixed_slots(), model.units(), plan);
+  const auto weights = open_weights(context, source, model.fixed_slots(), model.units(), plan);
   for_groups(numbers.size(), group, [&](std::size_t first, std::size_t count) {
     auto results = forward(model, std::span(ids).subspan(first, count), *weights);
     for (std::size_t i = 0; i < count; ++i) {
-      expect_finite(context, results[i], names);
+      expect_finite(context, results[i], source);
       embeddings[numbers[first + i]].*result = std::exchange(results[i], {}).to(at::kCPU);
     }
   });
@@ -232,7 +237,7 @@ void encode_clip(const PhaseContext& context, const Chunk& chunk, EncodeProgress
     throw_if_interrupted(context.observer);
     return pooled;
   };
-  run_encoder(context, clip_names(), ClipTextModel(context.model.text_encoder),
+  run_encoder(context, clip_source(), ClipTextModel(context.model.text_encoder),
               &PromptEmbeddings::pooled_prompt_embeds, embeddings, tokenize, forward);
 }
 
@@ -256,13 +261,13 @@ void encode_t5(const PhaseContext& context, const Chunk& chunk, EncodeProgress& 
       throw_if_interrupted(context.observer);
     });
   };
-  run_encoder(context, t5_names(), T5Encoder(context.model.text_encoder_2),
+  run_encoder(context, t5_source(), T5Encoder(context.model.text_encoder_2),
               &PromptEmbeddings::prompt_embeds, embeddings, tokenize, forward);
 }
 
 }  // namespace
 
-void warn_of_lost_text(const ModelFolder& model, std::span<const ChunkPrompt> prompts,
+void warn_of_lost_text(const FluxModel& model, std::span<const ChunkPrompt> prompts,
                        Observer& observer) try {
   std::unique_ptr<Tokenizer> clip, t5;  // opened for the first prompt that may be too long
   for (const auto& prompt : prompts) {
@@ -282,17 +287,17 @@ void warn_of_lost_text(const ModelFolder& model, std::span<const ChunkPrompt> pr
 } catch (const Error&) {  // no tokenizers: the embeddings came from where there are some
 }
 
-void check_encoders(const ModelFolder& model) {
-  check_component(model, ClipTextModel(model.text_encoder), clip_names());
-  check_component(model, T5Encoder(model.text_encoder_2), t5_names());
+void check_encoders(const FluxModel& model) {
+  check_component(model, ClipTextModel(model.text_encoder), clip_source());
+  check_component(model, T5Encoder(model.text_encoder_2), t5_source());
 }
 
-void check_transformer_and_vae(const ModelFolder& model) {
-  check_component(model, FluxTransformer(model.transformer), transformer_names());
-  check_component(model, AutoencoderKlDecoder(model.vae), vae_names());
+void check_transformer_and_vae(const FluxModel& model) {
+  check_component(model, FluxTransformer(model.transformer), transformer_source());
+  check_component(model, AutoencoderKlDecoder(model.vae), vae_source());
 }
 
-std::int64_t encode_steps(const ModelFolder& model, std::int64_t prompts) {
+std::int64_t encode_steps(const FluxModel& model, std::int64_t prompts) {
   return prompts * (1 + model.text_encoder_2.num_layers);
 }
 
@@ -304,7 +309,7 @@ void encode(const PhaseContext& context, const Chunk& chunk,
   encode_t5(context, chunk, progress, embeddings);
 }
 
-std::int64_t modulate_steps(const ModelFolder& model) {
+std::int64_t modulate_steps(const FluxModel& model) {
   return static_cast<std::int64_t>(FluxTransformer(model.transformer).modulation_units().size());
 }
 
@@ -330,7 +335,7 @@ ModulationTables modulate(const PhaseContext& context, const Chunk& chunk,
   }
   FluxTransformer transformer(model.transformer);
   const auto weights = open_weights(
-      context, transformer_names(), transformer.modulation_fixed_slots(),
+      context, transformer_source(), transformer.modulation_fixed_slots(),
       transformer.modulation_units(), weights_plan(context.plan, "modulate", "modulation"));
   std::int64_t done = 0;
   tables.rows = transformer.modulation_table(
@@ -473,7 +478,7 @@ class Denoiser {
                          .to(noise_pred.scalar_type())
                          .to(at::kCPU);
       if (state_.steps_done[number] + 1 == chunk_.steps(chunk_.pictures[number])) {
-        expect_finite(context_, latents, transformer_names());
+        expect_finite(context_, latents, transformer_source());
       }
       state_.latents[number] = std::move(latents);
       ++state_.steps_done[number];
@@ -519,7 +524,7 @@ class Denoiser {
     auto weights = weights_plan(plan, "denoise", "transformer");
     weights.passes = passes();
     mapped_ = weights.mapped;
-    weights_ = open_weights(context_, transformer_names(), transformer_.fixed_slots(),
+    weights_ = open_weights(context_, transformer_source(), transformer_.fixed_slots(),
                             transformer_.units(), weights);
   }
 
@@ -548,7 +553,7 @@ void denoise(const PhaseContext& context, const Chunk& chunk,
   Denoiser(context, chunk, embeddings, tables, state).run();
 }
 
-std::int64_t decode_steps(const ModelFolder& model) {
+std::int64_t decode_steps(const FluxModel& model) {
   return AutoencoderKlDecoder(model.vae).num_stages();
 }
 
@@ -558,8 +563,7 @@ void decode(const PhaseContext& context, const Chunk& chunk, const std::vector<a
   AutoencoderKlDecoder vae(context.model.vae);
   {
     const LoadTimer timer{context.load_seconds};
-    load_slots(Checkpoint::open(context.model.root / "vae"), vae.slots(),
-               load_options(context, vae_names()));
+    load_slots(vae_source().open(context.model), vae.slots(), load_options(context));
   }
   const BandMode mode{context.plan.vae.band_bytes, context.plan.vae.parked_in_ram};
   for (; done < latents.size(); ++done) {
@@ -572,7 +576,7 @@ void decode(const PhaseContext& context, const Chunk& chunk, const std::vector<a
       context.observer.phase_progress(before + stage);
       throw_if_interrupted(context.observer);
     });
-    expect_finite(context, pixels, vae_names());
+    expect_finite(context, pixels, vae_source());
     const auto rgb = to_rgb8(pixels);  // [1, H, W, 3]
     Image image{rgb.size(2), rgb.size(1), {}};
     image.rgb.resize(static_cast<std::size_t>(rgb.numel()));

@@ -19,7 +19,7 @@ namespace steadyflux {
 
 // Where and how the phases run.
 struct PhaseContext {
-  const ModelFolder& model;
+  const FluxModel& model;
   c10::Device device;
   at::ScalarType dtype;
   Observer& observer;
@@ -40,17 +40,17 @@ struct PromptEmbeddings {
 
 // Reads the headers of weight files: throws Error{kBadInput} if a tensor is missing, misshapen or
 // cut off. So a damaged VAE is found before minutes of denoising.
-void check_encoders(const ModelFolder& model);
-void check_transformer_and_vae(const ModelFolder& model);
+void check_encoders(const FluxModel& model);
+void check_transformer_and_vae(const FluxModel& model);
 
 // Says what the encoders did not read of prompts whose embeddings are there already.
-void warn_of_lost_text(const ModelFolder& model, std::span<const ChunkPrompt> prompts,
+void warn_of_lost_text(const FluxModel& model, std::span<const ChunkPrompt> prompts,
                        Observer& observer);
 
 // Fills those of `embeddings` (one for each prompt of the chunk) that are not there yet, so that it
 // can be called again after it threw. Progress steps: one for every prompt in CLIP and in each T5
 // block.
-std::int64_t encode_steps(const ModelFolder& model, std::int64_t prompts);
+std::int64_t encode_steps(const FluxModel& model, std::int64_t prompts);
 void encode(const PhaseContext& context, const Chunk& chunk,
             std::vector<PromptEmbeddings>& embeddings);
 
@@ -66,7 +66,7 @@ struct ModulationTables {
 };
 
 // At most plan.modulation_rows steps of each table. Progress steps: modulate_steps.
-std::int64_t modulate_steps(const ModelFolder& model);
+std::int64_t modulate_steps(const FluxModel& model);
 ModulationTables modulate(const PhaseContext& context, const Chunk& chunk,
                           const std::vector<PromptEmbeddings>& embeddings, std::int64_t first_step);
 
@@ -86,7 +86,7 @@ void denoise(const PhaseContext& context, const Chunk& chunk,
 // Decodes picture number `done` of the chunk and those behind it as far as there are latents,
 // raising `done` after each: it can be called again after it threw. Progress steps: decode_steps
 // for every picture.
-std::int64_t decode_steps(const ModelFolder& model);
+std::int64_t decode_steps(const FluxModel& model);
 void decode(const PhaseContext& context, const Chunk& chunk, const std::vector<at::Tensor>& latents,
             std::size_t& done, const OnImage& on_image);
 

@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "base/bytes.h"
+#include "checkpoints/open_model.h"
 #include "config/model_config.h"
 #include "memory/plan.h"
 #include "memory/plan_advice.h"
@@ -18,14 +19,14 @@
 #include "pipeline/phase_runner.h"
 #include "pipeline/planning.h"
 #include "pipeline/saved_tensors.h"
+#include "pipeline/stored_model.h"
 #include "pipeline/workload.h"
 
 namespace steadyflux {
 namespace {
 
-at::ScalarType select_dtype(const std::string& spec, const StoredDtypes& stored) {
-  const auto& name = spec == "auto" ? stored.transformer : spec;
-  if (name == "fp64") return at::kFloat;
+at::ScalarType select_dtype(const std::string& spec, const StoredModel& stored) {
+  const auto name = spec == "auto" ? computed_dtype(stored.transformer) : spec;
   if (const auto dtype = dtype_of_name(name)) return *dtype;
   throw Error(ErrorKind::kUsage,
               fmt::format("unknown dtype '{}': use auto, bf16, fp16 or fp32", spec));
@@ -52,8 +53,8 @@ OnPressure on_pressure(const std::string& text) {
 
 struct Pipeline::State {
   PipelineOptions options;
-  ModelFolder model;
-  StoredDtypes stored;
+  FluxModel model;
+  StoredModel stored;
   c10::Device device = c10::Device(c10::kCPU);
   at::ScalarType dtype = at::kFloat;
   std::string device_name;
@@ -96,11 +97,11 @@ struct Pipeline::State {
 
 Pipeline::Pipeline(const PipelineOptions& options) : state_(std::make_unique<State>()) {
   state_->options = options;
-  state_->model = ModelFolder::open(options.model);
+  state_->model = open_model(options.model, options.parts);
   check_transformer_and_vae(state_->model);
   limit_cuda_allocator(options);
   state_->device = select_device(options.device, options.local_rank);
-  state_->stored = find_stored_dtypes(state_->model);
+  state_->stored = find_stored_model(state_->model);
   state_->dtype = select_dtype(options.dtype, state_->stored);
   state_->device_name = state_->device.is_cpu() ? "cpu" : state_->device.str();
   state_->dtype_name = steadyflux::dtype_name(state_->dtype);

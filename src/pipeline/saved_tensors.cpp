@@ -53,7 +53,7 @@ StoredEmbeds to_stored(const ChunkPrompt& prompt, const std::string& dtype,
   return stored;
 }
 
-PromptEmbeddings from_stored(const StoredEmbeds& stored, const ModelFolder& model,
+PromptEmbeddings from_stored(const StoredEmbeds& stored, const FluxModel& model,
                              std::int64_t max_sequence_length, at::ScalarType dtype) {
   const auto from = dtype_of_name(stored.dtype);
   if (!from) {
@@ -76,7 +76,7 @@ SavedLatents to_saved(const at::Tensor& latents, std::int64_t steps_done) {
   return {steps_done, dtype_name(latents.scalar_type()), latents.sizes().vec(), bytes_of(latents)};
 }
 
-std::optional<at::Tensor> from_saved(const SavedLatents& saved, const ModelFolder& model,
+std::optional<at::Tensor> from_saved(const SavedLatents& saved, const FluxModel& model,
                                      const Request& request, at::ScalarType dtype) {
   const std::vector<std::int64_t> wanted{1, image_seq_len(model, request),
                                          model.transformer.in_channels};

@@ -16,14 +16,14 @@ StoredEmbeds to_stored(const ChunkPrompt& prompt, const std::string& dtype,
                        const PromptEmbeddings& embeddings);
 
 // Throws Error{kBadInput} if they are not what `model` takes for this prompt in this dtype.
-PromptEmbeddings from_stored(const StoredEmbeds& stored, const ModelFolder& model,
+PromptEmbeddings from_stored(const StoredEmbeds& stored, const FluxModel& model,
                              std::int64_t max_sequence_length, at::ScalarType dtype);
 
 SavedLatents to_saved(const at::Tensor& latents, std::int64_t steps_done);
 
 // Nothing if they are not [1, S, in_channels] of the request in this dtype, or of more steps than
 // it has.
-std::optional<at::Tensor> from_saved(const SavedLatents& saved, const ModelFolder& model,
+std::optional<at::Tensor> from_saved(const SavedLatents& saved, const FluxModel& model,
                                      const Request& request, at::ScalarType dtype);
 
 }  // namespace steadyflux

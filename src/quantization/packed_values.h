@@ -1,7 +1,7 @@
 // A matrix of weights whose values are packed: GGML blocks, 8-bit floats with or without scales,
-// bitsandbytes' 4-bit codes and LLM.int8. This describes where its bytes are, in a mapped file or in
-// a buffer, and `unpack` gives the values back, exactly those that the format's own library gives
-// (gguf-py, PyTorch, bitsandbytes): computed in fp32, then rounded once to what is asked for.
+// bitsandbytes' 4-bit codes and LLM.int8. This describes where its bytes are, in a mapped file or
+// in a buffer, and `unpack` gives the values back, exactly those that the format's own library
+// gives (gguf-py, PyTorch, bitsandbytes): computed in fp32, then rounded once to what is asked for.
 #pragma once
 
 #include <cstddef>
@@ -34,10 +34,11 @@ struct PackedValues {
   const float* code = nullptr;  // 16 values, aligned, owned by someone who lives long enough
   std::int64_t block = 64;
   std::int64_t first_value = 0;
-  const std::byte* absmax = nullptr;  // fp32 for each block; or, with nested_code, one byte for each
+  const std::byte* absmax =
+      nullptr;  // fp32 for each block; or, with nested_code, one byte for each
   // Double quantisation: absmax = nested_code[byte] * nested_absmax[b / nested_block] +
   // nested_offset.
-  const float* nested_code = nullptr;  // 256 values, aligned
+  const float* nested_code = nullptr;        // 256 values, aligned
   const std::byte* nested_absmax = nullptr;  // fp32
   std::int64_t nested_block = 256;
   float nested_offset = 0;

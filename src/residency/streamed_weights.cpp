@@ -37,9 +37,11 @@ struct Stopped {};  // thrown in the loading thread when its work is not wanted 
 // Tells the kernel that the pages of a mapped unit are wanted soon.
 void will_need(const UnitLayout& layout) {
   for (const auto& tensor : layout.tensors) {
-    const auto begin = reinterpret_cast<std::uintptr_t>(tensor.view.data) / kPage * kPage;
-    const auto end = reinterpret_cast<std::uintptr_t>(tensor.view.data) + tensor.view.nbytes;
-    ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_WILLNEED);
+    for (const auto& piece : tensor.pieces) {
+      const auto begin = reinterpret_cast<std::uintptr_t>(piece.view.data) / kPage * kPage;
+      const auto end = reinterpret_cast<std::uintptr_t>(piece.view.data) + piece.view.nbytes;
+      ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_WILLNEED);
+    }
   }
 }
 
@@ -237,37 +239,31 @@ struct StreamedWeights::State {
     const auto& layout = layouts[unit];
     if (plan.places[unit] == UnitPlace::kHost) {
       if (!host_loaded[unit]) {
-        convert_from_file(layout, [&](std::size_t index, std::int64_t first, const at::Tensor& x) {
-          convert_values(x, place_of(layout, hosts[unit], index).narrow(0, first, x.numel()));
+        bring(layout, [&](const UnitLayout::Piece& piece, std::int64_t first, const at::Tensor& x) {
+          convert_values(x, place_of(piece, hosts[unit]).narrow(0, first, x.numel()));
         });
         host_loaded[unit] = true;
       }
       target.narrow(0, 0, layout.bytes).copy_(hosts[unit], /*non_blocking=*/true);
-    } else if (!layout.reads.empty()) {
-      for (const auto& read : layout.reads) {
-        read_file(*read.file, read.offset, read.size, read.needed,
-                  target.mutable_data_ptr<std::uint8_t>() + read.to);
-      }
-    } else {
-      convert_from_file(layout, [&](std::size_t index, std::int64_t first, const at::Tensor& x) {
-        const auto to = place_of(layout, target, index).narrow(0, first, x.numel());
-        if (on_device()) {
-          copier->copy_into(to, x);
-        } else {
-          convert_values(x, to);
-        }
-      });
+      return;
     }
+    for (const auto& read : layout.reads) {
+      read_file(*read.file, read.offset, read.size, read.needed,
+                target.mutable_data_ptr<std::uint8_t>() + read.to);
+    }
+    bring(layout, [&](const UnitLayout::Piece& piece, std::int64_t first, const at::Tensor& x) {
+      const auto to = place_of(piece, target).narrow(0, first, x.numel());
+      if (on_device()) {
+        copier->copy_into(to, x);
+      } else {
+        convert_values(x, to);
+      }
+    });
   }
 
-  // A tensor's values in a unit's buffer, flat.
-  static at::Tensor place_of(const UnitLayout& layout, const at::Tensor& buffer,
-                             std::size_t index) {
-    const auto& tensor = layout.tensors[index];
-    std::int64_t count = 1;
-    for (const auto size : tensor.slot.shape) count *= size;
-    const auto bytes = count * static_cast<std::int64_t>(c10::elementSize(tensor.dtype));
-    return buffer.narrow(0, tensor.offset, bytes).view(tensor.dtype);
+  // A piece's values in a unit's buffer, flat.
+  static at::Tensor place_of(const UnitLayout::Piece& piece, const at::Tensor& buffer) {
+    return buffer.narrow(0, piece.offset, piece.bytes()).view(piece.dtype);
   }
 
   void read_file(const MappedFile& file, std::uint64_t offset, std::size_t size, std::size_t needed,
@@ -281,36 +277,51 @@ struct StreamedWeights::State {
     }
   }
 
-  // sink(tensor, first element, values): all tensors of a unit, chunk by chunk, in the file's
-  // dtype.
+  // sink(piece, first element, values): everything of a unit that no `reads` bring, chunk by chunk,
+  // in the file's dtype or as bytes.
   template <typename Sink>
-  void convert_from_file(const UnitLayout& layout, Sink sink) {
-    for (std::size_t i = 0; i < layout.tensors.size(); ++i) {
-      const auto& view = layout.tensors[i].view;
-      const auto element = static_cast<std::int64_t>(item_size(view.dtype));
-      const auto start = static_cast<std::int64_t>(view.data - view.file->bytes().data());
-      const auto bytes = static_cast<std::int64_t>(view.nbytes);
-      for (std::int64_t done = 0; done < bytes; done += kChunk) {
-        const auto step = std::min(kChunk, bytes - done);
-        const auto first_page = (start + done) / kPage * kPage;
-        const auto skip = start + done - first_page;
-        const auto size = (skip + step + kPage - 1) / kPage * kPage;
-        auto* data = chunk.mutable_data_ptr<std::uint8_t>();
-        read_file(*view.file, static_cast<std::uint64_t>(first_page),
-                  static_cast<std::size_t>(size), static_cast<std::size_t>(skip + step), data);
-        auto aligned_skip = skip;
-        if (skip % element != 0) {  // values that lie across the grid
-          std::memmove(data, data + skip, static_cast<std::size_t>(step));
-          aligned_skip = 0;
-        }
-        sink(i, done / element, chunk.narrow(0, aligned_skip, step).view(weight_dtype(view)));
+  void bring(const UnitLayout& layout, Sink sink) {
+    for (const auto& tensor : layout.tensors) {
+      if (tensor.made) {
+        throw_if_stopped();
+        const auto values = make_dense(tensor.stored, tensor.slot.shape, tensor.dtype).view(-1);
+        sink(tensor.pieces.front(), 0, values);
+        continue;
       }
+      for (const auto& piece : tensor.pieces) {
+        if (!piece.in_reads) bring_piece(piece, sink);
+      }
+    }
+  }
+
+  template <typename Sink>
+  void bring_piece(const UnitLayout::Piece& piece, Sink sink) {
+    const auto& view = piece.view;
+    const auto dtype = piece.dtype == at::kByte ? at::kByte : weight_dtype(view);
+    const auto element = static_cast<std::int64_t>(c10::elementSize(dtype));
+    const auto start = static_cast<std::int64_t>(view.data - view.file->bytes().data());
+    const auto bytes = static_cast<std::int64_t>(view.nbytes);
+    for (std::int64_t done = 0; done < bytes; done += kChunk) {
+      const auto step = std::min(kChunk, bytes - done);
+      const auto first_page = (start + done) / kPage * kPage;
+      const auto skip = start + done - first_page;
+      const auto size = (skip + step + kPage - 1) / kPage * kPage;
+      auto* data = chunk.mutable_data_ptr<std::uint8_t>();
+      read_file(*view.file, static_cast<std::uint64_t>(first_page), static_cast<std::size_t>(size),
+                static_cast<std::size_t>(skip + step), data);
+      auto aligned_skip = skip;
+      if (skip % element != 0) {  // values that lie across the grid
+        std::memmove(data, data + skip, static_cast<std::size_t>(step));
+        aligned_skip = 0;
+      }
+      sink(piece, done / element, chunk.narrow(0, aligned_skip, step).view(dtype));
     }
   }
 };
 
-StreamedWeights::StreamedWeights(const std::vector<WeightUnit>& units, const Checkpoint& checkpoint,
-                                 const LoadOptions& options_in, const WeightsPlan& plan)
+StreamedWeights::StreamedWeights(const std::vector<WeightUnit>& units,
+                                 const ComponentWeights& checkpoint, const LoadOptions& options_in,
+                                 const WeightsPlan& plan)
     : state_(std::make_unique<State>()) {
   auto& s = *state_;
   LoadOptions options = options_in;
@@ -327,10 +338,12 @@ StreamedWeights::StreamedWeights(const std::vector<WeightUnit>& units, const Che
   }
   bool any_converted = false;
   for (const auto& layout : s.layouts) {
-    any_converted = any_converted || layout.reads.empty();
     for (const auto& tensor : layout.tensors) {
-      auto& file = s.files[tensor.view.file.get()];
-      if (!file) file = UncachedFile::open(tensor.view.file->path());
+      for (const auto& piece : tensor.pieces) {
+        any_converted = any_converted || !piece.in_reads;
+        auto& file = s.files[piece.view.file.get()];
+        if (!file) file = UncachedFile::open(piece.view.file->path());
+      }
     }
   }
   if (any_converted) s.chunk = allocate_aligned(kChunk + 2 * kPage);

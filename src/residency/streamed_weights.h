@@ -14,7 +14,7 @@
 #include "memory/plan.h"
 #include "nn/load.h"
 #include "nn/weight_provider.h"
-#include "weights/checkpoint.h"
+#include "weights/component_weights.h"
 
 namespace steadyflux {
 
@@ -23,7 +23,7 @@ class StreamedWeights final : public WeightProvider {
   // `units` in the order in which a pass acquires them; plan.places has one entry for each, and
   // plan.passes says how often. Buffers and residents are allocated here, so that what does not fit
   // is known at once. Throws as match_slots does, c10::OutOfMemoryError, std::bad_alloc.
-  StreamedWeights(const std::vector<WeightUnit>& units, const Checkpoint& checkpoint,
+  StreamedWeights(const std::vector<WeightUnit>& units, const ComponentWeights& checkpoint,
                   const LoadOptions& options, const WeightsPlan& plan);
   // Waits until nothing is under way any more; unbinds all tensors.
   ~StreamedWeights() override;

@@ -4,6 +4,10 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <array>
+#include <functional>
+#include <numeric>
+#include <utility>
 
 namespace steadyflux {
 namespace {
@@ -22,79 +26,113 @@ std::uint64_t file_offset(const TensorView& view) {
   return static_cast<std::uint64_t>(view.data - view.file->bytes().data());
 }
 
-std::int64_t tensor_bytes(const UnitLayout::Tensor& tensor) {
-  std::int64_t count = 1;
-  for (const auto size : tensor.slot.shape) count *= size;
-  return count * static_cast<std::int64_t>(c10::elementSize(tensor.dtype));
+std::int64_t value_count(const std::vector<std::int64_t>& shape) {
+  return std::accumulate(shape.begin(), shape.end(), std::int64_t{1}, std::multiplies<>());
 }
 
-bool is_direct(const UnitLayout& layout, const LoadOptions& options) {
-  return options.device.is_cpu() &&
-         std::all_of(layout.tensors.begin(), layout.tensors.end(), [](const auto& tensor) {
-           return weight_dtype(tensor.view) == tensor.dtype &&
-                  file_offset(tensor.view) % item_size(tensor.view.dtype) == 0;
-         });
+UnitLayout::Piece bytes_of(const TensorView& view, bool in_reads) {
+  return {view, at::kByte, static_cast<std::int64_t>(view.nbytes), 0, in_reads};
+}
+
+UnitLayout::Tensor make_tensor(const TensorSlot& slot, const StoredTensor& stored,
+                               const LoadOptions& options) {
+  const bool on_cpu = options.device.is_cpu();
+  UnitLayout::Tensor tensor{slot, stored, slot_dtype(slot, options.dtype), {}};
+  if (slot.packed != nullptr && stored.keeps_packed()) {
+    for (const auto* view : packed_parts(stored.first())) {
+      if (view->data != nullptr) tensor.pieces.push_back(bytes_of(*view, on_cpu));
+    }
+    return tensor;
+  }
+  const auto& view = stored.first().values;
+  tensor.made = !stored.plain_in_place();
+  const bool as_it_lies = on_cpu && !tensor.made && weight_dtype(view) == tensor.dtype &&
+                          file_offset(view) % item_size(view.dtype) == 0;
+  tensor.pieces.push_back({view, tensor.dtype, value_count(slot.shape), 0, as_it_lies});
+  return tensor;
 }
 
 void lay_out_apart(UnitLayout& layout) {
   for (auto& tensor : layout.tensors) {
-    tensor.offset = layout.bytes;
-    layout.bytes += rounded_up(tensor_bytes(tensor), kTensorAlignment);
+    for (auto& piece : tensor.pieces) {
+      if (piece.in_reads) continue;
+      piece.offset = layout.bytes;
+      layout.bytes += rounded_up(piece.bytes(), kTensorAlignment);
+    }
   }
 }
 
 void lay_out_as_in_the_files(UnitLayout& layout) {
-  std::vector<UnitLayout::Tensor*> order;
-  for (auto& tensor : layout.tensors) order.push_back(&tensor);
+  std::vector<UnitLayout::Piece*> order;
+  for (auto& tensor : layout.tensors) {
+    for (auto& piece : tensor.pieces) {
+      if (piece.in_reads) order.push_back(&piece);
+    }
+  }
   std::sort(order.begin(), order.end(), [](const auto* a, const auto* b) {
     return std::pair(a->view.file.get(), a->view.data) <
            std::pair(b->view.file.get(), b->view.data);
   });
-  for (auto* tensor : order) {
-    const auto begin = file_offset(tensor->view), end = begin + tensor->view.nbytes;
+  for (auto* piece : order) {
+    const auto begin = file_offset(piece->view), end = begin + piece->view.nbytes;
     auto* last = layout.reads.empty() ? nullptr : &layout.reads.back();
-    if (last == nullptr || last->file != tensor->view.file.get() ||
+    if (last == nullptr || last->file != piece->view.file.get() ||
         begin > last->offset + last->size + kGap) {
       const auto first_page = begin / kPage * kPage;
-      layout.reads.push_back({tensor->view.file.get(), first_page, 0, 0, layout.bytes});
+      layout.reads.push_back({piece->view.file.get(), first_page, 0, 0, layout.bytes});
       last = &layout.reads.back();
     }
     last->needed = std::max<std::size_t>(last->needed, end - last->offset);
     last->size =
         static_cast<std::size_t>(rounded_up(static_cast<std::int64_t>(last->needed), kPage));
     layout.bytes = last->to + static_cast<std::int64_t>(last->size);
-    tensor->offset = last->to + static_cast<std::int64_t>(begin - last->offset);
+    piece->offset = last->to + static_cast<std::int64_t>(begin - last->offset);
   }
+}
+
+PackedTensor packed_in_buffer(const UnitLayout::Tensor& tensor, const at::Tensor& buffer) {
+  std::array<at::Tensor, kPackedParts> parts;
+  const auto views = packed_parts(tensor.stored.first());
+  std::size_t next = 0;
+  for (std::size_t i = 0; i < kPackedParts; ++i) {
+    if (views[i]->data == nullptr) continue;
+    const auto& piece = tensor.pieces[next++];
+    parts[i] = buffer.narrow(0, piece.offset, piece.count);
+  }
+  return {tensor.stored.shape, tensor.stored.first(), std::move(parts), tensor.dtype};
 }
 
 }  // namespace
 
 void UnitLayout::bind(const at::Tensor& buffer) const {
   for (const auto& tensor : tensors) {
-    *tensor.slot.tensor = buffer.narrow(0, tensor.offset, tensor_bytes(tensor))
-                              .view(tensor.dtype)
-                              .view(tensor.slot.shape);
+    if (tensor.packed()) {
+      *tensor.slot.packed = packed_in_buffer(tensor, buffer);
+      continue;
+    }
+    const auto& piece = tensor.pieces.front();
+    *tensor.slot.tensor =
+        buffer.narrow(0, piece.offset, piece.bytes()).view(tensor.dtype).view(tensor.slot.shape);
   }
 }
 
 void UnitLayout::unbind() const {
-  for (const auto& tensor : tensors) tensor.slot.tensor->reset();
+  for (const auto& tensor : tensors) {
+    tensor.slot.tensor->reset();
+    if (tensor.slot.packed != nullptr) tensor.slot.packed->reset();
+  }
 }
 
-UnitLayout make_layout(const WeightUnit& unit, const Checkpoint& checkpoint,
+UnitLayout make_layout(const WeightUnit& unit, const ComponentWeights& checkpoint,
                        const LoadOptions& options) {
-  const auto views = match_slots(checkpoint, unit.slots, options);
+  const auto stored = match_slots(checkpoint, unit.slots, options);
   UnitLayout layout;
   layout.name = unit.name;
   for (std::size_t i = 0; i < unit.slots.size(); ++i) {
-    const auto& slot = unit.slots[i];
-    layout.tensors.push_back({slot, *views[i], slot_dtype(slot, options.dtype), 0});
+    layout.tensors.push_back(make_tensor(unit.slots[i], *stored[i], options));
   }
-  if (is_direct(layout, options)) {
-    lay_out_as_in_the_files(layout);
-  } else {
-    lay_out_apart(layout);
-  }
+  lay_out_as_in_the_files(layout);
+  lay_out_apart(layout);
   return layout;
 }
 

@@ -15,11 +15,29 @@
 namespace steadyflux {
 
 struct UnitLayout {
+  // Bytes of the checkpoint and where they go.
+  struct Piece {
+    TensorView view;       // holds the mapping
+    at::ScalarType dtype;  // in the buffer; kByte: the file's bytes
+    std::int64_t count;    // of values, or bytes
+    std::int64_t offset;   // in the buffer, bytes
+    bool in_reads;         // `reads` bring it, else it is converted or copied by itself
+
+    std::int64_t bytes() const {
+      return count * static_cast<std::int64_t>(c10::elementSize(dtype));
+    }
+  };
   struct Tensor {
     TensorSlot slot;
-    TensorView view;       // in the checkpoint; holds the mapping
+    StoredTensor stored;
     at::ScalarType dtype;  // computed with
-    std::int64_t offset;   // in the buffer, bytes
+    // Plain values: one. Packed values that stay so: one for each part that there is, in the order
+    // of packed_parts.
+    std::vector<Piece> pieces;
+    // Neither: values that have to be put together, `pieces` says only where they go.
+    bool made = false;
+
+    bool packed() const { return !made && stored.packed(); }
   };
   // Bytes of a file that go into the buffer as they are. Offsets and sizes keep to
   // UncachedFile::kAlignment.
@@ -33,18 +51,19 @@ struct UnitLayout {
 
   std::string name;
   std::vector<Tensor> tensors;
-  std::vector<Read> reads;  // empty if values have to be converted or moved on their way
-  std::int64_t bytes = 0;   // of the buffer
+  std::vector<Read> reads;
+  std::int64_t bytes = 0;  // of the buffer
 
   // Makes the slots views of `buffer` (bytes, [at least bytes]), and lets go of it.
   void bind(const at::Tensor& buffer) const;
   void unbind() const;
 };
 
-// `direct`: on the CPU, where the file has the dtype that is computed with, the buffer is an image
-// of parts of the file: every tensor has the alignment it has in the mapped file, so that a product
-// computed from either is the same to the bit, and nothing is copied after reading.
-UnitLayout make_layout(const WeightUnit& unit, const Checkpoint& checkpoint,
+// On the CPU, what the file has as it is computed with (packed, or of that dtype) comes by `reads`,
+// which make the buffer an image of parts of the file: every tensor has the alignment it has in the
+// mapped file, so that a product computed from either is the same to the bit, and nothing is copied
+// after reading.
+UnitLayout make_layout(const WeightUnit& unit, const ComponentWeights& checkpoint,
                        const LoadOptions& options);
 
 // Bytes on the CPU for `size` bytes of a buffer, aligned for uncached reads; in large pages if the

@@ -55,9 +55,8 @@ std::vector<WeightUnit> T5Block::units(const std::string& name, const T5Config& 
   dense.wi_1.visit(SlotScope(wi.slots, dense_name + ".wi_1."), d, config.d_ff, false);
   SlotScope(wi.slots, name + ".layer.1.layer_norm.").tensor("weight", ff_layer.layer_norm, {d});
   WeightUnit wo{dense_name + ".wo", {}};
-  SlotScope(wo.slots, dense_name + ".wo.")
-      .tensor("weight", dense.wo.weight, {d, config.d_ff})
-      .keep_in_fp32 = true;
+  dense.wo.visit(SlotScope(wo.slots, dense_name + ".wo."), config.d_ff, d, false);
+  wo.slots.back().keep_in_fp32 = true;
   return {std::move(attention_unit), std::move(wi), std::move(wo)};
 }
 
@@ -81,7 +80,7 @@ at::Tensor T5Block::widen(const at::Tensor& hidden_states, const T5Config& confi
 
 at::Tensor T5Block::narrow(const at::Tensor& hidden_states, const at::Tensor& gated) const {
   const auto& wo = ff_layer.dense_relu_dense.wo;
-  const auto ff_output = wo(gated.to(wo.weight.scalar_type()));
+  const auto ff_output = wo(gated.to(wo.dtype()));
   // With wo in fp32 the sum, and all that follows, would be fp32 in transformers too: the residual
   // stream is promoted there, and T5LayerNorm rounds it back.
   return clamp_half(hidden_states + ff_output);

@@ -137,7 +137,7 @@ at::Tensor FluxTransformer::modulation_table(const at::Tensor& timesteps,
   std::size_t unit = 0;
   const auto add = [&](const Linear& linear) {
     const auto lease = weights.acquire(unit++);
-    const auto width = linear.weight.size(0);
+    const auto width = linear.out_features();
     for_row_chunks(rows, kMostModulationRows, [&](std::int64_t begin, std::int64_t count) {
       const auto values = linear(silu_temb.narrow(0, begin, count));
       const auto kept = std::min(count, steps - begin);
@@ -208,7 +208,7 @@ at::Tensor FluxTransformer::project_out(const JointStream& stream,
                                         const at::Tensor& scale_shift) const {
   const auto m = scale_shift.chunk(2, -1);  // scale, shift: the other way round than BFL's
   const auto batch = stream.hidden_states.size(0), image_len = stream.hidden_states.size(1);
-  auto noise_pred = at::empty({batch, image_len, proj_out.weight.size(0)}, stream.joint.options());
+  auto noise_pred = at::empty({batch, image_len, proj_out.out_features()}, stream.joint.options());
   for (std::int64_t b = 0; b < batch; ++b) {
     for_row_chunks(image_len, kGemmRows, [&](std::int64_t begin, std::int64_t count) {
       const auto rows = stream.hidden_states.select(0, b).narrow(0, begin, count);

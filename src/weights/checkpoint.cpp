@@ -4,6 +4,8 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <array>
+#include <fstream>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string_view>
@@ -13,6 +15,7 @@
 #include "base/json.h"
 #include "base/utf8.h"
 #include "steadyflux/error.h"
+#include "weights/gguf.h"
 #include "weights/safetensors.h"
 
 namespace steadyflux {
@@ -27,6 +30,14 @@ constexpr std::string_view kNames[] = {"diffusion_pytorch_model.safetensors.inde
 
 Error bad_input(const fs::path& path, const std::string& what) {
   return Error(ErrorKind::kBadInput, fmt::format("{}: {}", path.string(), what));
+}
+
+Error pickle_error(const fs::path& path) {
+  return bad_input(
+      path,
+      "pickled weights are not supported, they can run code when read; convert them to "
+      "safetensors in Python: safetensors.torch.save_file(torch.load(file, "
+      "weights_only=True), \"x.safetensors\"), or pipe.save_pretrained(folder)");
 }
 
 bool is_index(std::string_view name) { return name.ends_with(".json"); }
@@ -84,10 +95,7 @@ fs::path choose(const fs::path& folder) {
                     is_index(variants.front()) ? "*.safetensors.index.json" : "*.safetensors"));
   }
   if (pickle) {
-    throw bad_input(
-        folder / *pickle,
-        "pickled weights are not supported, they can run code when read; convert them to "
-        "safetensors in Python: pipe.save_pretrained(folder, safe_serialization=True)");
+    throw pickle_error(folder / *pickle);
   }
   throw bad_input(folder,
                   "no weights: expected diffusion_pytorch_model.safetensors, model.safetensors or "
@@ -117,13 +125,55 @@ std::map<std::string, std::string> read_weight_map(const fs::path& index) {
   return weight_map;
 }
 
+std::vector<std::byte> first_bytes(const fs::path& file, std::size_t count) {
+  std::vector<std::byte> bytes(count);
+  std::ifstream stream(file, std::ios::binary);
+  stream.read(reinterpret_cast<char*>(bytes.data()), static_cast<std::streamsize>(count));
+  bytes.resize(static_cast<std::size_t>(stream.gcount()));
+  return bytes;
+}
+
+// PyTorch's own formats: a zip archive, or a bare pickle of protocol 2 to 5 as old versions wrote.
+bool is_pickle_inside(std::span<const std::byte> beginning) {
+  const auto at = [&](std::size_t i) {
+    return i < beginning.size() ? std::to_integer<int>(beginning[i]) : -1;
+  };
+  const bool zip = at(0) == 'P' && at(1) == 'K' && at(2) == 3 && at(3) == 4;
+  return zip || (at(0) == 0x80 && at(1) >= 2 && at(1) <= 5 && at(8) != '{');
+}
+
 }  // namespace
 
-Checkpoint Checkpoint::open(const fs::path& folder) {
+void Checkpoint::read_file(const fs::path& file) {
+  path_ = file;
+  // What cannot be opened, or is no file, the readers say.
+  std::error_code error;
+  const auto beginning =
+      fs::is_regular_file(file, error) ? first_bytes(file, 16) : std::vector<std::byte>();
+  if (is_pickle_inside(beginning)) throw pickle_error(file);
+  if (steadyflux::is_gguf(beginning)) {
+    GgufFile gguf = GgufFile::open(file);
+    tensors_ = std::move(gguf.tensors);
+    metadata_ = std::move(gguf.metadata);
+    is_gguf_ = true;
+  } else {
+    SafetensorsFile safetensors = SafetensorsFile::open(file);
+    tensors_ = std::move(safetensors.tensors);
+    metadata_ = safetensors.metadata;
+  }
+}
+
+Checkpoint Checkpoint::open(const fs::path& path) {
   Checkpoint checkpoint;
+  std::error_code type_error;
+  if (fs::is_regular_file(path, type_error)) {
+    checkpoint.read_file(path);
+    return checkpoint;
+  }
+  const fs::path& folder = path;
   checkpoint.path_ = choose(folder);
   if (!is_index(checkpoint.path_.filename().string())) {
-    checkpoint.tensors_ = SafetensorsFile::open(checkpoint.path_).tensors;
+    checkpoint.read_file(checkpoint.path_);
     return checkpoint;
   }
   std::map<std::string, SafetensorsFile> shards;

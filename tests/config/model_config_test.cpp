@@ -60,7 +60,7 @@ class ConfigTest : public testing::Test {
 
 TEST_F(ConfigTest, MissingKeysMeanTheLibrariesDefaults) {
   write_pipeline();
-  const ModelFolder model = ModelFolder::open(folder_);
+  const FluxModel model = FluxModel::open(folder_);
   EXPECT_EQ(model.text_encoder.eos_token_id, 49407);
   EXPECT_EQ(model.text_encoder.intermediate_size, 2048);
   EXPECT_EQ(model.text_encoder_2.num_layers, 6);
@@ -114,7 +114,7 @@ TEST_F(ConfigTest, BadValuesAreRefusedByName) {
     if (fs::exists(folder_ / bad.file)) std::ifstream(folder_ / bad.file) >> config;
     config[bad.key] = json::parse(bad.value);
     write(bad.file, config.dump());
-    const std::string text = message([&] { ModelFolder::open(folder_); });
+    const std::string text = message([&] { FluxModel::open(folder_); });
     EXPECT_NE(text.find(bad.file), std::string::npos)
         << bad.key << " " << bad.value << ": " << text;
     EXPECT_NE(text.find(bad.key), std::string::npos) << bad.key << " " << bad.value << ": " << text;
@@ -125,11 +125,11 @@ TEST_F(ConfigTest, BadValuesAreRefusedByName) {
 TEST_F(ConfigTest, PartsThatDoNotBelongTogether) {
   write_pipeline();
   write("text_encoder_2/config.json", R"({"d_model":64,"feed_forward_proj":"gated-gelu"})");
-  EXPECT_NE(message([&] { ModelFolder::open(folder_); }).find("joint_attention_dim is 48"),
+  EXPECT_NE(message([&] { FluxModel::open(folder_); }).find("joint_attention_dim is 48"),
             std::string::npos);
   write("model_index.json", R"({"_class_name":"StableDiffusionXLPipeline"})");
   EXPECT_NE(message([&] {
-              ModelFolder::open(folder_);
+              FluxModel::open(folder_);
             }).find("this is a StableDiffusionXLPipeline, steadyflux runs FluxPipeline"),
             std::string::npos);
 }
@@ -138,7 +138,7 @@ TEST_F(ConfigTest, ReadsTheRealConfigurations) {
   const fs::path real = STEADYFLUX_SOURCE_DIR "/../shared/flux1";
   if (!fs::exists(real)) GTEST_SKIP() << "no ../shared/flux1 beside the checkout";
   for (const bool dev : {false, true}) {
-    const ModelFolder model = ModelFolder::open(real / (dev ? "dev" : "schnell"));
+    const FluxModel model = FluxModel::open(real / (dev ? "dev" : "schnell"));
     EXPECT_EQ(model.name, dev ? "dev" : "schnell");
     EXPECT_EQ(model.transformer.guidance_embeds, dev);
     EXPECT_EQ(model.transformer.inner_dim(), 3072);

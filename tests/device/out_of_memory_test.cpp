@@ -84,7 +84,7 @@ class OutOfMemory : public ::testing::TestWithParam<const char*> {
     EXPECT_EQ(pinned_bytes_in_use(), 0);
   }
 
-  const ModelFolder model_ = golden_model(GetParam());
+  const FluxModel model_ = golden_model(GetParam());
 };
 
 // STEADYFLUX_ALLOCATIONS: how many of them are tried, evenly; all if there are fewer.

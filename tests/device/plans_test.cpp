@@ -49,7 +49,7 @@ std::vector<Request> mixed_requests() {
   return requests;
 }
 
-Workload workload(const ModelFolder& model, const std::vector<Request>& requests) {
+Workload workload(const FluxModel& model, const std::vector<Request>& requests) {
   auto workload = workload_of(model, requests, at::kBFloat16);
   workload.stored = {};
   return workload;
@@ -60,7 +60,7 @@ struct BudgetRange {
   std::int64_t least, most;
 };
 
-BudgetRange budget_range(const ModelFolder& model, const Workload& work, c10::Device device) {
+BudgetRange budget_range(const FluxModel& model, const Workload& work, c10::Device device) {
   const auto peak = [&](const Plan& plan) {
     return device.is_cpu() ? plan.ram_peak_bytes : plan.device_peak_bytes;
   };
@@ -181,7 +181,7 @@ class PlanPeaks : public ::testing::Test {
 
   const c10::InferenceMode inference_mode_;
   const RandomModel random_{shape()};
-  const ModelFolder model_ = random_.folder();
+  const FluxModel model_ = random_.folder();
   const c10::Device device_ = simulated_device();
 };
 

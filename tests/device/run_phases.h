@@ -24,8 +24,8 @@ struct PhaseResults {
   std::vector<Image> images;
 };
 
-inline ModelFolder golden_model(const std::string& name) {
-  return ModelFolder::open(std::filesystem::path(STEADYFLUX_SOURCE_DIR) / "tests/goldens" / name /
+inline FluxModel golden_model(const std::string& name) {
+  return FluxModel::open(std::filesystem::path(STEADYFLUX_SOURCE_DIR) / "tests/goldens" / name /
                            "model");
 }
 
@@ -41,7 +41,7 @@ inline Request small_request() {
           .max_sequence_length = 24};
 }
 
-inline Workload workload_of(const ModelFolder& model, const std::vector<Request>& requests,
+inline Workload workload_of(const FluxModel& model, const std::vector<Request>& requests,
                             at::ScalarType dtype) {
   // The goldens' models are in fp32.
   return make_workload(make_chunk(model, requests), {"fp32", "fp32", "fp32", "fp32"},
@@ -55,7 +55,7 @@ inline Budget tensor_budget(c10::Device device, std::int64_t vram, std::int64_t 
 
 constexpr std::int64_t kPlenty = std::int64_t{1} << 40;
 
-inline Plan roomy_plan(const ModelFolder& model, c10::Device device, at::ScalarType dtype,
+inline Plan roomy_plan(const FluxModel& model, c10::Device device, at::ScalarType dtype,
                        const std::vector<Request>& requests) {
   return make_plan(model, workload_of(model, requests, dtype),
                    tensor_budget(device, kPlenty, kPlenty));
@@ -63,7 +63,7 @@ inline Plan roomy_plan(const ModelFolder& model, c10::Device device, at::ScalarT
 
 // `after_phase` is told when a phase has returned, with what there is by then.
 inline PhaseResults run_phases(
-    const ModelFolder& model, c10::Device device, at::ScalarType dtype,
+    const FluxModel& model, c10::Device device, at::ScalarType dtype,
     const std::vector<Request>& requests, const Plan& plan,
     const std::function<void(const char* phase, const PhaseResults&)>& after_phase = {}) {
   const c10::InferenceMode inference_mode;
@@ -94,7 +94,7 @@ inline PhaseResults run_phases(
 }
 
 inline PhaseResults run_phases(
-    const ModelFolder& model, c10::Device device, at::ScalarType dtype,
+    const FluxModel& model, c10::Device device, at::ScalarType dtype,
     const std::vector<Request>& requests,
     const std::function<void(const char* phase, const PhaseResults&)>& after_phase = {}) {
   return run_phases(model, device, dtype, requests, roomy_plan(model, device, dtype, requests),

@@ -35,7 +35,7 @@ void require(bool condition) {
   if (!condition) __builtin_trap();
 }
 
-void check(const steadyflux::ModelFolder& model) {
+void check(const steadyflux::FluxModel& model) {
   require(model.text_encoder.hidden_size % model.text_encoder.num_attention_heads == 0);
   require(model.text_encoder.hidden_size == model.transformer.pooled_projection_dim);
   require(model.text_encoder_2.d_model == model.transformer.joint_attention_dim);
@@ -76,7 +76,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
                               : kFiles[i].content);
   }
   try {
-    const auto model = steadyflux::ModelFolder::open(folder.path());
+    const auto model = steadyflux::FluxModel::open(folder.path());
     check(model);
     check_schedule(model.scheduler);
   } catch (const steadyflux::Error&) {

@@ -140,6 +140,60 @@ def safetensors():
     seed("safetensors", "shard", picked(2, tensors({"a": a}, bytes(8))))
 
 
+def gguf_text(value):
+    data = value if isinstance(value, bytes) else value.encode()
+    return struct.pack("<Q", len(data)) + data
+
+
+def gguf_entry(key, kind, value):
+    return gguf_text(key) + struct.pack("<I", kind) + value
+
+
+def gguf_array(kind, count, values):
+    return struct.pack("<IQ", kind, count) + values
+
+
+def gguf_tensor(name, sides, kind, offset):
+    return (gguf_text(name) + struct.pack(f"<I{len(sides)}Q", len(sides), *sides) +
+            struct.pack("<IQ", kind, offset))
+
+
+def gguf_file(entries, tensors, data, version=3, alignment=32):
+    start = (b"GGUF" + struct.pack("<IQQ", version, len(tensors), len(entries)) +
+             b"".join(entries) + b"".join(tensors))
+    return start + bytes(-len(start) % alignment) + data
+
+
+def gguf():
+    numbers = enumerate("B b H h I i f ? s a Q q d".split())
+    scalars = [gguf_entry(f"k{kind}", kind, struct.pack("<" + form, 1))
+               for kind, form in numbers if form not in "sa"]
+    text = gguf_entry("general.architecture", 8, gguf_text("flux \u732b"))
+    nested = gguf_entry("nested", 9, gguf_array(9, 2, gguf_array(5, 2, struct.pack("<ii", 1, -2)) +
+                                                gguf_array(8, 1, gguf_text("a"))))
+    shape = gguf_entry("comfy.gguf.orig_shape.a", 9, gguf_array(5, 3, struct.pack("<iii", 2, 1, 3)))
+    two = [gguf_tensor("a", [3, 2], 0, 0), gguf_tensor("b", [32, 2], 8, 32)]
+    good = gguf_file(scalars + [text, nested, shape], two, bytes(32 + 68))
+    seed("gguf", "good", good)
+    seed("gguf", "version-2", gguf_file([text], two, bytes(32 + 96), version=2))
+    seed("gguf", "cut", good[:-1])
+    seed("gguf", "cut-header", good[:150])
+    seed("gguf", "empty", gguf_file([], [], b""))
+    seed("gguf", "big-endian", b"GGUF" + struct.pack(">IQQ", 3, 1, 1) + bytes(64))
+    seed("gguf", "alignment", gguf_file(
+        [gguf_entry("general.alignment", 4, struct.pack("<I", 8))],
+        [gguf_tensor("b", [1], 24, 8), gguf_tensor("a", [], 27, 0)], bytes(9), alignment=8))
+    seed("gguf", "blocks", gguf_file([], [gguf_tensor("a", [256, 1, 1, 1], 12, 0)], bytes(144)))
+    seed("gguf", "unknown-type", gguf_file([], [gguf_tensor("a", [256], 39, 0)], bytes(136)))
+    seed("gguf", "huge-counts", b"GGUF" + struct.pack("<IQQ", 3, 2**60, 2**61) + bytes(64))
+    seed("gguf", "huge-text", gguf_file([gguf_text("k") + struct.pack("<IQ", 8, 2**60)], [], b""))
+    seed("gguf", "huge-array", gguf_file([gguf_entry("k", 9, gguf_array(10, 2**61, b""))], [], b""))
+    seed("gguf", "huge-shape", gguf_file([], [gguf_tensor("a", [2**32] * 4, 0, 0)], bytes(64)))
+    seed("gguf", "deep", gguf_file([gguf_entry("k", 9, struct.pack("<IQ", 9, 1) * 12)], [], b""))
+    seed("gguf", "overlap", gguf_file(
+        [], [gguf_tensor("a", [3], 0, 0), gguf_tensor("b", [3], 0, 0)], bytes(64)))
+
+
 def varint(number):
     out = b""
     while number > 0x7f:
@@ -191,5 +245,58 @@ def tokenizer():
          "added_tokens_decoder": {"7": {"content": "e", "normalized": True, "rstrip": True}}})))
 
 
-for make in (config, metadata, png_text, prompt, prompt_file, safetensors, tokenizer):
+def lora():
+    whole, listed, spec = range(3)
+    a = {"dtype": "F32", "shape": [1, 2], "data_offsets": [0, 8]}
+    b = {"dtype": "F32", "shape": [2, 1], "data_offsets": [8, 16]}
+    seed("lora", "file", picked(whole, tensors(
+        {"transformer.proj_out.lora_A.weight": a, "transformer.proj_out.lora_B.weight": b},
+        bytes(16))))
+    formats = {
+        "kohya": """lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight 2,4
+lora_unet_double_blocks_0_img_attn_qkv.lora_up.weight 6,2
+lora_unet_double_blocks_0_img_attn_qkv.alpha 1
+lora_te1_text_model_encoder_layers_0_mlp_fc1.hada_w1_a 3,1
+lora_te1_text_model_encoder_layers_0_mlp_fc1.hada_w1_b 1,2
+lora_te1_text_model_encoder_layers_0_mlp_fc1.hada_w2_a 3,1
+lora_te1_text_model_encoder_layers_0_mlp_fc1.hada_w2_b 1,2
+""",
+        "peft": """@{"transformer.lora_alpha": 8, "transformer.use_rslora": true, \
+"transformer.alpha_pattern": {"to_q": 2}}
+transformer.transformer_blocks.0.attn.to_q.lora_A.default.weight 2,4
+transformer.transformer_blocks.0.attn.to_q.lora_B.default.weight 4,2
+transformer.transformer_blocks.0.attn.to_q.lora_magnitude_vector 4
+""",
+        "bfl": """diffusion_model.single_blocks.0.linear1.lokr_w1 7,1
+diffusion_model.single_blocks.0.linear1.lokr_w2_a 2,1
+diffusion_model.single_blocks.0.linear1.lokr_w2_b 1,4
+diffusion_model.single_blocks.0.linear1.dora_scale 14,1
+diffusion_model.final_layer.adaLN_modulation.1.diff_b 4
+diffusion_model.img_in.diff 4,4
+""",
+        "xlabs": """single_blocks.3.processor.qkv_lora.down.weight 1,4
+single_blocks.3.processor.qkv_lora.up.weight 6,1
+double_blocks.3.processor.proj_lora2.down.weight 1,4,1,1
+double_blocks.3.processor.proj_lora2.up.weight 4,1,1,1
+""",
+        "twice": """transformer.proj_out.lora_A.weight 1,1
+transformer.proj_out.lora_B.weight 1,1
+proj_out.lora_A.weight 1,1
+proj_out.lora_B.weight 1,1
+""",
+        "copies": """transformer.proj_out.lora_A.weight 1,1
+transformer.proj_out.lora_B.weight 1,1
+lora_unet_final_layer_linear.lora_down.weight 1,1
+lora_unet_final_layer_linear.lora_up.weight 1,1
+""",
+        "no-partner": "proj_out.lora_A.weight 1,1\n",
+        "huge-sides": "proj_out.lokr_w1 9223372036854775807,0\nproj_out.lokr_w2 0,1\n",
+        "sdxl": "lora_unet_input_blocks_1_0_emb_layers_1.lora_down.weight 1,1\n",
+    }
+    for name, text in formats.items():
+        seed("lora", name, picked(listed, text))
+    seed("lora", "spec", picked(spec, "a:b/style.safetensors:-0.8e1"))
+
+
+for make in (config, lora, metadata, png_text, prompt, prompt_file, safetensors, gguf, tokenizer):
     make()

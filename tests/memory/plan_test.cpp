@@ -19,8 +19,8 @@ constexpr std::int64_t kMiB = std::int64_t{1} << 20;
 constexpr std::int64_t kGiB = std::int64_t{1} << 30;
 
 // FLUX.1, without a file.
-ModelFolder flux1(std::int64_t double_blocks = 19, std::int64_t single_blocks = 38) {
-  ModelFolder model;
+FluxModel flux1(std::int64_t double_blocks = 19, std::int64_t single_blocks = 38) {
+  FluxModel model;
   model.transformer.num_layers = double_blocks;
   model.transformer.num_single_layers = single_blocks;
   model.transformer.guidance_embeds = true;

@@ -39,7 +39,7 @@ void expect_same(const WeightsFootprint& footprint, const std::vector<TensorSlot
   }
 }
 
-void expect_same_everywhere(const ModelFolder& model, const std::string& dtype_name,
+void expect_same_everywhere(const FluxModel& model, const std::string& dtype_name,
                             at::ScalarType dtype, std::int64_t stored) {
   ClipTextModel clip(model.text_encoder);
   expect_same(clip_weights(model.text_encoder, dtype_name, stored), clip.fixed_slots(),
@@ -62,7 +62,7 @@ void expect_same_everywhere(const ModelFolder& model, const std::string& dtype_n
 TEST(Footprint, IsThatOfTheModels) {
   const auto source = std::filesystem::path(STEADYFLUX_SOURCE_DIR);
   for (const char* name : {"a", "b"}) {
-    const auto model = ModelFolder::open(source / "tests/goldens" / name / "model");
+    const auto model = FluxModel::open(source / "tests/goldens" / name / "model");
     expect_same_everywhere(model, "fp32", at::kFloat, 4);
     expect_same_everywhere(model, "bf16", at::kBFloat16, 4);
     expect_same_everywhere(model, "fp16", at::kHalf, 2);
@@ -73,7 +73,7 @@ TEST(Footprint, IsThatOfFlux1) {
   const auto folder = std::filesystem::path(STEADYFLUX_SOURCE_DIR) / ".." / "shared" / "flux1";
   if (!std::filesystem::exists(folder)) GTEST_SKIP() << "no FLUX.1 configurations beside this";
   for (const char* name : {"schnell", "dev"}) {
-    const auto model = ModelFolder::open(folder / name);
+    const auto model = FluxModel::open(folder / name);
     expect_same_everywhere(model, "bf16", at::kBFloat16, 2);
     expect_same_everywhere(model, "fp16", at::kHalf, 2);
   }

@@ -34,10 +34,10 @@ class StoredDtype : public ::testing::Test {
       std::filesystem::create_directory(folder_ / part);
     }
   }
-  StoredDtypes find() const { return find_stored_dtypes(model_); }
+  StoredModel find() const { return find_stored_model(model_); }
 
   TempFolder folder_;
-  ModelFolder model_;  // the sizes of FLUX.1-schnell
+  FluxModel model_;  // the sizes of FLUX.1-schnell
 };
 
 TEST_F(StoredDtype, IsThatOfFluxWithoutAnyWeightFile) {
@@ -94,7 +94,7 @@ TEST_F(StoredDtype, DamagedFilesAreNamed) {
 
 Chunk chunk_of(const std::vector<Request>& requests) {
   const auto source = std::filesystem::path(STEADYFLUX_SOURCE_DIR);
-  return make_chunk(ModelFolder::open(source / "tests/goldens/b/model"), requests);
+  return make_chunk(FluxModel::open(source / "tests/goldens/b/model"), requests);
 }
 
 TEST(MakeWorkload, TakesTheRequestAndTheDtypes) {
@@ -104,7 +104,7 @@ TEST(MakeWorkload, TakesTheRequestAndTheDtypes) {
   request.num_inference_steps = 7;
   request.num_images = 3;
   request.max_sequence_length = 256;
-  StoredDtypes stored;
+  StoredModel stored;
   const std::vector<Request> requests{request};
   const Workload work = make_workload(chunk_of(requests), stored, "auto", 5);
   EXPECT_EQ(work.width, 512);
@@ -140,13 +140,13 @@ TEST(MakeWorkload, IsTheLargestOfAllRequests) {
 }
 
 TEST(MakeWorkload, OneComponentOfAnotherDtypeIsConverted) {
-  StoredDtypes stored;
+  StoredModel stored;
   stored.vae = "fp32";
   EXPECT_EQ(make_workload({}, stored, "auto", 1).stored.vae, "fp32");
 }
 
 TEST(MakeWorkload, ComputesInFp32WhatIsStoredInFp64) {
-  StoredDtypes stored;
+  StoredModel stored;
   stored.transformer = "fp64";
   const Workload work = make_workload({}, stored, "auto", 1);
   EXPECT_EQ(work.dtype, "fp32");

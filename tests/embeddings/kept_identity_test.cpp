@@ -1,5 +1,5 @@
 // Encoders of one name give the same embeddings: every change of them, and no other, changes it.
-#include "embeddings/encoder_identity.h"
+#include "embeddings/kept_identity.h"
 
 #include <gtest/gtest.h>
 
@@ -79,7 +79,7 @@ TEST(EncoderIdentity, IsKeptWhileNoFileChanges) {
     EXPECT_EQ(encoder_identity(model, cache / "c"), identity) << damaged;
     EXPECT_EQ(cache.read(kept), text);
   }
-  forget_encoder_identities(cache / "c");
+  forget_identities(cache / "c");
   EXPECT_TRUE(fs::is_empty(cache / "c" / "encoders"));
 }
 

@@ -1,4 +1,4 @@
-#include "embeddings/encoder_identity.h"
+#include "embeddings/kept_identity.h"
 
 #include <fmt/format.h>
 #include <sys/stat.h>
@@ -25,7 +25,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kFolders[] = {"text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"};
 constexpr const char* kKept = "encoders";  // below the cache's folder
 constexpr std::size_t kDigits = 16;
 // File systems count time in ticks: a file changed again within one may look as before.
@@ -37,29 +36,28 @@ struct Fingerprint {
   std::int64_t newest = 0;  // seconds
 };
 
-Fingerprint fingerprint_of(const fs::path& root, const std::vector<fs::path>& files) {
+Fingerprint fingerprint_of(const std::vector<NamedFile>& files) {
   Fingerprint result;
-  for (const fs::path& file : files) {
+  for (const NamedFile& file : files) {
     struct stat info {};
-    if (::stat((root / file).c_str(), &info) != 0) {
-      throw io_error((root / file), "cannot be read", errno);
+    if (::stat(file.path.c_str(), &info) != 0) {
+      throw io_error(file.path, "cannot be read", errno);
     }
     result.text += fmt::format("{}:{}:{}:{}.{:09}:{}.{:09}:{}\n", info.st_dev, info.st_ino,
                                info.st_size, info.st_mtim.tv_sec, info.st_mtim.tv_nsec,
-                               info.st_ctim.tv_sec, info.st_ctim.tv_nsec, file.generic_string());
+                               info.st_ctim.tv_sec, info.st_ctim.tv_nsec, file.name);
     result.newest =
         std::max<std::int64_t>({result.newest, info.st_mtim.tv_sec, info.st_ctim.tv_sec});
   }
   return result;
 }
 
-fs::path kept_path(const fs::path& cache_folder, const fs::path& root,
-                   const std::vector<fs::path>& files) {
+fs::path kept_path(const fs::path& cache_folder, const std::vector<NamedFile>& files) {
   std::error_code error;
-  const fs::path canonical = fs::canonical(root, error);
   Fnv1a hash;
-  hash.add(canonical.string());
-  for (const fs::path& file : files) hash.add("\n" + file.generic_string());
+  for (const NamedFile& file : files) {
+    hash.add(file.name + "\n" + fs::canonical(file.path, error).string() + "\n");
+  }
   return cache_folder / kKept / fmt::format("{:016x}.txt", hash.value());
 }
 
@@ -96,28 +94,17 @@ void keep(const fs::path& path, const std::string& identity, const Fingerprint& 
 
 }  // namespace
 
-std::string encoder_identity(const fs::path& model_root, const fs::path& cache_folder) {
-  std::vector<fs::path> files;
-  for (const char* folder : kFolders) {
-    for (const fs::path& file : list_model_files(model_root / folder)) {
-      files.push_back(folder / file);
-    }
-  }
-  return kept_identity(model_root, files, cache_folder);
-}
-
-std::string kept_identity(const fs::path& root, const std::vector<fs::path>& files,
-                          const fs::path& cache_folder) {
-  if (cache_folder.empty()) return files_identity(root, files);
-  const Fingerprint fingerprint = fingerprint_of(root, files);
-  const fs::path path = kept_path(cache_folder, root, files);
+std::string kept_identity(const std::vector<NamedFile>& files, const fs::path& cache_folder) {
+  if (cache_folder.empty()) return files_identity(files);
+  const Fingerprint fingerprint = fingerprint_of(files);
+  const fs::path path = kept_path(cache_folder, files);
   if (auto kept = read_kept(path, fingerprint)) return *kept;
-  std::string identity = files_identity(root, files);
+  std::string identity = files_identity(files);
   keep(path, identity, fingerprint);
   return identity;
 }
 
-void forget_encoder_identities(const fs::path& cache_folder) {
+void forget_identities(const fs::path& cache_folder) {
   std::error_code error;
   UnfinishedFile::remove_abandoned(cache_folder / kKept);
   fs::directory_iterator entry(cache_folder / kKept, error);

@@ -1,0 +1,19 @@
+// The parts of a model that a single file does not hold.
+#pragma once
+
+#include <filesystem>
+
+namespace steadyflux {
+
+// Each a file or a component folder of the diffusers layout; `tokenizers` is a folder that holds
+// tokenizer/ and tokenizer_2/. Empty: in the model itself, or looked for.
+struct ModelParts {
+  std::filesystem::path vae;
+  std::filesystem::path clip_l;
+  std::filesystem::path t5;
+  std::filesystem::path tokenizers;
+
+  bool operator==(const ModelParts&) const = default;
+};
+
+}  // namespace steadyflux

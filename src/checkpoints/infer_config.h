@@ -1,0 +1,46 @@
+// The configuration of a component from the names and shapes of its tensors, for files that come
+// without config.json. What tensors cannot tell is FLUX.1's:
+// - transformer: RoPE axes are 1/8, 7/16 and 7/16 of a head, patch size 1;
+// - T5: max distance 128, eps 1e-6, tanh-GELU;
+// - CLIP: heads of 64, quick GELU, eps 1e-5, the legacy rule for the end of the text;
+// - VAE: scaling 0.3611, shift 0.1159; 32 norm groups or, where some width is no multiple of 32,
+// the
+//   largest number below that divides all of them.
+// A file whose model differs in these (as small test models do) needs its config.json.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "checkpoints/recognise.h"
+#include "config/model_config.h"
+
+namespace steadyflux {
+
+// Tensors' shapes, of values (not of packed bytes), by name.
+using TensorShapes = std::map<std::string, std::vector<std::int64_t>>;
+
+// The shapes that a part's tensors have under the models' names: fused tensors cut, stretches put
+// together, 1 x 1 convolutions of the VAE's attention as matrices. Names that are none of the
+// part's are passed over. Throws kBadInput, naming `where` (the file), for rows that cannot be
+// shared out.
+TensorShapes component_shapes(const TensorShapes& stored, const FilePart& part,
+                              const std::string& where);
+
+// All of them take shapes by the models' names, and throw kBadInput naming `where`, the first
+// tensor that is missing (blocks are counted, and none may be left out) or whose shape makes no
+// sense, and what to do. Whether every tensor is there, in the shape that the config asks for, is
+// left to loading.
+FluxTransformerConfig infer_flux_transformer_config(const TensorShapes& shapes,
+                                                    const std::string& where);
+ClipTextConfig infer_clip_text_config(const TensorShapes& shapes, const std::string& where);
+T5Config infer_t5_config(const TensorShapes& shapes, const std::string& where);
+AutoencoderKlConfig infer_autoencoder_kl_config(const TensorShapes& shapes,
+                                                const std::string& where);
+
+// The scheduler of the variant: schnell's (static shift 1) without guidance embedding, else dev's.
+FlowMatchEulerConfig infer_flow_match_euler_config(const FluxTransformerConfig& transformer);
+
+}  // namespace steadyflux

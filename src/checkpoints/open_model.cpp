@@ -1,0 +1,268 @@
+#include "checkpoints/open_model.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <array>
+#include <functional>
+#include <optional>
+#include <utility>
+
+#include "base/file_identity.h"
+#include "base/utf8.h"
+#include "checkpoints/find_parts.h"
+#include "checkpoints/infer_config.h"
+#include "checkpoints/recognise.h"
+#include "steadyflux/error.h"
+#include "weights/component_weights.h"
+
+namespace steadyflux {
+namespace {
+
+namespace fs = std::filesystem;
+
+RecognisedFile recognise_file(const Checkpoint& checkpoint) {
+  return recognise(checkpoint.tensors(), checkpoint.metadata().value("general.architecture", ""));
+}
+
+bool has_part(const RecognisedFile& file, Component component) {
+  return std::any_of(file.parts.begin(), file.parts.end(),
+                     [&](const FilePart& part) { return part.component == component; });
+}
+
+// The config of a part: from its folder's config.json, else from its tensors.
+template <typename Config>
+Config part_config(const fs::path& path, Component component,
+                   const std::function<Config(const fs::path&)>& read,
+                   Config (*infer)(const TensorShapes&, const std::string&)) {
+  std::error_code error;
+  if (fs::is_directory(path, error) && fs::exists(path / "config.json", error)) {
+    return read(path / "config.json");
+  }
+  const auto weights = ComponentWeights::open(path, component);
+  TensorShapes shapes;
+  for (const auto& [name, tensor] : weights.tensors()) shapes.emplace(name, tensor.shape);
+  return infer(shapes, weights.path().string());
+}
+
+struct PartDescription {
+  Component component;
+  fs::path FluxModel::Paths::*path;
+  fs::path ModelParts::*option;
+  const char* folder;
+};
+
+constexpr std::array<PartDescription, 3> kParts = {{
+    {Component::kTextEncoder, &FluxModel::Paths::text_encoder, &ModelParts::clip_l, "text_encoder"},
+    {Component::kTextEncoder2, &FluxModel::Paths::text_encoder_2, &ModelParts::t5,
+     "text_encoder_2"},
+    {Component::kVae, &FluxModel::Paths::vae, &ModelParts::vae, "vae"},
+}};
+
+// A part that was named: is it one?
+void check_named(const fs::path& path, const PartDescription& part) {
+  const auto checkpoint = Checkpoint::open(path);
+  const auto file = recognise_file(checkpoint);
+  if (has_part(file, part.component)) return;
+  throw Error(ErrorKind::kBadInput,
+              fmt::format("{}: this is {}, expected a {}", path.string(), file.description,
+                          part.component == Component::kVae ? "VAE of FLUX.1"
+                          : part.component == Component::kTextEncoder
+                              ? "CLIP-L text encoder"
+                              : "T5 encoder"));
+}
+
+// Fills in the paths of all parts of a single file's model.
+class PartsFinder {
+ public:
+  PartsFinder(const fs::path& file, const RecognisedFile& recognised, const ModelParts& parts)
+      : file_(file), recognised_(recognised), parts_(parts) {}
+
+  FluxModel::Paths find() {
+    FluxModel::Paths paths;
+    paths.transformer = file_;
+    for (const PartDescription& part : kParts) paths.*part.path = find(part);
+    paths.tokenizer = tokenizer("tokenizer");
+    paths.tokenizer_2 = tokenizer("tokenizer_2");
+    if (!missing_.empty()) throw missing_error();
+    return paths;
+  }
+
+ private:
+  const std::vector<fs::path>& places() {
+    if (places_.empty()) places_ = places_beside(file_);
+    return places_;
+  }
+
+  fs::path find(const PartDescription& part) {
+    if (const fs::path& named = parts_.*part.option; !named.empty()) return named;
+    if (has_part(recognised_, part.component)) return file_;
+    if (auto found = find_part(part.component, places())) return *found;
+    missing_.push_back(part.folder);
+    return {};
+  }
+
+  fs::path tokenizer(const std::string& name) {
+    if (!parts_.tokenizers.empty()) return parts_.tokenizers / name;
+    if (auto found = find_tokenizer(name, places())) return *found;
+    missing_.push_back(name);
+    return {};
+  }
+
+  Error missing_error() const {
+    std::string patterns;
+    for (const std::string& name : missing_) patterns += fmt::format(" \"{}/*\"", name);
+    return {ErrorKind::kBadInput,
+            fmt::format("{}: has no {} in it, beside it or in the Hugging Face cache; name them "
+                        "(--clip-l, --t5, --vae, --tokenizers) or fetch them: hf download "
+                        "black-forest-labs/FLUX.1-schnell --include{}",
+                        file_.string(), fmt::join(missing_, ", "), patterns)};
+  }
+
+  const fs::path& file_;
+  const RecognisedFile& recognised_;
+  const ModelParts& parts_;
+  std::vector<fs::path> places_;
+  std::vector<std::string> missing_;
+};
+
+void read_configs(FluxModel& model) {
+  model.text_encoder = part_config<ClipTextConfig>(model.paths.text_encoder, Component::kTextEncoder,
+                                                   read_clip_text_config, infer_clip_text_config);
+  model.text_encoder_2 = part_config<T5Config>(model.paths.text_encoder_2, Component::kTextEncoder2,
+                                               read_t5_config, infer_t5_config);
+  model.transformer = part_config<FluxTransformerConfig>(
+      model.paths.transformer, Component::kTransformer, read_flux_transformer_config,
+      infer_flux_transformer_config);
+  model.vae =
+      part_config<AutoencoderKlConfig>(model.paths.vae, Component::kVae,
+                                       read_autoencoder_kl_config, infer_autoencoder_kl_config);
+}
+
+FluxModel open_file(const fs::path& file, const ModelParts& parts) {
+  const auto checkpoint = Checkpoint::open(file);
+  const auto recognised = recognise_file(checkpoint);
+  if (!has_part(recognised, Component::kTransformer)) {
+    throw Error(ErrorKind::kBadInput,
+                fmt::format("{}: this is {}, steadyflux makes pictures with FLUX.1 models",
+                            file.string(), recognised.description));
+  }
+  if (recognised.variant == FluxVariant::kFill || recognised.variant == FluxVariant::kControl) {
+    throw Error(ErrorKind::kBadInput,
+                fmt::format("{}: this is {}, which works on a picture; steadyflux makes pictures "
+                            "from text with FLUX.1-schnell, FLUX.1-dev and their like",
+                            file.string(), recognised.description));
+  }
+  FluxModel model;
+  model.root = file;
+  model.name = file.stem().string();
+  model.paths = PartsFinder(file, recognised, parts).find();
+  for (const PartDescription& part : kParts) {
+    if (!(parts.*part.option).empty()) check_named(model.paths.*part.path, part);
+  }
+  read_configs(model);
+  model.scheduler = infer_flow_match_euler_config(model.transformer);
+  check_parts(model);
+  model.defaults =
+      read_generation_defaults(file.parent_path(), model.transformer.guidance_embeds);
+  return model;
+}
+
+// The single-file checkpoint in a folder that is no diffusers folder.
+std::optional<fs::path> checkpoint_in(const fs::path& folder) {
+  std::vector<fs::path> found;
+  std::error_code error;
+  for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
+    const auto extension = it->path().extension();
+    if (extension != ".safetensors" && extension != ".gguf" && extension != ".sft") continue;
+    try {
+      if (has_part(recognise_file(Checkpoint::open(it->path())), Component::kTransformer)) {
+        found.push_back(it->path());
+      }
+    } catch (const Error&) {
+      continue;
+    }
+  }
+  std::sort(found.begin(), found.end());
+  if (found.size() > 1) {
+    std::vector<std::string> names;
+    for (const fs::path& path : found) names.push_back(path.filename().string());
+    throw Error(ErrorKind::kBadInput,
+                fmt::format("{}: holds several models, name one of them: {}", folder.string(),
+                            printable(fmt::format("{}", fmt::join(names, ", ")), 400)));
+  }
+  if (found.empty()) return std::nullopt;
+  return found.front();
+}
+
+FluxModel open_folder(const fs::path& folder, const ModelParts& parts) {
+  FluxModel model = FluxModel::open(folder);
+  if (parts == ModelParts{}) return model;
+  for (const PartDescription& part : kParts) {
+    if ((parts.*part.option).empty()) continue;
+    model.paths.*part.path = parts.*part.option;
+    check_named(model.paths.*part.path, part);
+  }
+  if (!parts.tokenizers.empty()) {
+    model.paths.tokenizer = parts.tokenizers / "tokenizer";
+    model.paths.tokenizer_2 = parts.tokenizers / "tokenizer_2";
+  }
+  read_configs(model);
+  check_parts(model);
+  return model;
+}
+
+// Files of a part, under names that begin with the part's.
+void add_part(std::vector<NamedFile>& files, const std::string& name, const fs::path& path) {
+  std::error_code error;
+  if (!fs::is_directory(path, error)) {
+    files.push_back({name + "/" + path.filename().string(), path});
+    return;
+  }
+  for (const fs::path& file : list_model_files(path)) {
+    files.push_back({name + "/" + file.generic_string(), path / file});
+  }
+}
+
+std::vector<NamedFile> sorted(std::vector<NamedFile> files) {
+  std::sort(files.begin(), files.end(),
+            [](const NamedFile& a, const NamedFile& b) { return a.name < b.name; });
+  return files;
+}
+
+}  // namespace
+
+FluxModel open_model(const fs::path& path, const ModelParts& parts) {
+  std::error_code error;
+  if (!fs::is_directory(path, error)) return open_file(path, parts);
+  if (!fs::exists(path / "model_index.json", error)) {
+    if (const auto file = checkpoint_in(path)) return open_file(*file, parts);
+  }
+  return open_folder(path, parts);
+}
+
+std::vector<NamedFile> encoder_files(const FluxModel& model) {
+  std::vector<NamedFile> files;
+  add_part(files, "text_encoder", model.paths.text_encoder);
+  add_part(files, "text_encoder_2", model.paths.text_encoder_2);
+  add_part(files, "tokenizer", model.paths.tokenizer);
+  add_part(files, "tokenizer_2", model.paths.tokenizer_2);
+  return sorted(std::move(files));
+}
+
+std::vector<NamedFile> model_files(const FluxModel& model) {
+  auto files = encoder_files(model);
+  add_part(files, "transformer", model.paths.transformer);
+  add_part(files, "vae", model.paths.vae);
+  std::error_code error;
+  if (fs::is_directory(model.root, error)) {
+    for (const char* name : {"model_index.json", "steadyflux.json"}) {
+      if (fs::exists(model.root / name, error)) files.push_back({name, model.root / name});
+    }
+    add_part(files, "scheduler", model.root / "scheduler");
+  }
+  return sorted(std::move(files));
+}
+
+}  // namespace steadyflux

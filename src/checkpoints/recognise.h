@@ -1,0 +1,60 @@
+// What is this file? Told from the names and shapes of its tensors, before anything is read from
+// it: people have many files that end in .safetensors or .gguf, and a message that says "this is a
+// Stable Diffusion XL checkpoint" helps more than a missing tensor.
+#pragma once
+
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "weights/key_names.h"
+#include "weights/tensor_view.h"
+
+namespace steadyflux {
+
+enum class FileKind {
+  kTransformer,   // FLUX.1's
+  kTextEncoder,   // CLIP-L
+  kTextEncoder2,  // T5's encoder
+  kVae,           // an AutoencoderKL as FLUX.1's; SD3's has the same names and shapes
+  kAllInOne,      // several of these
+  kLora,
+  kOther,    // known, and nothing that steadyflux runs
+  kUnknown,  // not known
+};
+
+// FLUX.1 Kontext and FLUX.1 Krea have the tensors of dev.
+enum class FluxVariant {
+  kSchnell,  // no guidance embedding
+  kDev,
+  kFill,     // in_channels 6 x out_channels: image, masked image, mask
+  kControl,  // Depth, Canny: in_channels 2 x out_channels
+};
+
+// A component in a file: its tensors are those whose names begin with `prefix`, less what
+// placements() does not know.
+struct FilePart {
+  Component component = Component::kTransformer;
+  Naming naming = Naming::kDiffusers;
+  std::string prefix;
+
+  bool operator==(const FilePart&) const = default;
+};
+
+struct RecognisedFile {
+  FileKind kind = FileKind::kUnknown;
+  std::vector<FilePart> parts;         // of kTransformer ... kAllInOne
+  std::optional<FluxVariant> variant;  // where a transformer is among them
+  std::string description;             // "a Stable Diffusion XL checkpoint"
+};
+
+// `architecture`: `general.architecture` of a GGUF file, else "". Names decide; the architecture,
+// which converters fill in as they like ("flux" for Chroma), only helps where they say nothing.
+RecognisedFile recognise(const std::map<std::string, TensorView>& tensors,
+                         const std::string& architecture = "");
+
+// "FLUX.1-dev"
+std::string to_string(FluxVariant variant);
+
+}  // namespace steadyflux

@@ -40,6 +40,8 @@ void run(const std::vector<std::string>& arguments) {
       return steadyflux::cli::run_plan(line);
     case steadyflux::cli::Command::kInspect:
       return steadyflux::cli::run_inspect(line);
+    case steadyflux::cli::Command::kQuantize:
+      return steadyflux::cli::run_quantize(line);
     case steadyflux::cli::Command::kCache:
       return steadyflux::cli::run_cache(line);
     case steadyflux::cli::Command::kDoctor:

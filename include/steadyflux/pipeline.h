@@ -11,15 +11,22 @@
 #include <string>
 #include <vector>
 
-#include "steadyflux/model_parts.h"
-
 #include "steadyflux/error.h"
+#include "steadyflux/model_parts.h"
 
 namespace steadyflux {
 
 struct Plan;            // memory/plan.h
 struct MemoryTimeline;  // memory/timeline.h
 struct StoredEmbeds;    // embeddings/prompt_embeds_file.h
+
+// A LoRA file and how strongly it is applied.
+struct LoraUse {
+  std::filesystem::path path;
+  double strength = 1.0;
+
+  bool operator==(const LoraUse&) const = default;
+};
 
 // One prompt and what to do with it. Validated by Pipeline::check.
 struct Request {
@@ -31,6 +38,8 @@ struct Request {
   std::uint64_t seed = 0;                  // of the first picture; picture i has seed + i
   std::int64_t num_images = 1;             // >= 1
   std::int64_t max_sequence_length = 512;  // T5 tokens, 1..512
+  // The same for all requests that are made in one go.
+  std::vector<LoraUse> loras = {};
 };
 
 // 8-bit RGB, rows from top to bottom, no padding.
@@ -85,6 +94,9 @@ class PromptEmbedsStore {
                                            std::int64_t max_sequence_length,
                                            const std::string& dtype) = 0;
   virtual void put(const StoredEmbeds& embeds) = 0;
+  // Embeddings that the user gave count whatever LoRAs on text encoders would make of the prompt;
+  // others are neither looked for nor kept where there are such LoRAs.
+  virtual bool given_by_user() const { return false; }
 };
 
 // A picture after some of its steps.
@@ -160,6 +172,9 @@ class Pipeline {
   int num_threads() const;
 
  private:
+  // Opens the LoRAs of the requests, which are the same for all.
+  void take_loras(std::span<const Request> requests, Observer& observer);
+
   struct State;
   std::unique_ptr<State> state_;
 };

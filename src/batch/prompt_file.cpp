@@ -71,15 +71,26 @@ class ObjectReader : public nlohmann::json_sax<json> {
     name_ = keys_.claim(key);
     return true;
   }
-  bool string(std::string& value) override { return set(std::move(value)); }
+  bool string(std::string& value) override {
+    if (!in_list_) return set(std::move(value));
+    list_ += (list_.empty() ? "" : "\n") + value;
+    return true;
+  }
   bool number_integer(std::int64_t value) override { return number(fmt::to_string(value)); }
   bool number_unsigned(std::uint64_t value) override { return number(fmt::to_string(value)); }
   bool number_float(double, const std::string& text) override { return number(text); }
   bool null() override { wrong_type("null"); }
   bool boolean(bool value) override { wrong_type(value ? "true" : "false"); }
   bool binary(json::binary_t&) override { wrong_type("binary"); }
-  bool start_array(std::size_t) override { wrong_type("an array"); }
-  bool end_array() override { return true; }
+  bool start_array(std::size_t) override {
+    if (name_ != "lora" || in_list_) wrong_type("an array");
+    in_list_ = true;
+    return true;
+  }
+  bool end_array() override {
+    in_list_ = false;
+    return set(std::exchange(list_, {}));
+  }
   bool start_object(std::size_t) override {
     if (is_open_) wrong_type("an object");
     is_open_ = true;
@@ -112,11 +123,14 @@ class ObjectReader : public nlohmann::json_sax<json> {
 
  private:
   [[noreturn]] void wrong_type(const char* type) const {
-    const char* expected = name_ == "prompt" || name_ == "output" ? "a string" : "a number";
+    const char* expected = name_ == "lora"  ? "a string or a list of strings"
+                           : takes_string() ? "a string"
+                                            : "a number";
     bad(fmt::format("{} is {}, expected {}", quoted_key(key_), type, expected));
   }
+  bool takes_string() const { return name_ == "prompt" || name_ == "output" || name_ == "lora"; }
   bool number(std::string text) {
-    if (name_ == "prompt" || name_ == "output") wrong_type("a number");
+    if (takes_string()) wrong_type("a number");
     return set(std::move(text));
   }
   bool set(std::string value) {
@@ -130,6 +144,8 @@ class ObjectReader : public nlohmann::json_sax<json> {
   PromptKeys keys_;
   std::string key_;   // as written
   std::string name_;  // of the option
+  bool in_list_ = false;
+  std::string list_;  // of `lora`, one a line
   bool is_open_ = false;
   bool is_complete_ = false;
 };

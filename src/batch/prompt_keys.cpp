@@ -17,7 +17,7 @@ struct Key {
   bool whole;  // a whole number is expected
 };
 
-constexpr std::array<Key, 12> kKeys = {{
+constexpr std::array<Key, 13> kKeys = {{
     {"prompt", "prompt", false},
     {"seed", "seed", true},
     {"width", "width", true},
@@ -27,15 +27,16 @@ constexpr std::array<Key, 12> kKeys = {{
     {"max-sequence-length", "max-sequence-length", true},
     {"num-images", "num-images", true},
     {"output", "output", false},
+    {"lora", "lora", false},
     {"num-inference-steps", "steps", true},
     {"guidance-scale", "guidance", false},
     {"n", "num-images", true},
 }};
 
 // Options that have no other value from prompt to prompt.
-constexpr std::array<std::string_view, 9> kOfTheBatch = {
-    "model",   "device",     "dtype",       "threads",       "max-vram",
-    "max-ram", "vae-tiling", "on-pressure", "memory-report",
+constexpr std::array<std::string_view, 13> kOfTheBatch = {
+    "vae",     "clip-l",   "t5",      "tokenizers", "model",       "device",        "dtype",
+    "threads", "max-vram", "max-ram", "vae-tiling", "on-pressure", "memory-report",
 };
 
 [[noreturn]] void bad(const std::string& what) { throw Error(ErrorKind::kBadInput, what); }
@@ -56,7 +57,7 @@ const Key* find_key(std::string_view key) {
   }
   bad(
       fmt::format("unknown key {}; known are prompt, seed, width, height, steps, guidance, "
-                  "max-sequence-length, num-images (or n) and output",
+                  "max-sequence-length, num-images (or n), lora and output",
                   quoted_key(key)));
 }
 
@@ -97,7 +98,7 @@ void set_prompt_value(PromptEntry& entry, const std::string& name, std::string_v
     entry.prompt = std::move(value);
     return;
   }
-  if (value.empty()) {
+  if (value.empty() && name != "lora") {
     bad(fmt::format("{} is empty; give it a value or leave it out", quoted_key(key)));
   }
   const Key* known = find_key(name);

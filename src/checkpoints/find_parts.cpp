@@ -77,10 +77,10 @@ std::optional<fs::path> file_in(const fs::path& folder, Component component) {
     if (is_weight_file(path) && holds_only(path, component)) found.push_back(path.string());
   }
   if (found.size() > 1) {
-    throw Error(ErrorKind::kBadInput,
-                fmt::format("{}: several files would do as {}: {}; name one with {}",
-                            folder.string(), folder_name(component), fmt::join(found, ", "),
-                            option_of(component)));
+    throw Error(
+        ErrorKind::kBadInput,
+        fmt::format("{}: several files would do as {}: {}; name one with {}", folder.string(),
+                    folder_name(component), fmt::join(found, ", "), option_of(component)));
   }
   if (found.empty()) return std::nullopt;
   return found.front();

@@ -67,10 +67,9 @@ void check_named(const fs::path& path, const PartDescription& part) {
   if (has_part(file, part.component)) return;
   throw Error(ErrorKind::kBadInput,
               fmt::format("{}: this is {}, expected a {}", path.string(), file.description,
-                          part.component == Component::kVae ? "VAE of FLUX.1"
-                          : part.component == Component::kTextEncoder
-                              ? "CLIP-L text encoder"
-                              : "T5 encoder"));
+                          part.component == Component::kVae           ? "VAE of FLUX.1"
+                          : part.component == Component::kTextEncoder ? "CLIP-L text encoder"
+                                                                      : "T5 encoder"));
 }
 
 // Fills in the paths of all parts of a single file's model.
@@ -128,16 +127,16 @@ class PartsFinder {
 };
 
 void read_configs(FluxModel& model) {
-  model.text_encoder = part_config<ClipTextConfig>(model.paths.text_encoder, Component::kTextEncoder,
-                                                   read_clip_text_config, infer_clip_text_config);
+  model.text_encoder =
+      part_config<ClipTextConfig>(model.paths.text_encoder, Component::kTextEncoder,
+                                  read_clip_text_config, infer_clip_text_config);
   model.text_encoder_2 = part_config<T5Config>(model.paths.text_encoder_2, Component::kTextEncoder2,
                                                read_t5_config, infer_t5_config);
   model.transformer = part_config<FluxTransformerConfig>(
       model.paths.transformer, Component::kTransformer, read_flux_transformer_config,
       infer_flux_transformer_config);
-  model.vae =
-      part_config<AutoencoderKlConfig>(model.paths.vae, Component::kVae,
-                                       read_autoencoder_kl_config, infer_autoencoder_kl_config);
+  model.vae = part_config<AutoencoderKlConfig>(
+      model.paths.vae, Component::kVae, read_autoencoder_kl_config, infer_autoencoder_kl_config);
 }
 
 FluxModel open_file(const fs::path& file, const ModelParts& parts) {
@@ -164,8 +163,7 @@ FluxModel open_file(const fs::path& file, const ModelParts& parts) {
   read_configs(model);
   model.scheduler = infer_flow_match_euler_config(model.transformer);
   check_parts(model);
-  model.defaults =
-      read_generation_defaults(file.parent_path(), model.transformer.guidance_embeds);
+  model.defaults = read_generation_defaults(file.parent_path(), model.transformer.guidance_embeds);
   return model;
 }
 
@@ -216,7 +214,7 @@ FluxModel open_folder(const fs::path& folder, const ModelParts& parts) {
 // Files of a part, under names that begin with the part's.
 void add_part(std::vector<NamedFile>& files, const std::string& name, const fs::path& path) {
   std::error_code error;
-  if (!fs::is_directory(path, error)) {
+  if (fs::is_regular_file(path, error)) {
     files.push_back({name + "/" + path.filename().string(), path});
     return;
   }
@@ -252,15 +250,21 @@ std::vector<NamedFile> encoder_files(const FluxModel& model) {
 }
 
 std::vector<NamedFile> model_files(const FluxModel& model) {
-  auto files = encoder_files(model);
-  add_part(files, "transformer", model.paths.transformer);
-  add_part(files, "vae", model.paths.vae);
+  std::vector<NamedFile> files;
   std::error_code error;
-  if (fs::is_directory(model.root, error)) {
-    for (const char* name : {"model_index.json", "steadyflux.json"}) {
-      if (fs::exists(model.root / name, error)) files.push_back({name, model.root / name});
-    }
-    add_part(files, "scheduler", model.root / "scheduler");
+  const auto& paths = model.paths;
+  for (const auto& [name, path] : {std::pair{"text_encoder", paths.text_encoder},
+                                   {"text_encoder_2", paths.text_encoder_2},
+                                   {"tokenizer", paths.tokenizer},
+                                   {"tokenizer_2", paths.tokenizer_2},
+                                   {"transformer", paths.transformer},
+                                   {"vae", paths.vae},
+                                   {"scheduler", model.root / "scheduler"}}) {
+    // Where prompts come encoded, tokenizers may be absent.
+    if (fs::exists(path, error)) add_part(files, name, path);
+  }
+  for (const char* name : {"model_index.json", "steadyflux.json"}) {
+    if (fs::is_regular_file(model.root / name, error)) files.push_back({name, model.root / name});
   }
   return sorted(std::move(files));
 }

@@ -1,5 +1,6 @@
 // From what the user names, a diffusers folder or a single file and perhaps the parts that go with
-// it, to a whole model: where every part lies and how it is configured. Headers are read, no weights.
+// it, to a whole model: where every part lies and how it is configured. Headers are read, no
+// weights.
 #pragma once
 
 #include <filesystem>
@@ -18,8 +19,8 @@ namespace steadyflux {
 //   1. in folders of the diffusers layout and in files beside the file, told by what they hold;
 //   2. likewise in ComfyUI's folders vae, clip and text_encoders beside the file's folder;
 //   3. in the snapshots of the local Hugging Face cache.
-// Throws Error{kBadInput}: says what a file is that is no such checkpoint, which parts are missing and
-// how to get them, and asks where several would do.
+// Throws Error{kBadInput}: says what a file is that is no such checkpoint, which parts are missing
+// and how to get them, and asks where several would do.
 FluxModel open_model(const std::filesystem::path& path, const ModelParts& parts = {});
 
 // All files that a picture may depend on, or an embedding (encoders and tokenizers), under names

@@ -307,6 +307,17 @@ class Batch {
 
   // One after the other if together they fail, so that one does not take the others with it.
   void make_chunk(std::vector<BatchItem> chunk) {
+    // LoRAs change weights: pictures with others are made apart.
+    const auto other = std::find_if(chunk.begin(), chunk.end(), [&](const BatchItem& item) {
+      return item.request.loras != chunk.front().request.loras;
+    });
+    if (other != chunk.end()) {
+      std::vector<BatchItem> rest(other, chunk.end());
+      chunk.erase(other, chunk.end());
+      make_chunk(std::move(chunk));
+      make_chunk(std::move(rest));
+      return;
+    }
     std::vector<bool> done(chunk.size(), false);
     try {
       run_pipeline(chunk, done);
@@ -414,6 +425,9 @@ class Batch {
     answer["height"] = metadata.height;
     answer["steps"] = metadata.num_inference_steps;
     if (metadata.guidance_scale) answer["guidance"] = *metadata.guidance_scale;
+    for (const auto& lora : metadata.loras) {
+      answer["loras"].push_back({{"path", lora.path}, {"strength", lora.strength}});
+    }
     return answer;
   }
 

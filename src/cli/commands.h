@@ -10,6 +10,7 @@ void run_batch(const CommandLine& line);
 void run_encode(const CommandLine& line);
 void run_plan(const CommandLine& line);
 void run_inspect(const CommandLine& line);
+void run_quantize(const CommandLine& line);
 void run_cache(const CommandLine& line);
 void run_doctor(const CommandLine& line);
 

@@ -71,6 +71,8 @@ class FileStore : public PromptEmbedsStore {
     compare_encoders(job, console);
   }
 
+  bool given_by_user() const override { return true; }
+
   std::optional<StoredEmbeds> find(const std::string& prompt, std::int64_t max_sequence_length,
                                    const std::string&) override {
     const auto place = places_.find({prompt, max_sequence_length});

@@ -6,12 +6,12 @@
 
 #include "base/utf8.h"
 #include "batch/prompt_file.h"
+#include "checkpoints/open_model.h"
 #include "cli/commands.h"
 #include "cli/console.h"
 #include "cli/embeds_store.h"
 #include "cli/json_output.h"
 #include "cli/request.h"
-#include "checkpoints/open_model.h"
 #include "embeddings/kept_identity.h"
 #include "embeddings/prompt_embeds_file.h"
 #include "steadyflux/error.h"

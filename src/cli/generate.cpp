@@ -39,6 +39,9 @@ void compare_with_record(const PictureMetadata& now, const PictureMetadata& reco
   compare("CPU capability", recorded.cpu_capability, now.cpu_capability);
   compare("dtype", recorded.dtype, now.dtype);
   compare("model (its files' hash)", recorded.model_hash, now.model_hash);
+  for (std::size_t i = 0; i < std::min(recorded.loras.size(), now.loras.size()); ++i) {
+    compare("LoRA (its file's hash)", recorded.loras[i].hash, now.loras[i].hash);
+  }
 }
 
 void write_memory_report(const GenerateJob& job, const PictureMetadata& metadata,
@@ -100,6 +103,9 @@ Json result_json(const PictureMetadata& metadata, const Json& pictures, const Pr
   result["max_sequence_length"] = metadata.max_sequence_length;
   result["model"] = metadata.model;
   result["model_path"] = metadata.model_path;
+  for (const auto& lora : metadata.loras) {
+    result["loras"].push_back({{"path", lora.path}, {"strength", lora.strength}});
+  }
   result["device"] = metadata.device;
   result["dtype"] = metadata.dtype;
   result["threads"] = metadata.num_threads;

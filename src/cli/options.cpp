@@ -4,6 +4,7 @@
 #include "cli/options.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
@@ -26,6 +27,7 @@ constexpr unsigned kForBatch = 8;
 constexpr unsigned kForEncode = 16;
 constexpr unsigned kForInspect = 32;
 constexpr unsigned kForCache = 64;
+constexpr unsigned kForQuantize = 128;
 constexpr unsigned kForPictures = kForGenerate | kForBatch;
 constexpr unsigned kForAll = ~0u;
 
@@ -41,6 +43,7 @@ struct ValueOption {
   const char* short_name;  // "-W", or "" if there is none
   const char* placeholder;
   const char* description;
+  bool repeatable = false;  // all values count, one a line
 };
 
 struct Flag {
@@ -53,6 +56,11 @@ struct Flag {
 };
 
 constexpr std::array kValueOptions = {
+    ValueOption{&Options::type, kForQuantize, kPictureGroup, "type", "", "TYPE",
+                "what the weights become: q8_0, q6_k, q5_k, q4_k, q5_1, q5_0, q4_1, q4_0, bf16, "
+                "f16 or fp8"},
+    ValueOption{&Options::component, kForQuantize, kPictureGroup, "component", "", "WHICH",
+                "transformer or t5, where SOURCE has both (default: transformer)"},
     ValueOption{&Options::output, kForGenerate | kForDoctor, kPictureGroup, "output", "-o",
                 "FILE|-", "the picture, .png or .jpg; - is standard output (default: out.png)"},
     ValueOption{&Options::output, kForBatch, kPictureGroup, "output", "-o", "DIR",
@@ -71,6 +79,9 @@ constexpr std::array kValueOptions = {
                 "the T5 encoder, likewise"},
     ValueOption{&Options::tokenizers, kForPictures | kForEncode | kForPlan, kPictureGroup,
                 "tokenizers", "", "DIR", "the folder of tokenizer/ and tokenizer_2/, likewise"},
+    ValueOption{&Options::lora, kForPictures | kForEncode | kForPlan, kPictureGroup, "lora", "",
+                "FILE[:SCALE]", "a LoRA and how strongly it counts (default: 1); may be repeated",
+                true},
     ValueOption{&Options::width, kForPictures | kForPlan, kPictureGroup, "width", "-W", "PIXELS",
                 "a multiple of 16"},
     ValueOption{&Options::height, kForPictures | kForPlan, kPictureGroup, "height", "-H", "PIXELS",
@@ -89,8 +100,8 @@ constexpr std::array kValueOptions = {
                 "max-sequence-length", "", "N", "T5 tokens of the prompt, 1 to 512"},
     ValueOption{&Options::prompt_embeds, kForPictures, kPictureGroup, "prompt-embeds", "", "FILE",
                 "prompts as `encode` wrote them; no text encoder is needed"},
-    ValueOption{&Options::threads, kForPictures | kForEncode | kForPlan, kPictureGroup, "threads",
-                "", "N", "default: one per physical core"},
+    ValueOption{&Options::threads, kForPictures | kForEncode | kForPlan | kForQuantize,
+                kPictureGroup, "threads", "", "N", "default: one per physical core"},
     ValueOption{&Options::device, kForPictures | kForEncode | kForPlan, kPictureGroup, "device", "",
                 "NAME", "auto, cpu, cuda or cuda:N (default: auto)"},
     ValueOption{&Options::dtype, kForPictures | kForEncode | kForPlan, kPictureGroup, "dtype", "",
@@ -131,6 +142,8 @@ constexpr std::array kFlags = {
          "go on after a picture that failed, and end with exit code 6"},
     Flag{&Options::overwrite, kForBatch, kBatchGroup, "overwrite", "",
          "make pictures anew that are there with other settings"},
+    Flag{&Options::overwrite, kForQuantize, kPictureGroup, "overwrite", "",
+         "replace FILE if it is there"},
     Flag{&Options::json, kForAll & ~kForBatch, kPictureGroup, "json", "",
          "one JSON object on standard output"},
     Flag{&Options::json, kForBatch, kPictureGroup, "json", "",
@@ -146,6 +159,7 @@ Commands (steadyflux COMMAND --help says more):
   encode        prompts become embeddings, for --prompt-embeds
   plan          what memory a picture would take, and how it would be shared out
   inspect PATH  what a model, a weight file or a picture of steadyflux holds
+  quantize SOURCE FILE  a transformer or T5 encoder becomes a smaller file
   cache         what the cache of embeddings holds; cache clear empties it
   doctor        what this machine can do, and what would go wrong
 
@@ -166,6 +180,11 @@ Exit codes: 0 done, 2 usage or changed settings, 3 bad model or prompt file, 4 d
 
 const char kEncodeFooter[] = R"(
 The prompt is a text, or @FILE for a prompt file as `batch` takes it.)";
+
+const char kQuantizeFooter[] = R"(
+FILE ends in .gguf, or in .safetensors for fp8 (ComfyUI's scaled form). It appears when it is
+complete. Small and delicate tensors keep their precision; what was done, and how far values are
+from those of SOURCE, is printed at the end.)";
 
 const char kPlanFooter[] = R"(
 Only the configuration files of the model are needed, and no graphics card: with --device cuda and
@@ -188,13 +207,20 @@ struct CommandApp {
 
 void add_value(CLI::App& app, const std::string& names, const char* placeholder,
                const char* description, std::optional<std::string>& target,
-               const char* group = kPictureGroup) {
+               const char* group = kPictureGroup, bool repeatable = false) {
   // A function, because CLI11 turns "" into an absent value when it fills a std::optional itself.
-  app.add_option_function<std::string>(
-         names, [&target](const std::string& text) { target = text; }, description)
-      ->type_name(placeholder)
-      ->group(group)
-      ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+  CLI::Option* option =
+      repeatable ? app.add_option_function<std::vector<std::string>>(
+                          names,
+                          [&target](const std::vector<std::string>& texts) {
+                            target = fmt::format("{}", fmt::join(texts, "\n"));
+                          },
+                          description)
+                       ->allow_extra_args(false)
+                 : app.add_option_function<std::string>(
+                          names, [&target](const std::string& text) { target = text; }, description)
+                       ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+  option->type_name(placeholder)->group(group);
 }
 
 unsigned mask_of(Command command) {
@@ -209,6 +235,8 @@ unsigned mask_of(Command command) {
       return kForPlan;
     case Command::kInspect:
       return kForInspect;
+    case Command::kQuantize:
+      return kForQuantize;
     case Command::kCache:
       return kForCache;
     case Command::kDoctor:
@@ -252,9 +280,18 @@ void describe(CommandApp& command, CommandLine& line) {
     case Command::kInspect:
       app.name("steadyflux inspect");
       app.description(
-          "Tells what a model folder, a component folder, a .safetensors file or a "
-          "picture made by steadyflux holds.");
+          "Tells what a model folder, a component folder, a .safetensors or .gguf file or a "
+          "picture "
+          "made by steadyflux holds.");
       add_value(app, "path", "", "what to look at", line.positional);
+      break;
+    case Command::kQuantize:
+      app.name("steadyflux quantize");
+      app.description("Makes a smaller file of a FLUX.1 transformer or a T5 encoder.");
+      app.footer(kQuantizeFooter + 1);
+      add_value(app, "source", "", "a model or component folder, a file, or a hub id",
+                line.positional);
+      add_value(app, "file", "", "the new file", line.destination);
       break;
     case Command::kCache:
       app.name("steadyflux cache");
@@ -269,7 +306,7 @@ void describe(CommandApp& command, CommandLine& line) {
   for (const ValueOption& option : kValueOptions) {
     if ((option.commands & mask) == 0) continue;
     add_value(app, joined_names(option.name, option.short_name), option.placeholder,
-              option.description, line.typed.*option.value, option.group);
+              option.description, line.typed.*option.value, option.group, option.repeatable);
   }
   if (mask == kForGenerate) {
     add_value(app, "--from", "FILE.png", "repeat the picture of this file; options override",
@@ -306,12 +343,13 @@ Command take_command(std::vector<std::string>& arguments) {
       if (takes_next_argument(argument)) ++i;
       continue;
     }
-    constexpr std::array<std::pair<const char*, Command>, 7> kCommands = {
+    constexpr std::array<std::pair<const char*, Command>, 8> kCommands = {
         {{"generate", Command::kGenerate},
          {"batch", Command::kBatch},
          {"encode", Command::kEncode},
          {"plan", Command::kPlan},
          {"inspect", Command::kInspect},
+         {"quantize", Command::kQuantize},
          {"cache", Command::kCache},
          {"doctor", Command::kDoctor}}};
     for (const auto& [name, command] : kCommands) {
@@ -359,12 +397,13 @@ Options read_config(const std::string& path) {
                               "see steadyflux --help",
                               path, printable(item.fullname())));
     }
-    if (item.inputs.size() != 1) {
+    const bool several = value != kValueOptions.end() && value->repeatable;
+    if (item.inputs.size() != 1 && !(several && !item.inputs.empty())) {
       throw Error(ErrorKind::kBadInput, fmt::format("{}: '{}' has {} values, expected one", path,
                                                     item.name, item.inputs.size()));
     }
     if (value != kValueOptions.end()) {
-      options.*(value->value) = item.inputs.front();
+      options.*(value->value) = fmt::format("{}", fmt::join(item.inputs, "\n"));
     } else {
       options.*(flag->value) = parse_flag(path, item);
     }

@@ -9,7 +9,7 @@
 
 namespace steadyflux::cli {
 
-enum class Command { kGenerate, kBatch, kEncode, kPlan, kInspect, kCache, kDoctor };
+enum class Command { kGenerate, kBatch, kEncode, kPlan, kInspect, kQuantize, kCache, kDoctor };
 
 struct Options {
   std::optional<std::string> model;
@@ -17,6 +17,7 @@ struct Options {
   std::optional<std::string> clip_l;
   std::optional<std::string> t5;
   std::optional<std::string> tokenizers;
+  std::optional<std::string> lora;  // several: one a line
   std::optional<std::string> width;
   std::optional<std::string> height;
   std::optional<std::string> steps;
@@ -42,6 +43,8 @@ struct Options {
   std::optional<std::string> contact_sheet;
   std::optional<std::string> gallery;
   std::optional<std::string> rendezvous;
+  std::optional<std::string> type;       // of quantize
+  std::optional<std::string> component;  // of quantize
   bool no_cache = false;
   bool keep_going = false;
   bool overwrite = false;
@@ -54,10 +57,12 @@ struct CommandLine {
   Command command = Command::kGenerate;
   Options typed;
   Options configured;  // from --config
-  // The prompt of generate and encode, the file of batch, the path of inspect, the word of cache.
+  // The prompt of generate and encode, the file of batch, the path of inspect, the source of
+  // quantize, the word of cache.
   std::optional<std::string> positional;
-  std::optional<std::string> from;  // --from FILE.png
-  std::optional<std::string> info;  // --help or --version: print this and leave
+  std::optional<std::string> destination;  // of quantize
+  std::optional<std::string> from;         // --from FILE.png
+  std::optional<std::string> info;         // --help or --version: print this and leave
 };
 
 // The member for an option with a value ("width"), or nullptr.

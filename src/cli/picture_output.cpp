@@ -31,6 +31,7 @@ PictureMetadata describe(const GenerateJob& job, const Request& request, const P
       .model = job.model.name,
       .model_path = fs::absolute(job.pipeline.model).lexically_normal().string(),
       .model_hash = model_hash,
+      .loras = {},
       .dtype = pipeline.dtype_name(),
       .device = pipeline.device_name(),
       .num_threads = pipeline.num_threads(),
@@ -38,6 +39,11 @@ PictureMetadata describe(const GenerateJob& job, const Request& request, const P
       .libtorch_version = libtorch_version(),
       .cpu_capability = at::get_cpu_capability(),
   };
+  for (const auto& lora : request.loras) {
+    const NamedFile file{lora.path.filename().string(), lora.path};
+    metadata.loras.push_back({fs::absolute(lora.path).lexically_normal().string(), lora.strength,
+                              kept_identity({file}, job.use_cache ? cache_folder() : fs::path())});
+  }
   if (job.model.transformer.guidance_embeds) metadata.guidance_scale = request.guidance_scale;
   return metadata;
 }
@@ -66,6 +72,9 @@ nlohmann::json picture_settings(const PictureMetadata& metadata, bool any_seed) 
                              {"model", metadata.model_hash},
                              {"dtype", metadata.dtype}};
   if (metadata.guidance_scale) settings["guidance"] = *metadata.guidance_scale;
+  for (const auto& lora : metadata.loras) {
+    settings["loras"].push_back({{"hash", lora.hash}, {"strength", lora.strength}});
+  }
   if (any_seed) {
     settings["seed"] = "any";
   } else {

@@ -18,6 +18,7 @@
 #include "cli/model_places.h"
 #include "image/output_file.h"
 #include "image/png.h"
+#include "lora/lora_spec.h"
 #include "memory/memory_report.h"
 #include "steadyflux/error.h"
 
@@ -160,6 +161,26 @@ fs::path find_recorded_model(const PictureMetadata& recorded, const std::string&
   }
 }
 
+fs::path checked_lora(const fs::path& path) {
+  std::error_code error;
+  if (fs::is_regular_file(path, error)) return path;
+  throw Error(ErrorKind::kBadInput,
+              fmt::format("LoRA {}: no such file", printable(path.string(), 200)));
+}
+
+// One LoRA a line, FILE or FILE:SCALE. An empty text is none.
+std::vector<LoraUse> parse_loras(const std::string& text) {
+  std::vector<LoraUse> loras;
+  std::size_t begin = 0;
+  while (begin < text.size()) {
+    const auto end = std::min(text.find('\n', begin), text.size());
+    const auto spec = parse_lora_spec(text.substr(begin, end - begin));
+    loras.push_back({checked_lora(spec.path), spec.scale});
+    begin = end + 1;
+  }
+  return loras;
+}
+
 // What was typed, else what was recorded, else what was configured: in this order.
 class Layers {
  public:
@@ -205,6 +226,10 @@ void fill_defaults(GenerateJob& job) {
     request.guidance_scale = recorded.guidance_scale.value_or(job.model.defaults.guidance_scale);
     request.seed = recorded.seed;
     request.max_sequence_length = recorded.max_sequence_length;
+    request.loras.clear();
+    for (const auto& lora : recorded.loras) {
+      request.loras.push_back({checked_lora(lora.path), lora.strength});
+    }
     return;
   }
   const GenerationDefaults& defaults = job.model.defaults;
@@ -236,6 +261,7 @@ void apply_options(GenerateJob& job, const Layers& layers) {
     request.seed = parse_seed(*text);
     job.has_random_seed = *text == "-1";
   }
+  if (const auto text = layers.picture(&Options::lora)) request.loras = parse_loras(*text);
   const auto last = static_cast<std::uint64_t>(request.num_images - 1);
   if (request.seed > std::numeric_limits<std::uint64_t>::max() - last) {
     usage_error(fmt::format("--seed {} with --num-images {}: the last seed would be above 2^64-1",

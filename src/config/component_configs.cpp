@@ -34,7 +34,8 @@ void expect_blocks(const ConfigReader& config, const char* key, const std::strin
 void check_quantization(const ConfigReader& config) {
   if (!config.has("quantization_config")) return;
   const auto& quantization = config.root().at("quantization_config");
-  const auto method = quantization.is_object() ? quantization.find("quant_method") : quantization.end();
+  const auto method =
+      quantization.is_object() ? quantization.find("quant_method") : quantization.end();
   if (method != quantization.end() && *method == "bitsandbytes") return;
   throw config.fail("quantization_config", "none, or one with quant_method \"bitsandbytes\"");
 }

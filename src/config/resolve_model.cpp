@@ -1,5 +1,5 @@
-// From what the user typed after -m to a folder or a file. The hub's cache is only read, never written, and
-// nothing is downloaded: the error says which command does that.
+// From what the user typed after -m to a folder or a file. The hub's cache is only read, never
+// written, and nothing is downloaded: the error says which command does that.
 #include <fmt/format.h>
 
 #include <algorithm>

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <limits>
 #include <nlohmann/json.hpp>
 
@@ -63,6 +64,21 @@ class Fields {
     return found->get<double>();
   }
 
+  // Absent in pictures without any.
+  std::vector<LoraRecord> loras() const {
+    std::vector<LoraRecord> result;
+    const auto found = object_.find("loras");
+    if (found == object_.end()) return result;
+    if (!found->is_array()) throw bad("loras", *found, "a list");
+    for (const json& entry : *found) {
+      if (!entry.is_object()) throw bad("loras", *found, "a list of objects");
+      const Fields fields(entry, file_);
+      result.push_back({fields.text("path"), fields.optional_number("strength").value_or(1.0),
+                        fields.text("hash")});
+    }
+    return result;
+  }
+
  private:
   const json& at(const char* key) const {
     const auto found = object_.find(key);
@@ -105,6 +121,10 @@ std::string to_json(const PictureMetadata& metadata) {
   object["model"] = metadata.model;
   object["model_path"] = metadata.model_path;
   object["model_hash"] = metadata.model_hash;
+  for (const auto& lora : metadata.loras) {
+    object["loras"].push_back(
+        {{"path", lora.path}, {"strength", lora.strength}, {"hash", lora.hash}});
+  }
   object["dtype"] = metadata.dtype;
   object["device"] = metadata.device;
   object["num_threads"] = metadata.num_threads;
@@ -140,6 +160,7 @@ PictureMetadata metadata_from_json(const std::string& text, const std::string& f
   metadata.model = fields.text("model");
   metadata.model_path = fields.text("model_path");
   metadata.model_hash = fields.text("model_hash");
+  metadata.loras = fields.loras();
   metadata.dtype = fields.text("dtype");
   metadata.device = fields.text("device");
   metadata.num_threads = fields.integer("num_threads", 1, kMaxCount);
@@ -156,9 +177,13 @@ std::string a1111_parameters(const PictureMetadata& metadata) {
   if (metadata.guidance_scale) {
     text += fmt::format("Distilled CFG Scale: {}, ", *metadata.guidance_scale);
   }
-  text += fmt::format("Seed: {}, Size: {}x{}, Model: {}, Version: steadyflux {}", metadata.seed,
-                      metadata.width, metadata.height, a1111_value(metadata.model),
-                      metadata.steadyflux_version);
+  text += fmt::format("Seed: {}, Size: {}x{}, Model: {}, ", metadata.seed, metadata.width,
+                      metadata.height, a1111_value(metadata.model));
+  for (const auto& lora : metadata.loras) {
+    const auto name = std::filesystem::path(lora.path).stem().string();
+    text += fmt::format("Lora: {}, ", a1111_value(fmt::format("{}:{}", name, lora.strength)));
+  }
+  text += fmt::format("Version: steadyflux {}", metadata.steadyflux_version);
   std::replace(text.begin(), text.end(), '\0', ' ');  // PNG text must not hold zero bytes
   return text;
 }

@@ -5,8 +5,17 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 namespace steadyflux {
+
+struct LoraRecord {
+  std::string path;  // as it was opened
+  double strength = 1.0;
+  std::string hash;  // files_identity() of it
+
+  bool operator==(const LoraRecord&) const = default;
+};
 
 struct PictureMetadata {
   std::string prompt;
@@ -19,8 +28,9 @@ struct PictureMetadata {
   std::string model;       // its folder's name
   std::string model_path;  // as it was opened
   std::string model_hash;  // files_identity() of its files
-  std::string dtype;       // "bf16", "fp16", "fp32"
-  std::string device;      // "cpu", "cuda:0"
+  std::vector<LoraRecord> loras;
+  std::string dtype;   // "bf16", "fp16", "fp32"
+  std::string device;  // "cpu", "cuda:0"
   std::int64_t num_threads = 1;
   std::string steadyflux_version;
   std::string libtorch_version;

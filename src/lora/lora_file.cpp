@@ -58,8 +58,8 @@ class LoraReader {
       unmatched_.push_back(key);
       return;
     }
-    const auto [it, inserted] =
-        groups_[std::string(parts->stem)].try_emplace(parts->role, LoraTensor{key, view});
+    const auto [it, inserted] = groups_[std::string(parts->stem)].try_emplace(
+        parts->role, LoraTensor{key, std::move(view)});
     if (!inserted) {
       throw fail(fmt::format("'{}' and '{}' say the same thing twice; expected one adapter",
                              printable(it->second.key), printable(key)));

@@ -23,13 +23,17 @@ enum class LoraKind { kLora, kLoha, kLokr, kFull };
 // "LoRA", "LoHa", "LoKr", "full"
 std::string to_string(LoraKind kind);
 
-// The matrix `left`, or the product left @ right: left [m, r], right [r, n].
+// The matrix `left`, or the product left @ right: left [m, r], right [r, n]. `left` alone may be a
+// vector, which has 0 columns.
 struct LoraFactor {
   TensorView left;
   std::optional<TensorView> right;
 
   std::int64_t rows() const { return left.shape[0]; }
-  std::int64_t columns() const { return right ? right->shape[1] : left.shape[1]; }
+  std::int64_t columns() const {
+    if (right) return right->shape[1];
+    return left.shape.size() > 1 ? left.shape[1] : 0;
+  }
 };
 
 // Rows [begin, end) of a matrix.

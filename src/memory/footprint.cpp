@@ -19,7 +19,9 @@ std::int64_t rounded_up(std::int64_t value, std::int64_t multiple) {
 class WeightsSum {
  public:
   WeightsSum(std::string component, const std::string& dtype, const StoredWeights& stored)
-      : element_(element_size(dtype)), stored_element_(element_size(stored.dtype)), stored_(stored) {
+      : element_(element_size(dtype)),
+        stored_element_(element_size(stored.dtype)),
+        stored_(stored) {
     weights_.component = std::move(component);
   }
 

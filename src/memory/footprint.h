@@ -21,7 +21,8 @@ struct WeightsFootprint {
   std::int64_t fixed_bytes = 0;  // in place all the time
   std::int64_t fixed_file_bytes = 0;
   std::int64_t table_file_bytes = 0;  // of tables that stay in the file
-  // Of the largest matrix that is packed, unpacked: as long as it is computed with, it is there too.
+  // Of the largest matrix that is packed, unpacked: as long as it is computed with, it is there
+  // too.
   std::int64_t unpacked_bytes = 0;
 };
 

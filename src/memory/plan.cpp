@@ -34,6 +34,9 @@ constexpr std::int64_t kSmallShare = 100;  // one part in so many
 // What libtorch's operations have between packed and unpacked values, chunk by chunk.
 constexpr std::int64_t kUnpackingBytes = 32 * kMiB;
 
+// Rows of weights and of what LoRAs add to them, in fp32, chunk by chunk.
+constexpr std::int64_t kMergingBytes = 80 * kMiB;
+
 // A copy from pinned RAM takes this part of the time of reading the same from a disk.
 constexpr std::int64_t kHostCopyShare = 8;
 
@@ -135,11 +138,11 @@ class Planner {
   std::int64_t disk_bytes() const {
     const auto& w = workload_;
     std::int64_t bytes = vae_decoder_weight_bytes(model_.vae, element_size(w.stored.vae.dtype));
-    for (const auto& part : {clip_weights(model_.text_encoder, w.dtype, w.stored.text_encoder),
-                             t5_weights(model_.text_encoder_2, w.dtype, w.stored.text_encoder_2),
-                             modulation_weights(model_.transformer, w.dtype, w.stored.transformer),
-                             transformer_weights(model_.transformer, w.dtype,
-                                                 w.stored.transformer)}) {
+    for (const auto& part :
+         {clip_weights(model_.text_encoder, w.dtype, w.stored.text_encoder),
+          t5_weights(model_.text_encoder_2, w.dtype, w.stored.text_encoder_2),
+          modulation_weights(model_.transformer, w.dtype, w.stored.transformer),
+          transformer_weights(model_.transformer, w.dtype, w.stored.transformer)}) {
       bytes += part.fixed_file_bytes + part.table_file_bytes + file_bytes(part);
     }
     return bytes;
@@ -148,7 +151,12 @@ class Planner {
   // Adds what is on the computing side and what is in RAM in any case to a phase.
   void add_weights(PhasePlan& phase, const WeightsFootprint& footprint, const StoredWeights& stored,
                    std::int64_t passes, std::int64_t here, std::int64_t host) const {
-    const bool mappable = !on_device() && (stored.packed || stored.dtype == workload_.dtype);
+    const bool mappable =
+        !on_device() && !stored.merged && (stored.packed || stored.dtype == workload_.dtype);
+    host += workload_.lora_bytes;
+    if (stored.merged) here += kMergingBytes;
+    // Beside packed weights they are computed with, in the model's dtype.
+    if (!stored.merged && workload_.lora_bytes > 0) here += workload_.lora_bytes;
     here += footprint.unpacked_bytes;
     if (on_device() && footprint.unpacked_bytes > 0) here += kUnpackingBytes;
     if (on_device()) here += kSmallTensors + here / kSmallShare;
@@ -317,13 +325,11 @@ class Planner {
     const auto& config = model_.transformer;
     const auto chunks = (workload_.num_inference_steps + rows - 1) / rows;
     PhasePlan modulate{.name = "modulate"};
-    add_weights(
-        modulate,
-        modulation_weights(config, workload_.dtype, workload_.stored.transformer),
-        workload_.stored.transformer, 1,
-        modulation_activations(config, workload_.dtype, workload_.num_tables * rows),
-        overhead(kModulateOverhead) + table_bytes(rows) + parked_embeds_ +
-            (chunks > 1 ? latents_ : 0));
+    add_weights(modulate, modulation_weights(config, workload_.dtype, workload_.stored.transformer),
+                workload_.stored.transformer, 1,
+                modulation_activations(config, workload_.dtype, workload_.num_tables * rows),
+                overhead(kModulateOverhead) + table_bytes(rows) + parked_embeds_ +
+                    (chunks > 1 ? latents_ : 0));
     modulate.disk_read_bytes *= chunks;
     return modulate;
   }
@@ -336,8 +342,7 @@ class Planner {
                              ? embeds_ + modulation_row_bytes(config, workload_.dtype)
                              : std::int64_t{0};
     add_weights(
-        denoise,
-        transformer_weights(config, workload_.dtype, workload_.stored.transformer),
+        denoise, transformer_weights(config, workload_.dtype, workload_.stored.transformer),
         workload_.stored.transformer, passes,
         transformer_activations(config, workload_.dtype, workload_.max_sequence_length, image_len_,
                                 on_device() ? 0 : workload_.num_threads, group) +

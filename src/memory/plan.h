@@ -45,6 +45,8 @@ struct StoredWeights {
   std::string dtype = "bf16";
   // Most bytes are packed and stay so in memory.
   bool packed = false;
+  // LoRAs change plain weights, which then are not used as they lie in mapped files.
+  bool merged = false;
   // Of every tensor, by the model's names. Without it all are of `dtype`.
   std::shared_ptr<const std::map<std::string, StoredSize>> sizes = {};
 };
@@ -68,7 +70,8 @@ struct Workload {
   std::int64_t num_tables = 1;   // of modulations: combinations of prompt, steps and guidance
   std::int64_t max_sequence_length = 512;
   int num_threads = 1;
-  std::string dtype = "bf16";  // computed with: bf16, fp16, fp32
+  std::string dtype = "bf16";   // computed with: bf16, fp16, fp32
+  std::int64_t lora_bytes = 0;  // of the files
   // Where it is the dtype computed with, or packed, weights on the CPU are used as they lie in the
   // mapped files.
   StoredModel stored;

@@ -5,17 +5,28 @@
 #include <cmath>
 
 #include "nn/flash_attention_cpu.h"
+#include "nn/lora_layers.h"
 
 namespace steadyflux {
 
 void Linear::visit(const SlotScope& scope, std::int64_t in_features, std::int64_t out_features,
                    bool has_bias) {
-  scope.tensor("weight", weight, {out_features, in_features}).packed = &packed;
+  auto& slot = scope.tensor("weight", weight, {out_features, in_features});
+  slot.packed = &packed;
+  slot.branches = &branches;
   if (has_bias) scope.tensor("bias", bias, {out_features});
 }
 
 at::Tensor Linear::operator()(const at::Tensor& x) const {
+  if (branches) return linear_with_branches(x);
   return at::linear(x, packed ? packed->unpacked() : weight, bias);
+}
+
+at::Tensor Linear::linear_with_branches(const at::Tensor& x) const {
+  const auto product = at::linear(x, packed ? packed->unpacked() : weight);
+  auto y = product.clone();
+  for (const auto& branch : *branches) y.add_((*branch)(x, product));
+  return bias.defined() ? y.add_(bias) : y;
 }
 
 void LayerNorm::visit(const SlotScope& scope, std::int64_t dim) {

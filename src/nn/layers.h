@@ -14,12 +14,16 @@ struct Linear {
   at::Tensor weight;
   std::optional<PackedTensor> packed;
   at::Tensor bias;
+  std::shared_ptr<const LoraBranches> branches;  // of LoRAs on a packed weight
 
   void visit(const SlotScope& scope, std::int64_t in_features, std::int64_t out_features,
              bool has_bias = true);
   std::int64_t out_features() const { return packed ? packed->shape()[0] : weight.size(0); }
   at::ScalarType dtype() const { return packed ? packed->dtype() : weight.scalar_type(); }
   at::Tensor operator()(const at::Tensor& x) const;
+
+ private:
+  at::Tensor linear_with_branches(const at::Tensor& x) const;
 };
 
 // LayerNorm with affine parameters over the last dimension.

@@ -87,6 +87,9 @@ void load_packed(const TensorSlot& slot, const StoredTensor& stored, const LoadO
   }
   *slot.packed = std::move(packed);
   slot.tensor->reset();
+  if (slot.branches != nullptr && options.loras != nullptr) {
+    *slot.branches = options.loras->branches(slot.name, **slot.packed);
+  }
 }
 
 void load_slot(const TensorSlot& slot, const StoredTensor& stored, const LoadOptions& options,
@@ -96,6 +99,7 @@ void load_slot(const TensorSlot& slot, const StoredTensor& stored, const LoadOpt
     return;
   }
   const auto dtype = slot_dtype(slot, options.dtype);
+  const bool changed = options.loras != nullptr && options.loras->changes(slot.name);
   const bool in_place = stored.plain_in_place();
   const auto tensor = in_place ? to_tensor(stored.first().values).view(slot.shape)
                                : make_dense(stored, slot.shape, dtype);
@@ -107,8 +111,10 @@ void load_slot(const TensorSlot& slot, const StoredTensor& stored, const LoadOpt
     *slot.tensor = to_device->copy(tensor, dtype);
   } else {
     // Without `copy` none is made if the dtype is the file's.
-    *slot.tensor = tensor.to(dtype, /*non_blocking=*/false, options.copy && in_place);
+    const bool copy = (options.copy || changed) && in_place;
+    *slot.tensor = tensor.to(dtype, /*non_blocking=*/false, copy);
   }
+  if (changed) options.loras->merge(slot.name, *slot.tensor);
   if (!in_place || slot.tensor->const_data_ptr() != tensor.const_data_ptr()) forget_pages(stored);
 }
 

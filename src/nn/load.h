@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "nn/lora_layers.h"
 #include "nn/tensor_slots.h"
 #include "weights/component_weights.h"
 
@@ -31,6 +32,8 @@ struct LoadOptions {
   bool complete = true;
   // Tensors own their bytes: nothing is a view of the mapped file, but for host tables.
   bool copy = false;
+  // Applied to what is loaded; null: none.
+  const LoraLayers* loras = nullptr;
   // Called with bytes done and bytes in all, between tensors; may throw to end the load.
   std::function<void(std::int64_t, std::int64_t)> progress;
 };

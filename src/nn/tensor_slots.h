@@ -6,6 +6,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -13,6 +14,9 @@
 #include "nn/packed_tensor.h"
 
 namespace steadyflux {
+
+class LoraBranch;
+using LoraBranches = std::vector<std::unique_ptr<LoraBranch>>;
 
 struct TensorSlot {
   std::string name;                  // full key in the checkpoint
@@ -23,6 +27,8 @@ struct TensorSlot {
   bool host_table = false;           // rows are looked up in the file: stays there, as it is
   // Where values go that are packed in the file and may stay so; without it they are unpacked.
   std::optional<PackedTensor>* packed = nullptr;
+  // Where a packed weight's LoRAs go.
+  std::shared_ptr<const LoraBranches>* branches = nullptr;
 };
 
 // Collects slots under a growing prefix: scope("attn").tensor("norm_q.weight", norm_q, {64}).

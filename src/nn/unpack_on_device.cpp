@@ -204,12 +204,12 @@ at::Tensor scaled_chunk(const PackedValues& layout, const std::array<at::Tensor,
   const auto values = parts[0].narrow(0, first, count).view(type).to(at::kFloat);
   if (!parts[1].defined()) return values;
   auto scales = as_floats(parts[1]);
-  if (layout.scale_factor != 1) scales = scales * layout.scale_factor;
   if (layout.scale_count > 1) {
     const auto rows = numbers_from(first, count, values.device()).div_(layout.row_values, "floor");
     scales = scales.index_select(0, rows);
   }
-  return values * scales;
+  const auto scaled = values * scales;
+  return layout.scale_factor == 1 ? scaled : scaled * layout.scale_factor;
 }
 
 at::Tensor table_on(const float* values, std::int64_t count, const at::Device& device) {

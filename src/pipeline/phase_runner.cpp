@@ -91,7 +91,7 @@ bool PhaseRunner::try_body(const std::string& name, double& load_seconds, const 
     body(PhaseContext{setting_.model, setting_.device, setting_.dtype, observer_, load_seconds,
                       plan_,
                       [this](std::int64_t bytes_read) { return replan_under_pressure(bytes_read); },
-                      setting_.latents});
+                      setting_.latents, setting_.loras.get()});
     return true;
   } catch (const std::exception& error) {
     const auto detail = out_of_memory_detail(error);

@@ -7,6 +7,7 @@
 #include <c10/core/ScalarType.h>
 
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 
@@ -30,6 +31,7 @@ struct RunSetting {
   PlanOptions plan_options = {};
   OnPressure on_pressure = OnPressure::kReplan;
   LatentsStore* latents = nullptr;
+  std::shared_ptr<const LoraSet> loras = nullptr;
 };
 
 class PhaseRunner {

@@ -71,8 +71,9 @@ struct LoadTimer {
   }
 };
 
-LoadOptions load_options(const PhaseContext& context) {
+LoadOptions load_options(const PhaseContext& context, Component component) {
   LoadOptions options;
+  if (context.loras != nullptr) options.loras = context.loras->find(component);
   options.dtype = context.dtype;
   options.device = context.device;
   options.complete = false;
@@ -89,13 +90,14 @@ const WeightsPlan& weights_plan(const Plan& plan, const std::string& phase,
 }
 
 // Weights of a component, as the plan has them: `fixed` in place, `units` streamed.
-std::unique_ptr<StreamedWeights> open_weights(const PhaseContext& context, const WeightsSource& source,
+std::unique_ptr<StreamedWeights> open_weights(const PhaseContext& context,
+                                              const WeightsSource& source,
                                               const std::vector<TensorSlot>& fixed,
                                               const std::vector<WeightUnit>& units,
                                               const WeightsPlan& plan) {
   const LoadTimer timer{context.load_seconds};
   const auto checkpoint = source.open(context.model);
-  auto options = load_options(context);
+  auto options = load_options(context, source.component);
   options.copy = !plan.mapped;
   load_slots(checkpoint, fixed, options);
   return std::make_unique<StreamedWeights>(units, checkpoint, options, plan);
@@ -563,7 +565,8 @@ void decode(const PhaseContext& context, const Chunk& chunk, const std::vector<a
   AutoencoderKlDecoder vae(context.model.vae);
   {
     const LoadTimer timer{context.load_seconds};
-    load_slots(vae_source().open(context.model), vae.slots(), load_options(context));
+    load_slots(vae_source().open(context.model), vae.slots(),
+               load_options(context, Component::kVae));
   }
   const BandMode mode{context.plan.vae.band_bytes, context.plan.vae.parked_in_ram};
   for (; done < latents.size(); ++done) {

@@ -13,6 +13,7 @@
 #include "config/model_config.h"
 #include "memory/plan.h"
 #include "pipeline/chunk.h"
+#include "pipeline/lora_set.h"
 #include "steadyflux/pipeline.h"
 
 namespace steadyflux {
@@ -29,6 +30,7 @@ struct PhaseContext {
   // plan if this one should not be kept to. May be empty.
   std::function<const Plan*(std::int64_t bytes_read)> replan = {};
   LatentsStore* latents = nullptr;  // where unfinished pictures are kept, if they are
+  const LoraSet* loras = nullptr;   // null: none
 };
 
 // Of one prompt, in RAM.

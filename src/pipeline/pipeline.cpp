@@ -16,6 +16,7 @@
 #include "pipeline/device.h"
 #include "pipeline/dtypes.h"
 #include "pipeline/generate.h"
+#include "pipeline/lora_set.h"
 #include "pipeline/phase_runner.h"
 #include "pipeline/planning.h"
 #include "pipeline/saved_tensors.h"
@@ -68,8 +69,22 @@ struct Pipeline::State {
                        has_run ? std::optional(at_start) : std::optional<MemorySample>());
   }
 
+  // Those of the requests that are being made.
+  std::shared_ptr<const LoraSet> loras = std::make_shared<LoraSet>();
+  // All that were asked for: their files stay mapped.
+  std::vector<std::pair<std::vector<LoraUse>, std::shared_ptr<const LoraSet>>> opened_loras;
+
   Workload workload(const Chunk& chunk) const {
-    return make_workload(chunk, stored, dtype_name, num_threads);
+    auto work = make_workload(chunk, stored, dtype_name, num_threads);
+    work.lora_bytes = loras->bytes;
+    work.stored.text_encoder.merged = merges(Component::kTextEncoder, stored.text_encoder);
+    work.stored.text_encoder_2.merged = merges(Component::kTextEncoder2, stored.text_encoder_2);
+    work.stored.transformer.merged = merges(Component::kTransformer, stored.transformer);
+    return work;
+  }
+
+  bool merges(Component component, const StoredWeights& weights) const {
+    return loras->find(component) != nullptr && !weights.packed;
   }
 
   RunSetting setting(const Workload& workload) const {
@@ -79,14 +94,40 @@ struct Pipeline::State {
             workload,
             budget(),
             plan_options(options),
-            on_pressure(options.on_pressure)};
+            on_pressure(options.on_pressure),
+            nullptr,
+            loras};
+  }
+
+  std::shared_ptr<const LoraSet> find_loras(const std::vector<LoraUse>& uses) {
+    for (const auto& [known, set] : opened_loras) {
+      if (known == uses) return set;
+    }
+    opened_loras.emplace_back(uses, open_loras(model, uses));
+    return opened_loras.back().second;
+  }
+
+  void take_loras(std::span<const Request> requests) {
+    for (const auto& request : requests) {
+      if (request.loras != requests.front().loras) {
+        throw Error(ErrorKind::kInternal, "requests with other LoRAs in one go");
+      }
+    }
+    if (!requests.empty()) loras = find_loras(requests.front().loras);
+  }
+
+  bool uses(const PromptEmbedsStore* store) const {
+    const bool changed = loras->find(Component::kTextEncoder) != nullptr ||
+                         loras->find(Component::kTextEncoder2) != nullptr;
+    return store != nullptr && (!changed || store->given_by_user());
   }
 
   // One for each prompt of the chunk; undefined where the store has none.
   std::vector<PromptEmbeddings> find_embeddings(const Chunk& chunk,
                                                 PromptEmbedsStore* store) const {
     std::vector<PromptEmbeddings> embeddings(chunk.prompts.size());
-    for (std::size_t i = 0; store != nullptr && i < embeddings.size(); ++i) {
+    if (!uses(store)) return embeddings;
+    for (std::size_t i = 0; i < embeddings.size(); ++i) {
       const auto& prompt = chunk.prompts[i];
       const auto found = store->find(prompt.text, prompt.max_sequence_length, dtype_name);
       if (found) embeddings[i] = from_stored(*found, model, prompt.max_sequence_length, dtype);
@@ -130,10 +171,12 @@ void Pipeline::check(const Request& request) const {
     throw Error(ErrorKind::kUsage, fmt::format("max-sequence-length {} is not in 1..512",
                                                request.max_sequence_length));
   }
+  state_->find_loras(request.loras);
 }
 
 Plan Pipeline::plan(std::span<const Request> requests) const {
   for (const auto& request : requests) check(request);
+  state_->take_loras(requests);
   const auto setting = state_->setting(state_->workload(make_chunk(state_->model, requests)));
   return make_plan(setting.model, setting.workload, setting.budget, setting.plan_options);
 }
@@ -143,9 +186,17 @@ std::size_t Pipeline::chunk_size(std::span<const Request> requests) const {
                          state_->num_threads, state_->budget(), plan_options(state_->options));
 }
 
+void Pipeline::take_loras(std::span<const Request> requests, Observer& observer) {
+  const auto before = state_->loras;
+  state_->take_loras(requests);
+  if (state_->loras == before) return;
+  for (const auto& warning : state_->loras->warnings) observer.warning(warning);
+}
+
 void Pipeline::generate(std::span<const Request> requests, Observer& observer,
                         const OnImage& on_image, PromptEmbedsStore* embeds, LatentsStore* latents) {
   for (const auto& request : requests) check(request);
+  take_loras(requests, observer);
   const c10::InferenceMode inference_mode;
   const auto chunk = make_chunk(state_->model, requests);
   auto embeddings = state_->find_embeddings(chunk, embeds);
@@ -169,7 +220,7 @@ void Pipeline::generate(std::span<const Request> requests, Observer& observer,
   }
   observer.planned(runner.plan());
   const auto keep = [&](std::size_t prompt, const PromptEmbeddings& embeddings_of_it) {
-    if (embeds == nullptr) return;
+    if (!state_->uses(embeds)) return;
     embeds->put(to_stored(chunk.prompts[prompt], state_->dtype_name, embeddings_of_it));
   };
   auto state = begin_denoising(chunk, latents, state_->model, state_->dtype);
@@ -189,6 +240,7 @@ void Pipeline::encode(
     const std::function<void(std::size_t request, const StoredEmbeds& embeds)>& on_embeds) {
   const c10::InferenceMode inference_mode;
   check_encoders(state_->model);
+  take_loras(requests, observer);
   const auto chunk = make_chunk(state_->model, requests);
   auto workload = state_->workload(chunk);
   PhaseRunner runner(state_->setting(workload), observer);

@@ -1,5 +1,5 @@
-// From a request to the workload that the memory planner works on. No libtorch, so that `plan` and a
-// pipeline can share it.
+// From a request to the workload that the memory planner works on. No libtorch, so that `plan` and
+// a pipeline can share it.
 #pragma once
 
 #include <cstddef>

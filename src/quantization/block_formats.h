@@ -10,6 +10,7 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 
@@ -67,7 +68,7 @@ STEADYFLUX_INLINE void split_nibbles5(const std::uint8_t* high_bits, const std::
   constexpr Bytes16 kBit = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
   Bytes16 bytes;
   load(from, bytes);
-  for (int half = 0; half < 2; ++half) {
+  for (std::ptrdiff_t half = 0; half < 2; ++half) {
     constexpr std::uint64_t kEight = 0x0101010101010101;  // times a byte: the byte eight times
     const Words2 spread = {high_bits[2 * half] * kEight, high_bits[2 * half + 1] * kEight};
     const auto is_set = (reinterpret_cast<Bytes16>(spread) & kBit) != 0;
@@ -147,7 +148,8 @@ struct BlockFormat<DType::kQ2_K> : Parts<256, 16> {
     }
     for (int part = 0; part < 8; ++part) {  // of 32 values
       for (int i = 0; i < 32; ++i) {
-        parts.codes[32 * part + i] = codes[part / 4 * 32 + i] >> (part % 4 * 2) & 3;
+        parts.codes[32 * part + i] =
+            static_cast<std::int8_t>(codes[part / 4 * 32 + i] >> (part % 4 * 2) & 3);
       }
     }
   }
@@ -200,7 +202,8 @@ struct BlockFormat<DType::kQ4_K> : Parts<256, 32> {
     const std::uint8_t* nibbles = block + 16;
     for (int part = 0; part < 8; ++part) {
       for (int i = 0; i < 32; ++i) {
-        parts.codes[32 * part + i] = nibbles[part / 2 * 32 + i] >> (part % 2 * 4) & 15;
+        parts.codes[32 * part + i] =
+            static_cast<std::int8_t>(nibbles[part / 2 * 32 + i] >> (part % 2 * 4) & 15);
       }
     }
   }
@@ -236,7 +239,7 @@ struct BlockFormat<DType::kQ6_K> : Parts<256, 16> {
       parts.scales[i] = d * static_cast<float>(static_cast<std::int8_t>(scales[i]));
     }
     for (int part = 0; part < 8; ++part) {  // 64 bytes of nibbles hold 128 values
-      const std::uint8_t* bytes = nibbles + part / 4 * 64 + part % 2 * 32;
+      const std::uint8_t* bytes = nibbles + (part / 4 * 64 + part % 2 * 32);
       for (int i = 0; i < 32; ++i) {
         const int low = bytes[i] >> (part % 4 / 2 * 4) & 15;
         const int high = high_bits[part / 4 * 32 + i] >> (part % 4 * 2) & 3;
@@ -272,7 +275,7 @@ struct BlockFormat<DType::kIQ4_XS> : Parts<256, 32> {
     const float d = read_half(block);
     const int scales_high = read_u16(block + 2);
     std::array<std::uint8_t, 256> codes;
-    for (int part = 0; part < 8; ++part) {
+    for (std::ptrdiff_t part = 0; part < 8; ++part) {
       const int low = block[4 + part / 2] >> (part % 2 * 4) & 15;
       const int high = scales_high >> (2 * part) & 3;
       parts.scales[part] = d * static_cast<float>((low | high << 4) - 32);

@@ -31,9 +31,9 @@ STEADYFLUX_INLINE void read_group(const float* from, Group<kValues>& group) {
     Floats8 v;
     std::memcpy(&v, from + 8 * i, sizeof v);
     const Floats8 none = {}, limit = kLargestValue - none;
-    v = v == v ? v : none;
     v = v < -limit ? -limit : v;
-    group[i] = v > limit ? limit : v;
+    v = v > limit ? limit : v;
+    group[i] = v * none == none ? v : none;  // NaN times zero is NaN
   }
 }
 

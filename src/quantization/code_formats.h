@@ -4,6 +4,7 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 
 #include "quantization/inline.h"
@@ -60,7 +61,7 @@ struct Codes4 {
   template <typename Isa, typename Out>
   STEADYFLUX_INLINE void operator()(const std::uint8_t* bytes, float scale, Out* to) const {
     alignas(64) std::array<std::uint8_t, kCodeStep> codes;
-    for (int i = 0; i < kCodeStep / 2; ++i) {
+    for (std::size_t i = 0; i < kCodeStep / 2; ++i) {
       codes[2 * i] = bytes[i] >> 4;
       codes[2 * i + 1] = bytes[i] & 15;
     }

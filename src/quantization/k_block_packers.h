@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 
 #include "quantization/block_packers.h"
@@ -147,7 +148,8 @@ struct Packer<DType::kQ4_K> {
   STEADYFLUX_INLINE static void pack(const float* values, std::uint8_t* to) {
     std::array<std::uint8_t, 256> codes;
     pack_k_block(values, 15, to, codes.data());
-    for (int i = 0; i < 4; ++i) join_nibbles(codes.data() + 64 * i, 32, to + 16 + 32 * i);
+    for (std::ptrdiff_t i = 0; i < 4; ++i)
+      join_nibbles(codes.data() + 64 * i, 32, to + 16 + 32 * i);
   }
 };
 
@@ -157,7 +159,8 @@ struct Packer<DType::kQ5_K> {
   STEADYFLUX_INLINE static void pack(const float* values, std::uint8_t* to) {
     std::array<std::uint8_t, 256> codes;
     pack_k_block(values, 31, to, codes.data());
-    for (int i = 0; i < 4; ++i) join_nibbles(codes.data() + 64 * i, 32, to + 48 + 32 * i);
+    for (std::ptrdiff_t i = 0; i < 4; ++i)
+      join_nibbles(codes.data() + 64 * i, 32, to + 48 + 32 * i);
     for (int i = 0; i < 32; ++i) {
       unsigned byte = 0;
       for (int part = 0; part < 8; ++part) byte |= (codes[32 * part + i] >> 4 & 1u) << part;
@@ -250,7 +253,7 @@ struct Packer<DType::kQ6_K> {
       write_codes<16>(nearest, 32, codes.data() + 16 * j);
       to[192 + j] = static_cast<std::uint8_t>(block.scales[j]);
     }
-    for (int half = 0; half < 2; ++half) {
+    for (std::ptrdiff_t half = 0; half < 2; ++half) {
       const std::uint8_t* c = codes.data() + 128 * half;
       join_nibbles(c, 64, to + 64 * half);
       for (int i = 0; i < 32; ++i) {

@@ -27,7 +27,7 @@ struct PackedValues {
   // kScaled: fp32; scale_count 0 (none), 1 (one for all) or one for each row.
   const std::byte* scales = nullptr;
   std::int64_t scale_count = 0;
-  float scale_factor = 1;  // multiplies each scale first: 1 / 127 as a float for LLM.int8
+  float scale_factor = 1;  // multiplies value * scale: 1 / 127 as a float for LLM.int8
 
   // kCodes4: block b of the tensor it was cut from holds its values [b * block, (b + 1) * block);
   // `first_value` says where in that tensor data[0] lies, counted from where `absmax` begins.

@@ -51,9 +51,10 @@ struct StreamedWeights::State {
   struct Buffer {
     explicit Buffer(c10::DeviceType type) : filled(type), used(type) {}
     at::Tensor bytes;
-    bool taken = false;  // by the loader or a lease
-    c10::Event filled;   // on a device: the copy into it has ended
-    c10::Event used;     // on a device: what computed with it has ended
+    UnitLayout::Branches branches;  // of what is in it now
+    bool taken = false;             // by the loader or a lease
+    c10::Event filled;              // on a device: the copy into it has ended
+    c10::Event used;                // on a device: what computed with it has ended
   };
 
   // What the loading thread has made of a unit in the present pass. At most one of them is set.
@@ -64,12 +65,14 @@ struct StreamedWeights::State {
 
   c10::Device device = c10::Device(c10::kCPU);
   WeightsPlan plan;
+  const LoraLayers* loras = nullptr;
   std::vector<UnitLayout> layouts;
   std::map<const MappedFile*, std::shared_ptr<const UncachedFile>> files;
   std::vector<at::Tensor> residents;  // one per unit; undefined where it is not resident
-  std::vector<bool> loaded;           // the resident has its values
-  std::vector<bool> in_place;         // the resident is bound
-  std::vector<at::Tensor> hosts;      // likewise, in pinned RAM
+  std::vector<UnitLayout::Branches> resident_branches;
+  std::vector<bool> loaded;       // the resident has its values
+  std::vector<bool> in_place;     // the resident is bound
+  std::vector<at::Tensor> hosts;  // likewise, in pinned RAM
   std::vector<bool> host_loaded;
   std::vector<Buffer*> leased;  // the buffer of the unit that is leased
   std::vector<std::unique_ptr<Buffer>> buffers;
@@ -110,6 +113,7 @@ struct StreamedWeights::State {
     plan = new_plan;
     const auto count = layouts.size();
     residents.resize(count);
+    resident_branches.resize(count);
     hosts.resize(count);
     loaded.resize(count, false);
     in_place.resize(count, false);
@@ -121,6 +125,7 @@ struct StreamedWeights::State {
       if (plan.places[i] != UnitPlace::kResident && residents[i].defined()) {
         layouts[i].unbind();
         residents[i].reset();
+        resident_branches[i].clear();
         loaded[i] = in_place[i] = false;
       }
       if (plan.places[i] != UnitPlace::kHost) {
@@ -196,7 +201,7 @@ struct StreamedWeights::State {
   void load(std::size_t unit) {
     if (plan.places[unit] == UnitPlace::kResident) {
       if (loaded[unit]) return;
-      fill(unit, residents[unit]);
+      resident_branches[unit] = fill(unit, residents[unit]);
       if (on_device()) transfer_stream->synchronize();  // once for each resident
       const std::lock_guard lock(mutex);
       loaded[unit] = true;
@@ -208,7 +213,7 @@ struct StreamedWeights::State {
     if (on_device() && buffer->used.was_marked_for_recording()) {
       buffer->used.block(*transfer_stream);
     }
-    fill(unit, buffer->bytes);
+    buffer->branches = fill(unit, buffer->bytes);
     if (on_device()) buffer->filled.record(*transfer_stream);
     const std::lock_guard lock(mutex);
     ready[unit].buffer = buffer;
@@ -235,13 +240,22 @@ struct StreamedWeights::State {
     if (stop) throw Stopped();
   }
 
-  void fill(std::size_t unit, const at::Tensor& target) {
+  UnitLayout::Branches fill(std::size_t unit, const at::Tensor& target) {
+    const auto& layout = layouts[unit];
+    bring_all(unit, target);
+    if (loras == nullptr) return {};
+    if (plan.places[unit] != UnitPlace::kHost) layout.merge(target, *loras);
+    return layout.make_branches(target, *loras);
+  }
+
+  void bring_all(std::size_t unit, const at::Tensor& target) {
     const auto& layout = layouts[unit];
     if (plan.places[unit] == UnitPlace::kHost) {
       if (!host_loaded[unit]) {
         bring(layout, [&](const UnitLayout::Piece& piece, std::int64_t first, const at::Tensor& x) {
           convert_values(x, place_of(piece, hosts[unit]).narrow(0, first, x.numel()));
         });
+        if (loras != nullptr) layout.merge(hosts[unit], *loras);
         host_loaded[unit] = true;
       }
       target.narrow(0, 0, layout.bytes).copy_(hosts[unit], /*non_blocking=*/true);
@@ -327,6 +341,7 @@ StreamedWeights::StreamedWeights(const std::vector<WeightUnit>& units,
   LoadOptions options = options_in;
   options.complete = false;
   s.device = options.device;
+  s.loras = options.loras != nullptr && !options.loras->empty() ? options.loras : nullptr;
   for (const auto& unit : units) s.layouts.push_back(make_layout(unit, checkpoint, options));
   if (plan.places.size() != units.size()) {
     throw Error(ErrorKind::kInternal, "a plan for another model");
@@ -391,13 +406,13 @@ void StreamedWeights::bind(std::size_t unit) {
   }
   if (buffer == nullptr) {
     s.in_place[unit] = true;
-    s.layouts[unit].bind(s.residents[unit]);
+    s.layouts[unit].bind(s.residents[unit], s.resident_branches[unit]);
     return;
   }
   if (s.on_device()) {
     buffer->filled.block(at::accelerator::getCurrentStream(s.device.index()));
   }
-  s.layouts[unit].bind(buffer->bytes);
+  s.layouts[unit].bind(buffer->bytes, buffer->branches);
 }
 
 void StreamedWeights::release(std::size_t unit) noexcept {

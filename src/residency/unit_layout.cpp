@@ -102,24 +102,47 @@ PackedTensor packed_in_buffer(const UnitLayout::Tensor& tensor, const at::Tensor
   return {tensor.stored.shape, tensor.stored.first(), std::move(parts), tensor.dtype};
 }
 
+at::Tensor plain_in_buffer(const UnitLayout::Tensor& tensor, const at::Tensor& buffer) {
+  const auto& piece = tensor.pieces.front();
+  return buffer.narrow(0, piece.offset, piece.bytes()).view(tensor.dtype).view(tensor.slot.shape);
+}
+
 }  // namespace
 
-void UnitLayout::bind(const at::Tensor& buffer) const {
-  for (const auto& tensor : tensors) {
+void UnitLayout::bind(const at::Tensor& buffer, const Branches& branches) const {
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    const auto& tensor = tensors[i];
     if (tensor.packed()) {
       *tensor.slot.packed = packed_in_buffer(tensor, buffer);
-      continue;
+      if (!branches.empty() && tensor.slot.branches != nullptr) *tensor.slot.branches = branches[i];
+    } else {
+      *tensor.slot.tensor = plain_in_buffer(tensor, buffer);
     }
-    const auto& piece = tensor.pieces.front();
-    *tensor.slot.tensor =
-        buffer.narrow(0, piece.offset, piece.bytes()).view(tensor.dtype).view(tensor.slot.shape);
   }
+}
+
+void UnitLayout::merge(const at::Tensor& buffer, const LoraLayers& loras) const {
+  for (const auto& tensor : tensors) {
+    if (tensor.packed() || !loras.changes(tensor.slot.name)) continue;
+    loras.merge(tensor.slot.name, plain_in_buffer(tensor, buffer));
+  }
+}
+
+UnitLayout::Branches UnitLayout::make_branches(const at::Tensor& buffer,
+                                               const LoraLayers& loras) const {
+  Branches branches(tensors.size());
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    if (!tensors[i].packed() || !loras.changes(tensors[i].slot.name)) continue;
+    branches[i] = loras.branches(tensors[i].slot.name, packed_in_buffer(tensors[i], buffer));
+  }
+  return branches;
 }
 
 void UnitLayout::unbind() const {
   for (const auto& tensor : tensors) {
     tensor.slot.tensor->reset();
     if (tensor.slot.packed != nullptr) tensor.slot.packed->reset();
+    if (tensor.slot.branches != nullptr) tensor.slot.branches->reset();
   }
 }
 

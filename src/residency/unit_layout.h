@@ -5,6 +5,7 @@
 #include <c10/core/Device.h>
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -54,9 +55,17 @@ struct UnitLayout {
   std::vector<Read> reads;
   std::int64_t bytes = 0;  // of the buffer
 
+  // What the LoRAs on a unit's packed weights add, one for each tensor; null where there is
+  // nothing.
+  using Branches = std::vector<std::shared_ptr<const LoraBranches>>;
+
   // Makes the slots views of `buffer` (bytes, [at least bytes]), and lets go of it.
-  void bind(const at::Tensor& buffer) const;
+  void bind(const at::Tensor& buffer, const Branches& branches = {}) const;
   void unbind() const;
+  // What LoRAs make of the weights in `buffer`: plain ones are changed there, of packed ones the
+  // branches are given.
+  void merge(const at::Tensor& buffer, const LoraLayers& loras) const;
+  Branches make_branches(const at::Tensor& buffer, const LoraLayers& loras) const;
 };
 
 // On the CPU, what the file has as it is computed with (packed, or of that dtype) comes by `reads`,

@@ -57,8 +57,9 @@ class Placer {
     stretches.resize(static_cast<std::size_t>(to.stretches));
     auto& stretch = stretches[static_cast<std::size_t>(to.position)];
     if (stretch) return;  // the same tensor under two names
-    stretch = to.of == 1 ? rows
-                         : cut_rows(rows, all / to.of * to.begin, all / to.of * to.end, stored_name);
+    stretch = to.of == 1
+                  ? rows
+                  : cut_rows(rows, all / to.of * to.begin, all / to.of * to.end, stored_name);
   }
 
   std::map<std::string, StoredTensor> tensors() const {
@@ -102,8 +103,8 @@ ComponentWeights::ComponentWeights(const Checkpoint& checkpoint) : path_(checkpo
 ComponentWeights ComponentWeights::open(const std::filesystem::path& path, Component component) {
   const auto checkpoint = Checkpoint::open(path);
   if (auto found = find_in(checkpoint, component)) return std::move(*found);
-  throw Error(ErrorKind::kBadInput, fmt::format("{}: holds no {}", checkpoint.path().string(),
-                                                what_it_is(component)));
+  throw Error(ErrorKind::kBadInput,
+              fmt::format("{}: holds no {}", checkpoint.path().string(), what_it_is(component)));
 }
 
 std::optional<ComponentWeights> ComponentWeights::find_in(const Checkpoint& checkpoint,

@@ -21,8 +21,7 @@ class ComponentWeights {
   // packed tensors whose parts do not fit together.
   static ComponentWeights open(const std::filesystem::path& path, Component component);
   // Nothing if no tensor belongs to such a component.
-  static std::optional<ComponentWeights> find_in(const Checkpoint& checkpoint,
-                                                 Component component);
+  static std::optional<ComponentWeights> find_in(const Checkpoint& checkpoint, Component component);
   // Names as they are in the files.
   // NOLINTNEXTLINE(google-explicit-constructor): it is the same thing, seen by models.
   ComponentWeights(const Checkpoint& checkpoint);

@@ -165,7 +165,12 @@ TEST_F(ConfigTest, ResolvesModels) {
   write("models--org--name/refs/main", "def456\n");
   EXPECT_EQ(resolve_model("org/name", {}), folder_ / "models--org--name/snapshots/def456");
   EXPECT_EQ(resolve_model(folder_.string(), {}), folder_);
-  EXPECT_NE(message([] { resolve_model("flux.gguf", {}); }).find("single-file"), std::string::npos);
+  EXPECT_NE(message([] { resolve_model("flux.gguf", {}); }).find("no such file"),
+            std::string::npos);
+  EXPECT_NE(message([] {
+              resolve_model("org/name/x/flux.gguf", {});
+            }).find("hf download org/name x/flux.gguf"),
+            std::string::npos);
   write("bundled/b/model_index.json", "{}");
   write("bundled/a/other.json", "{}");
   EXPECT_EQ(resolve_model(std::nullopt, {folder_ / "absent", folder_ / "bundled"}),

@@ -6,6 +6,7 @@
 #include <filesystem>
 
 #include "base/file_identity.h"
+#include "checkpoints/open_model.h"
 #include "expect_error.h"
 #include "temp_folder.h"
 
@@ -13,6 +14,21 @@ namespace steadyflux {
 namespace {
 
 namespace fs = std::filesystem;
+
+std::vector<NamedFile> files_of(const fs::path& root) {
+  FluxModel model;
+  model.paths = {.text_encoder = root / "text_encoder",
+                 .text_encoder_2 = root / "text_encoder_2",
+                 .transformer = root / "transformer",
+                 .vae = root / "vae",
+                 .tokenizer = root / "tokenizer",
+                 .tokenizer_2 = root / "tokenizer_2"};
+  return encoder_files(model);
+}
+
+std::string encoder_identity(const fs::path& root, const fs::path& cache = {}) {
+  return kept_identity(files_of(root), cache);
+}
 
 void write_model(const TempFolder& folder) {
   for (const char* part : {"text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "vae"}) {
@@ -86,12 +102,12 @@ TEST(EncoderIdentity, IsKeptWhileNoFileChanges) {
 TEST(EncoderIdentity, OtherFilesOfTheSameModelAreKeptBesideThem) {
   const fs::path model = fs::path(STEADYFLUX_SOURCE_DIR) / "models" / "emoji";
   const TempFolder cache;
-  const std::vector<fs::path> all = list_model_files(model);
+  const auto all = model_files(FluxModel::open(model));
   for (int i = 0; i < 2; ++i) {
     EXPECT_EQ(encoder_identity(model, cache.path()), encoder_identity(model));
-    EXPECT_EQ(kept_identity(model, all, cache.path()), files_identity(model, all));
+    EXPECT_EQ(kept_identity(all, cache.path()), files_identity(all));
   }
-  EXPECT_NE(encoder_identity(model), files_identity(model, all));
+  EXPECT_NE(encoder_identity(model), files_identity(all));
   EXPECT_EQ(std::distance(fs::directory_iterator(cache / "encoders"), {}), 2);
 }
 

@@ -273,6 +273,7 @@ diffusion_model.single_blocks.0.linear1.lokr_w2_b 1,4
 diffusion_model.single_blocks.0.linear1.dora_scale 14,1
 diffusion_model.final_layer.adaLN_modulation.1.diff_b 4
 diffusion_model.img_in.diff 4,4
+diffusion_model.double_blocks.0.txt_attn.norm.key_norm.diff 3
 """,
         "xlabs": """single_blocks.3.processor.qkv_lora.down.weight 1,4
 single_blocks.3.processor.qkv_lora.up.weight 6,1

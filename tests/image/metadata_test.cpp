@@ -6,8 +6,8 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "base/file_identity.h"
 #include "expect_error.h"
-#include "image/model_identity.h"
 #include "temp_folder.h"
 
 namespace steadyflux {
@@ -120,6 +120,14 @@ TEST(Metadata, A1111) {
   EXPECT_EQ(a1111_parameters(metadata),
             "x y\nSteps: 28, Sampler: Euler, Schedule type: Simple, CFG scale: 1, Seed: 7, "
             "Size: 512x768, Model: \"a, b: c\", Version: steadyflux 0.1.0");
+}
+
+std::string model_identity(const std::filesystem::path& folder) {
+  std::vector<NamedFile> files;
+  for (const auto& file : list_model_files(folder)) {
+    files.push_back({file.generic_string(), folder / file});
+  }
+  return files_identity(files);
 }
 
 TEST(ModelIdentity, FollowsTheContentAndNothingElse) {

@@ -40,18 +40,20 @@ void expect_same(const WeightsFootprint& footprint, const std::vector<TensorSlot
 }
 
 void expect_same_everywhere(const FluxModel& model, const std::string& dtype_name,
-                            at::ScalarType dtype, std::int64_t stored) {
+                            at::ScalarType dtype, std::int64_t stored_size) {
+  const StoredWeights stored{.dtype = stored_size == 4 ? "fp32" : "bf16"};
   ClipTextModel clip(model.text_encoder);
   expect_same(clip_weights(model.text_encoder, dtype_name, stored), clip.fixed_slots(),
-              clip.units(), dtype, stored);
+              clip.units(), dtype, stored_size);
   T5Encoder t5(model.text_encoder_2);
   expect_same(t5_weights(model.text_encoder_2, dtype_name, stored), t5.fixed_slots(), t5.units(),
-              dtype, stored);
+              dtype, stored_size);
   FluxTransformer transformer(model.transformer);
   expect_same(transformer_weights(model.transformer, dtype_name, stored), transformer.fixed_slots(),
-              transformer.units(), dtype, stored);
+              transformer.units(), dtype, stored_size);
   expect_same(modulation_weights(model.transformer, dtype_name, stored),
-              transformer.modulation_fixed_slots(), transformer.modulation_units(), dtype, stored);
+              transformer.modulation_fixed_slots(), transformer.modulation_units(), dtype,
+              stored_size);
   EXPECT_EQ(modulation_row_bytes(model.transformer, dtype_name),
             transformer.modulation_width() * element_size(dtype_name));
   AutoencoderKlDecoder vae(model.vae);

@@ -7,6 +7,7 @@
 #include <filesystem>
 
 #include "expect_error.h"
+#include "pipeline/stored_model.h"
 #include "temp_folder.h"
 
 namespace steadyflux {
@@ -30,6 +31,12 @@ class StoredDtype : public ::testing::Test {
  protected:
   StoredDtype() {
     model_.root = folder_.path();
+    model_.paths = {.text_encoder = folder_ / "text_encoder",
+                    .text_encoder_2 = folder_ / "text_encoder_2",
+                    .transformer = folder_ / "transformer",
+                    .vae = folder_ / "vae",
+                    .tokenizer = {},
+                    .tokenizer_2 = {}};
     for (const char* part : {"text_encoder", "text_encoder_2", "transformer", "vae"}) {
       std::filesystem::create_directory(folder_ / part);
     }
@@ -41,8 +48,8 @@ class StoredDtype : public ::testing::Test {
 };
 
 TEST_F(StoredDtype, IsThatOfFluxWithoutAnyWeightFile) {
-  EXPECT_EQ(find().text_encoder, "bf16");
-  EXPECT_EQ(find().transformer, "bf16");
+  EXPECT_EQ(find().text_encoder.dtype, "bf16");
+  EXPECT_EQ(find().transformer.dtype, "bf16");
 }
 
 TEST_F(StoredDtype, ComesFromHeaders) {
@@ -50,17 +57,17 @@ TEST_F(StoredDtype, ComesFromHeaders) {
   folder_.write("vae/diffusion_pytorch_model.safetensors", safetensors("F32", 2, 8));
   folder_.write("transformer/diffusion_pytorch_model.safetensors", safetensors("F64", 2, 16));
   folder_.write("text_encoder_2/model.fp16.safetensors", safetensors("F16", 1, 2));
-  EXPECT_EQ(find().text_encoder, "fp16");
-  EXPECT_EQ(find().vae, "fp32");
-  EXPECT_EQ(find().transformer, "fp64");
-  EXPECT_EQ(find().text_encoder_2, "fp16");
+  EXPECT_EQ(find().text_encoder.dtype, "fp16");
+  EXPECT_EQ(find().vae.dtype, "fp32");
+  EXPECT_EQ(find().transformer.dtype, "fp64");
+  EXPECT_EQ(find().text_encoder_2.dtype, "fp16");
 }
 
 TEST_F(StoredDtype, ComesFromTheShardsThatAreThere) {
   folder_.write("transformer/diffusion_pytorch_model.safetensors.index.json",
                 fmt::format(kIndex, 23782357120, "1.safetensors", "2.safetensors"));
   folder_.write("transformer/2.safetensors", safetensors("F16", 1, 2));
-  EXPECT_EQ(find().transformer, "fp16");
+  EXPECT_EQ(find().transformer.dtype, "fp16");
 }
 
 TEST_F(StoredDtype, ComesFromTheSizeInTheIndex) {
@@ -69,19 +76,19 @@ TEST_F(StoredDtype, ComesFromTheSizeInTheIndex) {
   const std::string flux = "transformer/diffusion_pytorch_model.safetensors.index.json";
   folder_.write(t5, fmt::format(kIndex, 9524621312, "1.safetensors", "2.safetensors"));
   folder_.write(flux, fmt::format(kIndex, 2 * 23782357120, "1.safetensors", "2.safetensors"));
-  EXPECT_EQ(find().text_encoder_2, "bf16");
-  EXPECT_EQ(find().transformer, "fp32");
+  EXPECT_EQ(find().text_encoder_2.dtype, "bf16");
+  EXPECT_EQ(find().transformer.dtype, "fp32");
   folder_.write(t5, fmt::format(kIndex, 2 * 9524621312, "1.safetensors", "2.safetensors"));
   folder_.write(flux, fmt::format(kIndex, 23782357120, "1.safetensors", "2.safetensors"));
-  EXPECT_EQ(find().text_encoder_2, "fp32");
-  EXPECT_EQ(find().transformer, "bf16");
+  EXPECT_EQ(find().text_encoder_2.dtype, "fp32");
+  EXPECT_EQ(find().transformer.dtype, "bf16");
 }
 
 TEST_F(StoredDtype, TheIndexNamesNothingOutsideOfItsFolder) {
   folder_.write("vae/diffusion_pytorch_model.safetensors", safetensors("F32", 2, 8));
   folder_.write("transformer/diffusion_pytorch_model.safetensors.index.json",
                 fmt::format(kIndex, 1, "../vae/diffusion_pytorch_model.safetensors", "b"));
-  EXPECT_EQ(find().transformer, "bf16");
+  EXPECT_EQ(find().transformer.dtype, "bf16");
 }
 
 TEST_F(StoredDtype, DamagedFilesAreNamed) {
@@ -116,7 +123,7 @@ TEST(MakeWorkload, TakesTheRequestAndTheDtypes) {
   EXPECT_EQ(work.max_sequence_length, 256);
   EXPECT_EQ(work.num_threads, 5);
   EXPECT_EQ(work.dtype, "bf16");
-  EXPECT_EQ(work.stored.text_encoder_2, "bf16");
+  EXPECT_EQ(work.stored.text_encoder_2.dtype, "bf16");
 }
 
 TEST(MakeWorkload, IsTheLargestOfAllRequests) {
@@ -141,16 +148,16 @@ TEST(MakeWorkload, IsTheLargestOfAllRequests) {
 
 TEST(MakeWorkload, OneComponentOfAnotherDtypeIsConverted) {
   StoredModel stored;
-  stored.vae = "fp32";
-  EXPECT_EQ(make_workload({}, stored, "auto", 1).stored.vae, "fp32");
+  stored.vae.dtype = "fp32";
+  EXPECT_EQ(make_workload({}, stored, "auto", 1).stored.vae.dtype, "fp32");
 }
 
 TEST(MakeWorkload, ComputesInFp32WhatIsStoredInFp64) {
   StoredModel stored;
-  stored.transformer = "fp64";
+  stored.transformer.dtype = "fp64";
   const Workload work = make_workload({}, stored, "auto", 1);
   EXPECT_EQ(work.dtype, "fp32");
-  EXPECT_EQ(work.stored.transformer, "fp64");
+  EXPECT_EQ(work.stored.transformer.dtype, "fp64");
 }
 
 }  // namespace

@@ -38,7 +38,7 @@ inline std::vector<std::byte> from_hex(const std::string& hex) {
 inline std::vector<float> floats(const std::string& hex) {
   const auto bytes = from_hex(hex);
   std::vector<float> values(bytes.size() / sizeof(float));
-  std::memcpy(values.data(), bytes.data(), bytes.size());
+  if (!bytes.empty()) std::memcpy(values.data(), bytes.data(), bytes.size());
   return values;
 }
 

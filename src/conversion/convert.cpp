@@ -1,0 +1,279 @@
+#include "conversion/convert.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <exception>
+#include <functional>
+#include <map>
+#include <numeric>
+#include <optional>
+#include <thread>
+#include <utility>
+
+#include "base/quiet_thread.h"
+#include "base/utf8.h"
+#include "conversion/pack_piece.h"
+#include "quantization/quantize.h"
+#include "steadyflux/error.h"
+#include "weights/safetensors_writer.h"
+
+namespace steadyflux {
+namespace {
+
+// Values that a thread works on at a time; 4 MiB as fp32, and it has two copies of them.
+constexpr std::int64_t kPieceValues = 1 << 20;
+
+struct Piece {
+  const StoredRows* rows = nullptr;
+  std::int64_t first = 0;
+  std::int64_t count = 0;
+};
+
+std::int64_t value_count(const std::vector<std::int64_t>& shape) {
+  return std::accumulate(shape.begin(), shape.end(), std::int64_t{1}, std::multiplies<>());
+}
+
+// Whole rows, an even number of them: packed values of every kind can be cut there.
+std::vector<Piece> pieces_of(const PlannedTensor& tensor) {
+  std::vector<Piece> pieces;
+  const auto row = tensor.shape.size() < 2 ? 1 : tensor.shape.back();
+  const auto step = std::max<std::int64_t>(kPieceValues / row / 2 * 2, 2) * row;
+  for (const StoredRows& rows : tensor.rows) {
+    const auto all = value_count(rows.values.shape);
+    for (std::int64_t first = 0; first < all; first += step) {
+      pieces.push_back({&rows, first, std::min(step, all - first)});
+    }
+  }
+  return pieces;
+}
+
+// Pages of the source that were read need not stay.
+void forget(const PlannedTensor& tensor) {
+  for (const StoredRows& rows : tensor.rows) {
+    for (const TensorView* view : rows.views()) {
+      if (view->file) view->file->forget({view->data, view->nbytes});
+    }
+  }
+}
+
+// work(i) for i in [0, count), the first in this thread and each other one in its own. The first
+// exception comes out once all have ended.
+void side_by_side(std::size_t count, const std::function<void(std::size_t)>& work) {
+  std::vector<std::exception_ptr> failures(count);
+  const auto guarded = [&](std::size_t i) {
+    try {
+      work(i);
+    } catch (...) {
+      failures[i] = std::current_exception();
+    }
+  };
+  std::vector<std::thread> threads;
+  std::size_t started = 1;
+  try {
+    for (; started < count; ++started) {
+      threads.push_back(start_quiet_thread([&guarded, i = started] { guarded(i); }));
+    }
+  } catch (const std::system_error&) {
+    // Fewer threads than were asked for do as well: the rest is done here.
+  }
+  for (std::size_t i = started; i < count; ++i) guarded(i);
+  guarded(0);
+  for (std::thread& thread : threads) thread.join();
+  for (const std::exception_ptr& failure : failures) {
+    if (failure) std::rethrow_exception(failure);
+  }
+}
+
+struct TypeSums {
+  TypeReport report;
+  double squared_error = 0;
+  double squared_values = 0;
+};
+
+class Converter {
+ public:
+  using Write = std::function<void(const PlannedTensor&, std::span<const std::byte>)>;
+
+  Converter(const ConversionPlan& plan, int threads, const ConversionProgress& progress)
+      : threads_(static_cast<std::size_t>(std::max(threads, 1))), progress_(progress) {
+    for (const PlannedTensor& tensor : plan.tensors) total_ += value_count(tensor.shape);
+    warnings_ = plan.warnings;
+  }
+
+  float scale_of(const PlannedTensor& tensor) {
+    const auto pieces = pieces_of(tensor);
+    float largest = 0;
+    for_waves(pieces.size(), [&](std::size_t first, std::size_t count) {
+      std::vector<float> found(count);
+      side_by_side(count, [&](std::size_t i) {
+        const Piece& piece = pieces[first + i];
+        found[i] = largest_magnitude(*piece.rows, piece.first, piece.count);
+      });
+      largest = std::max(largest, *std::max_element(found.begin(), found.end()));
+    });
+    return float8_e4m3_scale(&largest, 1);
+  }
+
+  void tensor(const PlannedTensor& tensor, float scale, const Write& write) {
+    const auto pieces = pieces_of(tensor);
+    TypeSums& sums = sums_[tensor.dtype];
+    std::int64_t not_finite = 0;
+    for_waves(pieces.size(), [&](std::size_t first, std::size_t count) {
+      std::vector<PackedPiece> packed(count);
+      side_by_side(count, [&](std::size_t i) {
+        const Piece& piece = pieces[first + i];
+        packed[i] = pack_piece(*piece.rows, piece.first, piece.count, tensor.dtype, scale);
+      });
+      for (std::size_t i = 0; i < count; ++i) {
+        if (packed[i].beyond_half > 0) throw too_large(tensor);
+        write(tensor, packed[i].bytes);
+        sums.report.bytes_after += packed[i].bytes.size();
+        sums.squared_error += packed[i].squared_error;
+        sums.squared_values += packed[i].squared_values;
+        not_finite += packed[i].not_finite;
+        done_ += pieces[first + i].count;
+      }
+    });
+    if (not_finite > 0) {
+      warnings_.push_back(fmt::format("tensor {} has {} values that are NaN or infinite",
+                                      printable(tensor.name), not_finite));
+    }
+    ++sums.report.tensors;
+    sums.report.values += value_count(tensor.shape);
+    for (const StoredRows& rows : tensor.rows) {
+      for (const TensorView* view : rows.views()) sums.report.bytes_before += view->nbytes;
+    }
+    forget(tensor);
+  }
+
+  ConversionReport report() {
+    progress_(done_, total_);
+    ConversionReport result;
+    for (auto& [dtype, sums] : sums_) {
+      sums.report.dtype = dtype;
+      sums.report.relative_rms_error =
+          sums.squared_values > 0 ? std::sqrt(sums.squared_error / sums.squared_values) : 0;
+      result.types.push_back(sums.report);
+    }
+    std::stable_sort(
+        result.types.begin(), result.types.end(),
+        [](const TypeReport& a, const TypeReport& b) { return a.bytes_after > b.bytes_after; });
+    result.warnings = warnings_;
+    return result;
+  }
+
+ private:
+  template <typename Wave>
+  void for_waves(std::size_t pieces, const Wave& wave) {
+    for (std::size_t first = 0; first < pieces; first += threads_) {
+      progress_(done_, total_);
+      wave(first, std::min(threads_, pieces - first));
+    }
+  }
+
+  static Error too_large(const PlannedTensor& tensor) {
+    return {ErrorKind::kBadInput,
+            fmt::format("{}: tensor {} has values beyond 65504, the largest that F16 holds; take "
+                        "bf16 or another type",
+                        tensor.rows.front().values.file->path().string(), printable(tensor.name))};
+  }
+
+  std::size_t threads_;
+  const ConversionProgress& progress_;
+  std::map<DType, TypeSums> sums_;
+  std::vector<std::string> warnings_;
+  std::int64_t done_ = 0;
+  std::int64_t total_ = 0;
+};
+
+std::vector<TensorLayout> gguf_layouts(const ConversionPlan& plan) {
+  std::vector<TensorLayout> layouts;
+  for (const PlannedTensor& tensor : plan.tensors) {
+    layouts.push_back({tensor.name, tensor.dtype, tensor.shape});
+  }
+  return layouts;
+}
+
+// The tensors of a scaled fp8 file in the order of its data: scales, then those of 16 bits, then
+// those of 8, so that all are aligned; the marker has no data.
+struct Fp8File {
+  explicit Fp8File(const ConversionPlan& plan) {
+    for (const PlannedTensor& tensor : plan.tensors) {
+      (tensor.dtype == DType::kF8E4M3 ? scaled : others).push_back(&tensor);
+    }
+    std::vector<TensorLayout> layouts;
+    for (const PlannedTensor* tensor : scaled)
+      layouts.push_back({scale_name(*tensor), DType::kF32, {}});
+    for (const auto* list : {&others, &scaled}) {
+      for (const PlannedTensor* tensor : *list) {
+        layouts.push_back({tensor->name, tensor->dtype, tensor->shape});
+      }
+    }
+    layouts.push_back({"scaled_fp8", DType::kF8E4M3, {0}});
+    header = safetensors_header(layouts, plan.safetensors_metadata);
+    for (const TensorLayout& layout : layouts) data_bytes += tensor_bytes(layout);
+  }
+
+  static std::string scale_name(const PlannedTensor& tensor) {
+    constexpr std::string_view kWeight = "weight";
+    return tensor.name.substr(0, tensor.name.size() - kWeight.size()) + "scale_weight";
+  }
+
+  std::vector<const PlannedTensor*> scaled, others;
+  std::vector<std::uint8_t> header;
+  std::uint64_t data_bytes = 0;
+};
+
+void write_fp8(const ConversionPlan& plan, const ConversionOutput& output, Converter& converter) {
+  const Fp8File file(plan);
+  std::vector<float> scales(file.scaled.size(), 1.0F);
+  const auto beginning = [&] {
+    const auto head = std::as_bytes(std::span(file.header));
+    const auto values = std::as_bytes(std::span(scales));
+    std::vector<std::byte> bytes(head.begin(), head.end());
+    bytes.insert(bytes.end(), values.begin(), values.end());
+    return bytes;
+  };
+  const auto write = [&](const PlannedTensor&, std::span<const std::byte> bytes) {
+    output.append(bytes);
+  };
+  output.append(beginning());
+  for (const PlannedTensor* tensor : file.others) converter.tensor(*tensor, 1, write);
+  for (std::size_t i = 0; i < file.scaled.size(); ++i) {
+    scales[i] = converter.scale_of(*file.scaled[i]);
+    converter.tensor(*file.scaled[i], scales[i], write);
+  }
+  output.rewrite_start(beginning());
+}
+
+}  // namespace
+
+std::uint64_t converted_file_bytes(const ConversionPlan& plan) {
+  if (plan.type == DType::kF8E4M3) {
+    const Fp8File file(plan);
+    return file.header.size() + file.data_bytes;
+  }
+  return GgufWriter(gguf_layouts(plan), plan.gguf_metadata, [](std::span<const std::byte>) {})
+      .file_bytes();
+}
+
+ConversionReport convert(const ConversionPlan& plan, const ConversionOutput& output, int threads,
+                         const ConversionProgress& progress) {
+  Converter converter(plan, threads, progress);
+  if (plan.type == DType::kF8E4M3) {
+    write_fp8(plan, output, converter);
+  } else {
+    GgufWriter writer(gguf_layouts(plan), plan.gguf_metadata, output.append);
+    for (const PlannedTensor& tensor : plan.tensors) {
+      converter.tensor(tensor, 1, [&](const PlannedTensor& of, std::span<const std::byte> bytes) {
+        writer.write(of.name, bytes);
+      });
+    }
+    writer.finish();
+  }
+  return converter.report();
+}
+
+}  // namespace steadyflux

@@ -1,5 +1,6 @@
 // Times denoising steps of a transformer on disk, and the machine's GEMM roof in the same process.
-// Prints one JSON line. Use: step_bench TRANSFORMER_FOLDER WIDTH HEIGHT TEXT_TOKENS REPEATS THREADS
+// Prints one JSON line. Use: step_bench TRANSFORMER WIDTH HEIGHT TEXT_TOKENS REPEATS THREADS, where
+// TRANSFORMER is a component folder or a single file, packed or not, computed with in bf16.
 // The inputs are random; only the time counts. benchmarks/compare.sh runs it beside diffusers.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
@@ -12,6 +13,7 @@
 #include <nlohmann/json.hpp>
 #include <vector>
 
+#include "checkpoints/open_model.h"
 #include "nn/load.h"
 #include "transformer/flux_transformer.h"
 
@@ -49,20 +51,19 @@ double step_flops(const FluxTransformerConfig& c, double image, double text) {
 
 int main(int argc, char** argv) {
   if (argc != 7) {
-    fmt::print(stderr, "use: step_bench TRANSFORMER_FOLDER WIDTH HEIGHT TEXT REPEATS THREADS\n");
+    fmt::print(stderr, "use: step_bench TRANSFORMER WIDTH HEIGHT TEXT REPEATS THREADS\n");
     return 2;
   }
   const c10::InferenceMode inference_mode;
-  const std::filesystem::path folder = argv[1];
+  const std::filesystem::path path = argv[1];
   const auto width = std::atoll(argv[2]) / 16, height = std::atoll(argv[3]) / 16;
   const auto text = std::atoll(argv[4]);
   at::set_num_threads(std::atoi(argv[6]));
-  FluxTransformer transformer(read_flux_transformer_config(folder / "config.json"));
+  FluxTransformer transformer(transformer_config(path));
   const auto& config = transformer.config;
-  const auto checkpoint = Checkpoint::open(folder);
   LoadOptions options;
-  options.dtype = dominant_dtype(checkpoint);
-  load_slots(checkpoint, transformer.slots(), options);
+  options.dtype = at::kBFloat16;
+  load_slots(ComponentWeights::open(path, Component::kTransformer), transformer.slots(), options);
 
   const auto tokens = width * height;
   const auto x = at::randn({1, tokens, config.in_channels}, options.dtype);
@@ -72,9 +73,9 @@ int main(int argc, char** argv) {
   const auto guidance = config.guidance_embeds ? at::full({1}, 3.5, at::kFloat) : at::Tensor();
   const auto rope =
       make_rotary_embedding(make_position_ids(text, height, width), config.axes_dims_rope);
-  const auto step = [&] {
-    transformer.forward({x, prompt, transformer.modulations(timestep, guidance, pooled), rope});
-  };
+  // As when pictures are made: the modulations are there already.
+  const auto modulations = transformer.modulations(timestep, guidance, pooled);
+  const auto step = [&] { transformer.forward({x, prompt, modulations, rope}); };
   const double first = seconds(step);
   std::vector<double> times;
   for (int i = 0; i < std::atoi(argv[5]); ++i) times.push_back(seconds(step));

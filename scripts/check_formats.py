@@ -4,7 +4,7 @@ is steadyflux's picture always the same?
 
     python3 -m venv /tmp/formats-venv && . /tmp/formats-venv/bin/activate
     pip install -r scripts/requirements-formats.txt
-    scripts/check_formats.py                       # all, about ten minutes; exits 1 on a failure
+    scripts/check_formats.py                       # all, some 20 minutes; exits 1 on a failure
     scripts/check_formats.py gguf fp8 --keep /tmp/formats
 
 Unquantised weights must give the picture of the same weights in a diffusers folder, bit for bit.

@@ -12,6 +12,8 @@ struct ModelParts {
   std::filesystem::path clip_l;
   std::filesystem::path t5;
   std::filesystem::path tokenizers;
+  // False: prompts come encoded, and a single file without encoders and tokenizers will do.
+  bool encoders_needed = true;
 
   bool operator==(const ModelParts&) const = default;
 };

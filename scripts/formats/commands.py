@@ -32,8 +32,19 @@ def check_commands(program, model) -> None:
     prompts = root / "prompts.txt"
     prompts.write_text(PROMPT + "\n")
     out = root / "batch"
-    if done("commands/batch", "batch", prompts, *one, *small, "-s", REQUEST["seed"], "--no-cache",
-            "-q", "-o", out):
+    if done(
+        "commands/batch",
+        "batch",
+        prompts,
+        *one,
+        *small,
+        "-s",
+        REQUEST["seed"],
+        "--no-cache",
+        "-q",
+        "-o",
+        out,
+    ):
         pictures = sorted(out.rglob("*.png"))
         program.tell(len(pictures) == 1, "commands/batch wrote", f"{len(pictures)} pictures")
         compare("commands/batch, its picture", pictures[0])
@@ -45,32 +56,101 @@ def check_commands(program, model) -> None:
     ]
     if done("commands/encode", "encode", PROMPT, *one, *encode, "-q", "-o", embeds):
         picture = root / "embeds.png"
-        if done("commands/--prompt-embeds", "generate", *one, *small, "-s", REQUEST["seed"],
-                "--prompt-embeds", embeds, "-q", "-o", picture):
+        if done(
+            "commands/--prompt-embeds",
+            "generate",
+            *one,
+            *small,
+            "-s",
+            REQUEST["seed"],
+            "--prompt-embeds",
+            embeds,
+            "-q",
+            "-o",
+            picture,
+        ):
             compare("commands/--prompt-embeds, its picture", picture)
         # What has the embeddings needs neither encoders nor tokenizers.
         lonely = fresh(root / "lonely")
         shutil.copy(files.gguf, lonely)
-        done("commands/--prompt-embeds without encoders", "generate", "-m", lonely / "flux.gguf",
-             "--vae", files.vae, *small, "--prompt-embeds", embeds, "-q", "-o", picture)
+        done(
+            "commands/--prompt-embeds without encoders",
+            "generate",
+            "-m",
+            lonely / "flux.gguf",
+            "--vae",
+            files.vae,
+            *small,
+            "--prompt-embeds",
+            embeds,
+            "-q",
+            "-o",
+            picture,
+        )
 
     picture = root / "first.png"
-    if done("commands/generate", "generate", *one, *small, "-s", REQUEST["seed"], "--no-cache",
-            "-q", "-o", picture, "--", PROMPT):
+    if done(
+        "commands/generate",
+        "generate",
+        *one,
+        *small,
+        "-s",
+        REQUEST["seed"],
+        "--no-cache",
+        "-q",
+        "-o",
+        picture,
+        "--",
+        PROMPT,
+    ):
         again = root / "again.png"
-        if done("commands/--from with parts", "generate", "--from", picture, *one, "--threads", 1,
-                "--no-cache", "-q", "-o", again):
+        if done(
+            "commands/--from with parts",
+            "generate",
+            "--from",
+            picture,
+            *one,
+            "--threads",
+            1,
+            "--no-cache",
+            "-q",
+            "-o",
+            again,
+        ):
             compare("commands/--from with parts, its picture", again)
     beside = fresh(root / "beside")
     for file in (files.gguf, files.vae, files.clip, files.t5):
         shutil.copy(file, beside)
     files.tokenizers(beside)
     flux = beside / "flux.gguf"
-    if done("commands/generate, parts beside", "generate", "-m", flux, *small, "-s",
-            REQUEST["seed"], "--no-cache", "-q", "-o", picture, "--", PROMPT):
+    if done(
+        "commands/generate, parts beside",
+        "generate",
+        "-m",
+        flux,
+        *small,
+        "-s",
+        REQUEST["seed"],
+        "--no-cache",
+        "-q",
+        "-o",
+        picture,
+        "--",
+        PROMPT,
+    ):
         again = root / "alone.png"
-        if done("commands/--from alone", "generate", "--from", picture, "--threads", 1,
-                "--no-cache", "-q", "-o", again):
+        if done(
+            "commands/--from alone",
+            "generate",
+            "--from",
+            picture,
+            "--threads",
+            1,
+            "--no-cache",
+            "-q",
+            "-o",
+            again,
+        ):
             compare("commands/--from alone, its picture", again)
 
     cached = [*one, *small, "-s", REQUEST["seed"], "-q", "-o", root / "cached.png", "--", PROMPT]
@@ -78,13 +158,22 @@ def check_commands(program, model) -> None:
     done("commands/cache, found", "generate", *cached)
     compare("commands/cache, its picture", root / "cached.png")
 
-    for file, says in ((files.gguf, "FLUX.1-schnell"), (files.flux, "FLUX.1-schnell"),
-                       (files.vae, "VAE"), (files.t5, "T5"), (files.lora, "LoRA")):
+    for file, says in (
+        (files.gguf, "FLUX.1-schnell"),
+        (files.flux, "FLUX.1-schnell"),
+        (files.vae, "VAE"),
+        (files.t5, "T5"),
+        (files.lora, "LoRA"),
+    ):
         done(f"commands/inspect {file.name}", "inspect", file, says=says)
     result = program.run("doctor", "-m", flux, "--json")
-    program.tell("damaged" not in result.stdout and "not a folder" not in result.stdout,
-                 "commands/doctor", result.stdout.strip()[-200:].replace("\n", " "))
+    program.tell(
+        "damaged" not in result.stdout and "not a folder" not in result.stdout,
+        "commands/doctor",
+        result.stdout.strip()[-200:].replace("\n", " "),
+    )
     result = program.run("plan", *one, *small, "--json")
     found = json.loads(result.stdout or "{}")
-    program.tell(result.returncode == 0, "commands/plan",
-                 str(found.get("workload", {}).get("stored_dtypes")))
+    program.tell(
+        result.returncode == 0, "commands/plan", str(found.get("workload", {}).get("stored_dtypes"))
+    )

@@ -100,8 +100,9 @@ def check_found(program, model) -> None:
     both = beside = fresh(root / "both")
     link_all(files.base, beside)
     shutil.copy(files.flux, beside / "flux1.safetensors")
-    program.check("found/single file in a diffusers folder", ["-m", beside / "flux1.safetensors"],
-                  expected)
+    program.check(
+        "found/single file in a diffusers folder", ["-m", beside / "flux1.safetensors"], expected
+    )
     program.check("found/that folder itself", ["-m", beside], expected)
 
     cache = fresh(root / "hub")
@@ -109,10 +110,15 @@ def check_found(program, model) -> None:
     hub = {"HF_HUB_CACHE": str(cache)}
     alone = fresh(root / "alone")
     shutil.copy(files.flux, alone)
-    program.check("found/parts in the hub's cache", ["-m", alone / "flux.safetensors"], expected,
-                  environment=hub)
-    program.check("found/hub id", ["-m", "black-forest-labs/FLUX.1-schnell"], expected,
-                  environment=hub)
+    program.check(
+        "found/parts in the hub's cache",
+        ["-m", alone / "flux.safetensors"],
+        expected,
+        environment=hub,
+    )
+    program.check(
+        "found/hub id", ["-m", "black-forest-labs/FLUX.1-schnell"], expected, environment=hub
+    )
     blobs = fresh(root / "blobs-hub")
     linked = snapshot(blobs, "org/flux")
     blob = linked.parent.parent / "blobs" / "4d7a2146"
@@ -120,8 +126,12 @@ def check_found(program, model) -> None:
     shutil.copy(files.flux, blob)
     (linked / "flux.safetensors").symlink_to(Path("../../blobs/4d7a2146"))
     link_all(files.base, snapshot(blobs, "black-forest-labs/FLUX.1-schnell"))
-    program.check("found/hub file that is a link to a blob", ["-m", "org/flux/flux.safetensors"],
-                  expected, environment={"HF_HUB_CACHE": str(blobs)})
+    program.check(
+        "found/hub file that is a link to a blob",
+        ["-m", "org/flux/flux.safetensors"],
+        expected,
+        environment={"HF_HUB_CACHE": str(blobs)},
+    )
     os.chdir(both)
     program.check("found/relative path", ["-m", "flux1.safetensors"], expected)
 
@@ -131,10 +141,20 @@ def check_found(program, model) -> None:
     (gguf / "more").mkdir()
     shutil.copy(files.gguf, gguf / "more" / "flux1-Q8_0.gguf")
     for name in ("flux1-Q8_0.gguf", "more/flux1-Q8_0.gguf"):
-        program.check(f"found/hub file {name}", ["-m", f"city96/FLUX.1-schnell-gguf/{name}"],
-                      quantised, 1, environment=hub)
-    program.check("found/hub id of a single file", ["-m", "city96/FLUX.1-schnell-gguf"],
-                  quantised, 1, environment=hub)
+        program.check(
+            f"found/hub file {name}",
+            ["-m", f"city96/FLUX.1-schnell-gguf/{name}"],
+            quantised,
+            1,
+            environment=hub,
+        )
+    program.check(
+        "found/hub id of a single file",
+        ["-m", "city96/FLUX.1-schnell-gguf"],
+        quantised,
+        1,
+        environment=hub,
+    )
 
     comfy = fresh(root / "comfy" / "models")
     for folder in ("unet", "diffusion_models", "checkpoints", "vae", "clip", "text_encoders"):
@@ -146,28 +166,43 @@ def check_found(program, model) -> None:
     shutil.copy(files.clip, comfy / "clip")
     shutil.copy(files.t5, comfy / "text_encoders")
     tokenizers = ["--tokenizers", files.base]
-    program.check("found/comfyui unet", ["-m", comfy / "unet/flux.gguf", *tokenizers],
-                  quantised, 1)
-    program.check("found/comfyui diffusion_models",
-                  ["-m", comfy / "diffusion_models/flux.safetensors", *tokenizers], expected)
+    program.check("found/comfyui unet", ["-m", comfy / "unet/flux.gguf", *tokenizers], quantised, 1)
+    program.check(
+        "found/comfyui diffusion_models",
+        ["-m", comfy / "diffusion_models/flux.safetensors", *tokenizers],
+        expected,
+    )
     whole = save(all_in_one(model, torch.float32), comfy / "checkpoints" / "whole.safetensors")
-    program.check("found/comfyui checkpoints, tokenizers of the cache", ["-m", whole], expected,
-                  environment=hub)
-    program.check("found/STEADYFLUX_MODEL", tokenizers, expected,
-                  environment={"STEADYFLUX_MODEL": str(whole)})
+    program.check(
+        "found/comfyui checkpoints, tokenizers of the cache",
+        ["-m", whole],
+        expected,
+        environment=hub,
+    )
+    program.check(
+        "found/STEADYFLUX_MODEL", tokenizers, expected, environment={"STEADYFLUX_MODEL": str(whole)}
+    )
 
     shutil.copy(files.t5, comfy / "text_encoders" / "t5xxl_fp8.safetensors")
     model_file = comfy / "unet/flux.gguf"
-    program.check_refusal("found/two T5", ["-m", model_file, *tokenizers],
-                          "--t5", "t5xxl_fp8.safetensors", "t5xxl.safetensors")
-    program.check("found/two T5, one named",
-                  ["-m", model_file, *tokenizers, "--t5", files.t5], quantised, 1)
+    program.check_refusal(
+        "found/two T5",
+        ["-m", model_file, *tokenizers],
+        "--t5",
+        "t5xxl_fp8.safetensors",
+        "t5xxl.safetensors",
+    )
+    program.check(
+        "found/two T5, one named", ["-m", model_file, *tokenizers, "--t5", files.t5], quantised, 1
+    )
     shutil.copy(files.vae, comfy / "vae" / "other.safetensors")
-    program.check_refusal("found/two VAEs",
-                          ["-m", model_file, *tokenizers, "--t5", files.t5], "--vae")
+    program.check_refusal(
+        "found/two VAEs", ["-m", model_file, *tokenizers, "--t5", files.t5], "--vae"
+    )
     shutil.copy(files.flux, comfy / "unet" / "flux.safetensors")
-    program.check_refusal("found/a folder with two models", ["-m", comfy / "unet"],
-                          "flux.gguf", "flux.safetensors")
+    program.check_refusal(
+        "found/a folder with two models", ["-m", comfy / "unet"], "flux.gguf", "flux.safetensors"
+    )
 
     check_foreign_parts(program, model, files, root, expected)
 
@@ -191,12 +226,19 @@ def check_foreign_parts(program, model, files, root, expected) -> None:
     several = snapshot(cache, "aaa/text-encoders")
     for name in ("t5xxl_fp16", "t5xxl_fp8"):
         shutil.copy(files.t5, several / f"{name}.safetensors")
-    program.check("found/several T5 in another repository of the cache",
-                  ["-m", alone, *model.parts("--t5")], expected,
-                  environment={"HF_HUB_CACHE": str(cache)})
+    program.check(
+        "found/several T5 in another repository of the cache",
+        ["-m", alone, *model.parts("--t5")],
+        expected,
+        environment={"HF_HUB_CACHE": str(cache)},
+    )
     shutil.rmtree(cache / "models--aaa--text-encoders")
-    program.check("found/another pipeline in the cache is not taken", ["-m", alone], expected,
-                  environment={"HF_HUB_CACHE": str(cache)})
+    program.check(
+        "found/another pipeline in the cache is not taken",
+        ["-m", alone],
+        expected,
+        environment={"HF_HUB_CACHE": str(cache)},
+    )
 
 
 def write_wrong_models(model) -> dict:
@@ -240,6 +282,7 @@ def write_wrong_models(model) -> dict:
         else:
             quanto[name] = tensor
     int8 = {n: t.to(torch.int8) if t.dim() == 2 else t for n, t in bfl.items()}
+    doubled = {**bfl, "img_in.scale_weight": torch.tensor(2.0)}
     nvfp4 = {}
     for name, tensor in bfl.items():
         nvfp4[name] = tensor
@@ -265,6 +308,7 @@ def write_wrong_models(model) -> dict:
         "nf4 without absmax": (file("absmax", headless), "absmax"),
         "quanto": (file("quanto", quanto), ""),
         "int8 without scales": (file("int8", int8), "I8"),
+        "a scale beside plain weights": (file("doubled", doubled), "scale_weight"),
         "nvfp4": (file("nvfp4", nvfp4), ""),
         "unknown": (file("unknown", {"a": zeros(2)}), "unknown"),
     }
@@ -339,8 +383,16 @@ def check_wrong(program, model) -> None:
     for name, (file, part) in wrong.items():
         program.check_refusal(f"wrong/{name} as model", ["-m", file, *parts], str(file), part)
     for option, expects, given in (
-        ("--vae", "VAE of FLUX.1", {"T5": files.t5, "transformer": files.flux,
-                                    "an SD VAE": files.sd_vae, "LoRA": files.lora}),
+        (
+            "--vae",
+            "VAE of FLUX.1",
+            {
+                "T5": files.t5,
+                "transformer": files.flux,
+                "an SD VAE": files.sd_vae,
+                "LoRA": files.lora,
+            },
+        ),
         ("--t5", "T5 encoder", {"VAE": files.vae, "CLIP": files.clip}),
         ("--clip-l", "CLIP-L text encoder", {"T5": files.t5}),
     ):
@@ -348,28 +400,46 @@ def check_wrong(program, model) -> None:
             for model_name, path in (("file", files.flux), ("folder", files.base)):
                 program.check_refusal(
                     f"wrong/{name} as {option}, {model_name}",
-                    ["-m", path, *model.parts(option), option, file], str(file), expects)
-    program.check_refusal("wrong/--vae is not there",
-                          ["-m", files.flux, *model.parts("--vae"), "--vae", "/no/vae.safetensors"],
-                          "/no/vae.safetensors")
-    program.check_refusal("wrong/--tokenizers has none",
-                          ["-m", files.flux, *model.parts("--tokenizers"), "--tokenizers",
-                           files.flux.parent], "tokenizer")
+                    ["-m", path, *model.parts(option), option, file],
+                    str(file),
+                    expects,
+                )
+    program.check_refusal(
+        "wrong/--vae is not there",
+        ["-m", files.flux, *model.parts("--vae"), "--vae", "/no/vae.safetensors"],
+        "/no/vae.safetensors",
+    )
+    program.check_refusal(
+        "wrong/--tokenizers has none",
+        ["-m", files.flux, *model.parts("--tokenizers"), "--tokenizers", files.flux.parent],
+        "tokenizer",
+    )
     lonely = fresh(model.root / "lonely")
     shutil.copy(files.flux, lonely)
     flux = lonely / "flux.safetensors"
-    program.check_refusal("wrong/all parts missing", ["-m", flux], "hf download", "vae/*",
-                          "text_encoder/*", "text_encoder_2/*", "tokenizer/*", "--vae")
-    program.check_refusal("wrong/T5 missing", ["-m", flux, *model.parts("--t5")], "hf download",
-                          "text_encoder_2/*")
+    program.check_refusal(
+        "wrong/all parts missing",
+        ["-m", flux],
+        "hf download",
+        "vae/*",
+        "text_encoder/*",
+        "text_encoder_2/*",
+        "tokenizer/*",
+        "--vae",
+    )
+    program.check_refusal(
+        "wrong/T5 missing", ["-m", flux, *model.parts("--t5")], "hf download", "text_encoder_2/*"
+    )
     program.check_refusal("wrong/an empty folder", ["-m", fresh(model.root / "empty")], "")
     t5_base = {n: torch.cat([t, t], dim=-1) for n, t in model.tensors("text_encoder_2").items()}
     file = model.file("wrong/t5-wide.safetensors", t5_base)
-    program.check_refusal("wrong/T5 of another width",
-                          ["-m", files.flux, *model.parts("--t5"), "--t5", file], "512", "256")
+    program.check_refusal(
+        "wrong/T5 of another width",
+        ["-m", files.flux, *model.parts("--t5"), "--t5", file],
+        "512",
+        "256",
+    )
     pipeline = fresh(model.root / "flux2")
     link_all(files.base, pipeline, "model_index.json")
     (pipeline / "model_index.json").write_text(json.dumps({"_class_name": "Flux2Pipeline"}))
     program.check_refusal("wrong/a folder of FLUX.2", ["-m", pipeline], "Flux2Pipeline")
-
-

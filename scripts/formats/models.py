@@ -29,10 +29,12 @@ SCHNELL = Shape(
     tokenizers="real",
 )
 DEV = dataclasses.replace(SCHNELL, guidance_embeds=True, shift=3.0, use_dynamic_shifting=True)
-# More weights than what a process holds anyway, for plans.
+# More weights than what a process holds anyway, in many units.
 LARGE = dataclasses.replace(
     SCHNELL, num_attention_heads=16, num_layers=5, num_single_layers=5, t5_layers=8
 )
+# Wide, so that a matrix that is being unpacked shows in the peaks.
+WIDE = dataclasses.replace(SCHNELL, num_attention_heads=48, num_layers=1, num_single_layers=1)
 
 WEIGHTS = {
     "text_encoder": "model.safetensors",
@@ -101,7 +103,9 @@ class Model:
     def folder_picture(self, program, folder: Path, **options):
         key = (folder, options.get("dtype", "fp32"))
         if key not in self.pictures:
-            found, error = program.picture(f"reference-{folder.name}", ["-m", folder], **options)
+            found, error = program.picture(
+                f"reference-{self.root.name}-{folder.name}", ["-m", folder], **options
+            )
             if error:
                 raise RuntimeError(f"{folder}: {error}")
             self.pictures[key] = found

@@ -4,6 +4,7 @@ import json
 import re
 
 import torch
+from safetensors.torch import load_file
 
 from formats import models, names, packed
 from formats.models import cast
@@ -50,27 +51,22 @@ def check_bf16(program, model) -> None:
     for name, (file, values) in packed_files(model).items():
         for dtype in ("bf16", "fp16"):
             expected = quantised_reference(program, model, name, values, dtype=dtype)
-            program.check(f"{dtype}/{name}", ["-m", file, *model.parts()], expected, 255, mean=3,
-                          dtype=dtype)
-
-
-def large_model(model):
-    return models.Model(model.root.parent / "large", models.LARGE, 3)
+            program.check(
+                f"{dtype}/{name}", ["-m", file, *model.parts()], expected, 255, mean=3, dtype=dtype
+            )
 
 
 def plan(program, file_options, *more) -> tuple:
-    result = program.run(
-        *("plan", *file_options, *program.request(), "--dtype", "fp32", "--json", *more)
-    )
+    result = program.run(*("plan", *file_options, *program.request(), "--json", *more))
     try:
         return result.returncode, json.loads(result.stdout), result.stderr.strip()
     except ValueError:
         return result.returncode, {}, result.stderr.strip()
 
 
-def least_ram(program, options) -> int:
+def least_ram(program, options, dtype="fp32") -> int:
     """The smallest --max-ram that the program itself proposes, in MiB."""
-    code, _, text = plan(program, options, "--max-ram", "1MiB")
+    code, _, text = plan(program, options, "--dtype", dtype, "--max-ram", "1MiB")
     found = re.search(r"([0-9.]+) (MiB|GiB) of RAM would do", text)
     if code != 4 or not found:
         raise RuntimeError(f"no proposal in: {text}")
@@ -80,10 +76,8 @@ def least_ram(program, options) -> int:
 
 def check_streaming(program, model) -> None:
     """Pictures made with weights that are read from the file in every step."""
-    large = large_model(model)
-    cases = {
-        name: ["-m", file, *large.parts()] for name, (file, _) in packed_files(large).items()
-    }
+    large = models.Model(model.root.parent / "large", models.LARGE, 3)
+    cases = {name: ["-m", file, *large.parts()] for name, (file, _) in packed_files(large).items()}
     t5 = names.t5_to_llama(large.tensors("text_encoder_2"))
     path = large.root / "files" / "t5-Q4_K.gguf"
     packed.write_gguf(path, "t5encoder", t5, "Q4_K")
@@ -95,7 +89,7 @@ def check_streaming(program, model) -> None:
             continue
         least = least_ram(program, options)
         for ram in (least, least + 16):
-            _, found, _ = plan(program, options, "--max-ram", f"{ram}MiB")
+            _, found, _ = plan(program, options, "--dtype", "fp32", "--max-ram", f"{ram}MiB")
             streamed = sum(
                 weights["units"]["disk"]["count"]
                 for phase in found["phases"]
@@ -103,8 +97,11 @@ def check_streaming(program, model) -> None:
             )
             if streamed == 0 and ram == least:
                 program.tell(False, f"streaming/{name} at {ram} MiB", "the plan streams nothing")
-            program.check(f"streaming/{name} at {ram} MiB, {streamed} units read",
-                          ["--max-ram", f"{ram}MiB", *options], expected)
+            program.check(
+                f"streaming/{name} at {ram} MiB, {streamed} units read",
+                ["--max-ram", f"{ram}MiB", *options],
+                expected,
+            )
 
 
 ROW = re.compile(
@@ -118,7 +115,7 @@ def measured(program, options, *more) -> dict:
     """Phase -> (predicted MiB, measured MiB) of a picture made with -v."""
     output = program.pictures / "measured.png"
     result = program.run(
-        *("generate", *options, *program.request(), "--dtype", "fp32", "--no-cache", "-v"),
+        *("generate", *options, *program.request(), "--no-cache", "-v"),
         *("-o", output, *more, "--", REQUEST["prompt"]),
     )
     text = result.stdout + result.stderr
@@ -133,39 +130,51 @@ def measured(program, options, *more) -> dict:
 
 
 def bytes_of_files(options) -> int:
+    """Without the VAE's encoder, which is not read."""
     total = 0
     for path in {options[i + 1] for i in range(0, len(options), 2) if options[i] != "--tokenizers"}:
-        files = [path] if path.is_file() else list(path.rglob("*.safetensors"))
-        total += sum(file.stat().st_size for file in files)
+        for file in [path] if path.is_file() else path.rglob("*.safetensors"):
+            total += file.stat().st_size
+            if path.name == "vae":
+                total -= sum(t.nbytes for n, t in load_file(file).items() if "encoder." in n)
     return total
 
 
 def check_plans(program, model) -> None:
     """Bytes in the files, and the peak of RAM; a plan must not promise too little."""
-    large = large_model(model)
-    for name, (file, _) in packed_files(large).items():
-        options = ["-m", file, *large.parts()]
-        _, found, error = plan(program, options)
-        if not found:
-            program.tell(False, f"plan/{name}", error)
+    wide = models.Model(model.root.parent / "wide", models.WIDE, 4)
+    which = ("bf16", "Q8_0", "Q4_K", "fp8-scaled", "nf4", "int8")
+    for name, (file, _) in packed_files(wide, which).items():
+        options = ["-m", file, *wide.parts()]
+        for dtype in ("fp32", "bf16"):
+            check_plan(program, f"plan/{name} in {dtype}", options, dtype)
+
+
+def check_plan(program, name, options, dtype) -> None:
+    _, found, error = plan(program, options, "--dtype", dtype)
+    if not found:
+        program.tell(False, name, error)
+        return
+    stored, files = found["disk_bytes"], bytes_of_files(options)
+    # The rest of a file is its header, of about a hundred bytes a tensor.
+    program.tell(
+        0.997 * files <= stored <= files,
+        f"{name}, bytes of the files",
+        f"{stored} of {files} ({100 * (stored / files - 1):+.2f} %)",
+    )
+    least = f"{least_ram(program, options, dtype)}MiB"
+    for what, more in (("no limit", []), (f"--max-ram {least}", ["--max-ram", least])):
+        try:
+            rows = measured(program, options, "--dtype", dtype, *more)
+        except RuntimeError as error:
+            program.tell(False, f"{name}, {what}", str(error))
             continue
-        stored, files = found["disk_bytes"], bytes_of_files(options)
-        # The rest of a file is its header, of about a hundred bytes a tensor.
-        program.tell(0.995 * files <= stored <= files, f"plan/{name}, bytes of the files",
-                     f"{stored} of {files} ({100 * (stored / files - 1):+.2f} %)")
-        least = f"{least_ram(program, options)}MiB"
-        for what, more in (("no limit", []), (f"--max-ram {least}", ["--max-ram", least])):
-            try:
-                rows = measured(program, options, *more)
-            except RuntimeError as error:
-                program.tell(False, f"plan/{name}, {what}", str(error))
-                continue
-            text = ", ".join(
-                f"{phase} {100 * (taken / expected - 1):+.1f}%"
-                for phase, (expected, taken) in rows.items()
-            )
-            expected, taken = rows["total"]
-            # What the process has of its own is a share of these small peaks, and is not the same
-            # in every run.
-            ok = -0.15 <= taken / expected - 1 <= 0.03
-            program.tell(ok, f"plan/{name}, {what}", f"{expected:.0f} MiB: {text}")
+        text = ", ".join(
+            f"{phase} {100 * (taken / expected - 1):+.1f}%"
+            for phase, (expected, taken) in rows.items()
+        )
+        expected, taken = rows["total"]
+        # What the process has of its own is a share of these small peaks, and is not the same in
+        # every run.
+        ok = -0.15 <= taken / expected - 1 <= 0.03
+        program.tell(ok, f"{name}, {what}", f"{expected:.0f} MiB: {text}")

@@ -108,8 +108,9 @@ def check_unquantised(program, model) -> None:
         ):
             if name != "bf16" and what not in ("bfl names", "diffusers names"):
                 continue
-            file = model.file(f"{what.rstrip('.').replace(' ', '-')}-{name}.safetensors",
-                              cast(tensors, dtype))
+            file = model.file(
+                f"{what.rstrip('.').replace(' ', '-')}-{name}.safetensors", cast(tensors, dtype)
+            )
             program.check(f"file/{name} {what}", ["-m", file, *model.parts()], expected)
 
         everything = ("text_encoder", "text_encoder_2", "transformer", "vae")
@@ -139,7 +140,9 @@ def check_parts(program, model) -> None:
         n: t for n, t in names.vae_to_bfl(model.tensors("vae")).items() if n.startswith("decoder.")
     }
     program.check(
-        "part/vae, decoder only", [*whole, "--vae", model.file("decoder.safetensors", decoder)], base
+        "part/vae, decoder only",
+        [*whole, "--vae", model.file("decoder.safetensors", decoder)],
+        base,
     )
 
     clip = model.tensors("text_encoder")
@@ -222,8 +225,12 @@ def check_gguf(program, model) -> None:
         file.parent.mkdir(exist_ok=True)
         values = packed.write_gguf(file, "flux", bfl, kind)
         expected = quantised_reference(program, model, f"gguf-{kind}", values)
-        program.check(f"gguf/{kind}", ["-m", file, *model.parts()], expected,
-                      0 if kind in packed.GGUF_PLAIN else 1)
+        program.check(
+            f"gguf/{kind}",
+            ["-m", file, *model.parts()],
+            expected,
+            0 if kind in packed.GGUF_PLAIN else 1,
+        )
     # diffusers' names, as some converters write
     file = model.root / "files" / "flux-diffusers-Q8_0.gguf"
     values = packed.write_gguf(file, "flux", model.tensors("transformer"), "Q8_0", ends="BF16")
@@ -256,7 +263,9 @@ def check_fp8(program, model) -> None:
         stored = cast(bfl, dtype)  # biases and norms too
         file = model.file(f"fp8-all-{name}.safetensors", stored)
         expected = quantised_reference(program, model, f"fp8-all-{name}", stored)
-        program.check(f"fp8/{name}, biases and norms too", ["-m", file, *model.parts()], expected, 1)
+        program.check(
+            f"fp8/{name}, biases and norms too", ["-m", file, *model.parts()], expected, 1
+        )
 
 
 def check_mixed_files(program, model) -> None:
@@ -272,7 +281,12 @@ def check_mixed_files(program, model) -> None:
     marker = {"scaled_fp8": torch.zeros(0, dtype=packed.E4M3)}
     cases = {  # what the file has of transformer and T5, and the values these stand for
         "fp8": (plain8["transformer"], plain8["t5"], plain8["transformer"], plain8["t5"]),
-        "fp8 scaled": ({**scaled[0], **marker}, {**scaled_t5[0], **marker}, scaled[1], scaled_t5[1]),
+        "fp8 scaled": (
+            {**scaled[0], **marker},
+            {**scaled_t5[0], **marker},
+            scaled[1],
+            scaled_t5[1],
+        ),
         "nf4 and fp8": (nf4[0], plain8["t5"], nf4[1], plain8["t5"]),
     }
     for name, (transformer, encoder, values, encoder_values) in cases.items():
@@ -290,8 +304,12 @@ def check_mixed_files(program, model) -> None:
                 "vae": cast(model.tensors("vae"), torch.bfloat16),
             },
         )
-        program.check(f"all in one/{name}", ["-m", file, "--tokenizers", model.base],
-                      model.folder_picture(program, folder), 1)
+        program.check(
+            f"all in one/{name}",
+            ["-m", file, "--tokenizers", model.base],
+            model.folder_picture(program, folder),
+            1,
+        )
 
 
 def check_bitsandbytes(program, model) -> None:
@@ -358,8 +376,12 @@ def check_saved_by_libraries(program, model, name, short) -> None:
             raise RuntimeError(f"{component} was not quantised")
         replaced[component] = packed.unpack_bnb_file(stored)
     reference = model.variant(f"values-bnb-{short}-saved", replaced)
-    program.check(f"bnb/{name}, folder saved by diffusers", ["-m", folder],
-                  model.folder_picture(program, reference), 1)
+    program.check(
+        f"bnb/{name}, folder saved by diffusers",
+        ["-m", folder],
+        model.folder_picture(program, reference),
+        1,
+    )
 
 
 def check_dev_files(program, model) -> None:
@@ -367,15 +389,24 @@ def check_dev_files(program, model) -> None:
     bfl = names.transformer_to_bfl(transformer)
     folder = model.variant("bf16", {"transformer": cast(transformer, torch.bfloat16)})
     file = model.file("dev-bf16.safetensors", cast(bfl, torch.bfloat16))
-    program.check("dev/bfl names", ["-m", file, *model.parts()],
-                  model.folder_picture(program, folder))
+    program.check(
+        "dev/bfl names", ["-m", file, *model.parts()], model.folder_picture(program, folder)
+    )
     file = model.root / "files" / "dev-Q8_0.gguf"
     values = packed.write_gguf(file, "flux", bfl, "Q8_0", ends="BF16")
-    program.check("dev/gguf Q8_0", ["-m", file, *model.parts()],
-                  quantised_reference(program, model, "dev-Q8_0", values), 1)
+    program.check(
+        "dev/gguf Q8_0",
+        ["-m", file, *model.parts()],
+        quantised_reference(program, model, "dev-Q8_0", values),
+        1,
+    )
     everything = ("text_encoder", "text_encoder_2", "transformer", "vae")
-    folder = model.variant("all-bf16", {c: cast(model.tensors(c), torch.bfloat16)
-                                        for c in everything})
+    folder = model.variant(
+        "all-bf16", {c: cast(model.tensors(c), torch.bfloat16) for c in everything}
+    )
     file = model.file("dev-all-in-one.safetensors", all_in_one(model, torch.bfloat16))
-    program.check("dev/all in one", ["-m", file, "--tokenizers", model.base],
-                  model.folder_picture(program, folder))
+    program.check(
+        "dev/all in one",
+        ["-m", file, "--tokenizers", model.base],
+        model.folder_picture(program, folder),
+    )

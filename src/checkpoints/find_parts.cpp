@@ -46,10 +46,10 @@ const char* option_of(Component component) {
   return component == Component::kTextEncoder2 ? "--t5" : "--vae";
 }
 
-// Is it a file of that component and of nothing else? What cannot be read is not.
-bool holds_only(const fs::path& file, Component component) {
+// Is it a file or folder of that component and of nothing else? What cannot be read is not.
+bool holds_only(const fs::path& path, Component component) {
   try {
-    const auto checkpoint = Checkpoint::open(file);
+    const auto checkpoint = Checkpoint::open(path);
     const auto recognised =
         recognise(checkpoint.tensors(), checkpoint.metadata().value("general.architecture", ""));
     return recognised.kind != FileKind::kAllInOne && recognised.parts.size() == 1 &&
@@ -71,18 +71,18 @@ bool has_weights(const fs::path& folder) {
   return std::any_of(entries.begin(), entries.end(), is_weight_file);
 }
 
-std::optional<fs::path> file_in(const fs::path& folder, Component component) {
+std::optional<fs::path> file_in(const Place& place, const fs::path& folder, Component component) {
   std::vector<std::string> found;
   for (const fs::path& path : sorted_entries(folder)) {
     if (is_weight_file(path) && holds_only(path, component)) found.push_back(path.string());
   }
-  if (found.size() > 1) {
+  if (found.size() > 1 && !place.in_cache) {
     throw Error(
         ErrorKind::kBadInput,
         fmt::format("{}: several files would do as {}: {}; name one with {}", folder.string(),
                     folder_name(component), fmt::join(found, ", "), option_of(component)));
   }
-  if (found.empty()) return std::nullopt;
+  if (found.size() != 1) return std::nullopt;
   return found.front();
 }
 
@@ -102,59 +102,60 @@ bool is_other_pipeline(const fs::path& folder) {
   }
 }
 
+// tokenizer.json alone is enough if its class is the right one.
+bool has_tokenizer_of(const fs::path& folder, const std::string& name) {
+  std::error_code error;
+  if (!fs::exists(folder / "tokenizer.json", error)) return false;
+  try {
+    const auto config = read_json_object(folder / "tokenizer_config.json");
+    const auto found = config.find("tokenizer_class");
+    return found != config.end() && found->is_string() &&
+           found->get<std::string>().starts_with(name == "tokenizer" ? "CLIP" : "T5");
+  } catch (const Error&) {
+    return false;
+  }
+}
+
 }  // namespace
 
-std::vector<fs::path> places_beside(const fs::path& file) {
+std::vector<Place> places_beside(const fs::path& file) {
   std::error_code error;
   const fs::path folder = fs::absolute(file, error).lexically_normal().parent_path();
-  std::vector<fs::path> places = {folder};
+  std::vector<Place> places = {{folder}};
   // ComfyUI: models/unet/flux.gguf, models/vae/ae.safetensors, models/clip/clip_l.safetensors.
   for (const char* name : {"vae", "clip", "text_encoders"}) {
     const fs::path place = folder.parent_path() / name;
-    if (fs::is_directory(place, error)) places.push_back(place);
+    if (fs::is_directory(place, error)) places.push_back({place});
   }
   for (const fs::path& repository : sorted_entries(hugging_face_hub_cache())) {
     for (const fs::path& snapshot : sorted_entries(repository / "snapshots")) {
-      places.push_back(snapshot);
+      places.push_back({snapshot, true});
     }
   }
+  std::erase_if(places, [](const Place& place) { return is_other_pipeline(place.folder); });
   return places;
 }
 
-std::optional<fs::path> find_part(Component component, const std::vector<fs::path>& places) {
+std::optional<fs::path> find_part(Component component, const std::vector<Place>& places) {
   std::error_code error;
-  for (const fs::path& place : places) {
-    const fs::path folder = place / folder_name(component);
-    if (fs::is_directory(folder, error) && has_weights(folder)) {
-      const bool configured = fs::exists(folder / "config.json", error);
-      if (configured) {
-        // Folders of other models have the same names.
-        const auto checkpoint_fits = [&] {
-          try {
-            const auto checkpoint = Checkpoint::open(folder);
-            const auto recognised = recognise(checkpoint.tensors());
-            return recognised.parts.size() == 1 && recognised.parts.front().component == component;
-          } catch (const Error&) {
-            return false;
-          }
-        };
-        if (checkpoint_fits()) return folder;
-      } else if (auto file = file_in(folder, component)) {
-        return file;
-      }
+  for (const Place& place : places) {
+    const fs::path folder = place.folder / folder_name(component);
+    if (fs::exists(folder / "config.json", error)) {
+      if (has_weights(folder) && holds_only(folder, component)) return folder;
+    } else if (fs::is_directory(folder, error)) {
+      if (auto file = file_in(place, folder, component)) return file;
     }
-    if (auto file = file_in(place, component)) return file;
+    if (auto file = file_in(place, place.folder, component)) return file;
   }
   return std::nullopt;
 }
 
-std::optional<fs::path> find_tokenizer(const std::string& name,
-                                       const std::vector<fs::path>& places) {
+std::optional<fs::path> find_tokenizer(const std::string& name, const std::vector<Place>& places) {
   std::error_code error;
   const char* const needed = name == "tokenizer" ? "merges.txt" : "spiece.model";
-  for (const fs::path& place : places) {
-    if (is_other_pipeline(place)) continue;
-    if (fs::exists(place / name / needed, error)) return place / name;
+  for (const Place& place : places) {
+    const fs::path folder = place.folder / name;
+    if (fs::exists(folder / needed, error) || has_tokenizer_of(folder, name)) return folder;
   }
   return std::nullopt;
 }

@@ -10,10 +10,13 @@
 #include <utility>
 
 #include "base/file_identity.h"
+#include "base/json.h"
 #include "base/utf8.h"
+#include "checkpoints/config_metadata.h"
 #include "checkpoints/find_parts.h"
 #include "checkpoints/infer_config.h"
 #include "checkpoints/recognise.h"
+#include "config/config_reader.h"
 #include "steadyflux/error.h"
 #include "weights/component_weights.h"
 
@@ -33,12 +36,19 @@ bool has_part(const RecognisedFile& file, Component component) {
 
 // The config of a part: from its folder's config.json, else from its tensors.
 template <typename Config>
-Config part_config(const fs::path& path, Component component,
-                   const std::function<Config(const fs::path&)>& read,
-                   Config (*infer)(const TensorShapes&, const std::string&)) {
+Config part_config(const fs::path& path, Component component, Config (*read)(const fs::path&),
+                   Config (*infer)(const TensorShapes&, const std::string&),
+                   Config (*read_json)(const ConfigReader&) = nullptr) {
   std::error_code error;
   if (fs::is_directory(path, error) && fs::exists(path / "config.json", error)) {
     return read(path / "config.json");
+  }
+  const auto checkpoint = Checkpoint::open(path);
+  // What `quantize` writes where tensors do not tell all.
+  const auto text = config_in_metadata(checkpoint.metadata(), component);
+  if (text && read_json != nullptr) {
+    const auto where = checkpoint.path().string() + ": " + config_metadata_key(component);
+    return read_json(ConfigReader(parse_json(*text, where), where));
   }
   const auto weights = ComponentWeights::open(path, component);
   TensorShapes shapes;
@@ -62,6 +72,10 @@ constexpr std::array<PartDescription, 3> kParts = {{
 
 // A part that was named: is it one?
 void check_named(const fs::path& path, const PartDescription& part) {
+  std::error_code error;
+  if (!fs::exists(path, error)) {
+    throw Error(ErrorKind::kBadInput, path.string() + ": no such file or folder");
+  }
   const auto checkpoint = Checkpoint::open(path);
   const auto file = recognise_file(checkpoint);
   if (has_part(file, part.component)) return;
@@ -89,7 +103,7 @@ class PartsFinder {
   }
 
  private:
-  const std::vector<fs::path>& places() {
+  const std::vector<Place>& places() {
     if (places_.empty()) places_ = places_beside(file_);
     return places_;
   }
@@ -98,6 +112,7 @@ class PartsFinder {
     if (const fs::path& named = parts_.*part.option; !named.empty()) return named;
     if (has_part(recognised_, part.component)) return file_;
     if (auto found = find_part(part.component, places())) return *found;
+    if (part.component != Component::kVae && !parts_.encoders_needed) return {};
     missing_.push_back(part.folder);
     return {};
   }
@@ -105,6 +120,7 @@ class PartsFinder {
   fs::path tokenizer(const std::string& name) {
     if (!parts_.tokenizers.empty()) return parts_.tokenizers / name;
     if (auto found = find_tokenizer(name, places())) return *found;
+    if (!parts_.encoders_needed) return {};
     missing_.push_back(name);
     return {};
   }
@@ -122,21 +138,25 @@ class PartsFinder {
   const fs::path& file_;
   const RecognisedFile& recognised_;
   const ModelParts& parts_;
-  std::vector<fs::path> places_;
+  std::vector<Place> places_;
   std::vector<std::string> missing_;
 };
 
 void read_configs(FluxModel& model) {
-  model.text_encoder =
-      part_config<ClipTextConfig>(model.paths.text_encoder, Component::kTextEncoder,
-                                  read_clip_text_config, infer_clip_text_config);
-  model.text_encoder_2 = part_config<T5Config>(model.paths.text_encoder_2, Component::kTextEncoder2,
-                                               read_t5_config, infer_t5_config);
-  model.transformer = part_config<FluxTransformerConfig>(
-      model.paths.transformer, Component::kTransformer, read_flux_transformer_config,
-      infer_flux_transformer_config);
-  model.vae = part_config<AutoencoderKlConfig>(
-      model.paths.vae, Component::kVae, read_autoencoder_kl_config, infer_autoencoder_kl_config);
+  const auto& paths = model.paths;
+  model.transformer = transformer_config(paths.transformer);
+  // Where an encoder is not there, and prompts come encoded, it gives what the transformer takes.
+  if (paths.text_encoder.empty()) {
+    model.text_encoder.hidden_size = model.transformer.pooled_projection_dim;
+  } else {
+    model.text_encoder = text_encoder_config(paths.text_encoder);
+  }
+  if (paths.text_encoder_2.empty()) {
+    model.text_encoder_2.d_model = model.transformer.joint_attention_dim;
+  } else {
+    model.text_encoder_2 = text_encoder_2_config(paths.text_encoder_2);
+  }
+  model.vae = vae_config(paths.vae);
 }
 
 FluxModel open_file(const fs::path& file, const ModelParts& parts) {
@@ -196,7 +216,9 @@ std::optional<fs::path> checkpoint_in(const fs::path& folder) {
 
 FluxModel open_folder(const fs::path& folder, const ModelParts& parts) {
   FluxModel model = FluxModel::open(folder);
-  if (parts == ModelParts{}) return model;
+  ModelParts none;
+  none.encoders_needed = parts.encoders_needed;
+  if (parts == none) return model;
   for (const PartDescription& part : kParts) {
     if ((parts.*part.option).empty()) continue;
     model.paths.*part.path = parts.*part.option;
@@ -238,6 +260,27 @@ FluxModel open_model(const fs::path& path, const ModelParts& parts) {
     if (const auto file = checkpoint_in(path)) return open_file(*file, parts);
   }
   return open_folder(path, parts);
+}
+
+FluxTransformerConfig transformer_config(const fs::path& path) {
+  return part_config<FluxTransformerConfig>(
+      path, Component::kTransformer, read_flux_transformer_config, infer_flux_transformer_config,
+      read_flux_transformer_config);
+}
+
+ClipTextConfig text_encoder_config(const fs::path& path) {
+  return part_config<ClipTextConfig>(path, Component::kTextEncoder, read_clip_text_config,
+                                     infer_clip_text_config);
+}
+
+T5Config text_encoder_2_config(const fs::path& path) {
+  return part_config<T5Config>(path, Component::kTextEncoder2, read_t5_config, infer_t5_config,
+                               read_t5_config);
+}
+
+AutoencoderKlConfig vae_config(const fs::path& path) {
+  return part_config<AutoencoderKlConfig>(path, Component::kVae, read_autoencoder_kl_config,
+                                          infer_autoencoder_kl_config);
 }
 
 std::vector<NamedFile> encoder_files(const FluxModel& model) {

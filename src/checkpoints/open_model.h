@@ -23,6 +23,13 @@ namespace steadyflux {
 // and how to get them, and asks where several would do.
 FluxModel open_model(const std::filesystem::path& path, const ModelParts& parts = {});
 
+// The configuration of a component alone: config.json of a component folder, what `quantize` wrote
+// into a file, else what the tensors tell. Throws Error{kBadInput}.
+FluxTransformerConfig transformer_config(const std::filesystem::path& path);
+ClipTextConfig text_encoder_config(const std::filesystem::path& path);
+T5Config text_encoder_2_config(const std::filesystem::path& path);
+AutoencoderKlConfig vae_config(const std::filesystem::path& path);
+
 // All files that a picture may depend on, or an embedding (encoders and tokenizers), under names
 // that do not depend on where the model lies, sorted.
 std::vector<NamedFile> model_files(const FluxModel& model);

@@ -7,9 +7,11 @@
 #include <algorithm>
 #include <filesystem>
 #include <thread>
+#include <tuple>
 
 #include "base/bytes.h"
 #include "base/utf8.h"
+#include "checkpoints/open_model.h"
 #include "cli/commands.h"
 #include "cli/json_output.h"
 #include "cli/model_places.h"
@@ -19,14 +21,12 @@
 #include "memory/probe.h"
 #include "pipeline/device.h"
 #include "steadyflux/error.h"
-#include "weights/checkpoint.h"
+#include "weights/component_weights.h"
 
 namespace steadyflux::cli {
 namespace {
 
 namespace fs = std::filesystem;
-
-constexpr const char* kWeightFolders[] = {"text_encoder", "text_encoder_2", "transformer", "vae"};
 
 // What the program may still take: the machine's free memory, or what its cgroup leaves.
 std::int64_t usable_memory(const HostMemory& memory) {
@@ -94,13 +94,17 @@ Json examine_model(const FoundModel& found, std::int64_t usable, Report& report)
   Json facts = {{"spec", found.spec}, {"folder", found.folder.string()}, {"place", found.place}};
   if (const auto space = probe_disk(found.folder)) facts["disk_available"] = space->available;
   try {
-    const FluxModel model = FluxModel::open(found.folder);
+    const FluxModel model = open_model(found.folder);
     facts["variant"] = model.transformer.guidance_embeds ? "dev" : "schnell";
-    for (const char* part : kWeightFolders) {
+    for (const auto& [part, component, path] :
+         {std::tuple{"text_encoder", Component::kTextEncoder, model.paths.text_encoder},
+          {"text_encoder_2", Component::kTextEncoder2, model.paths.text_encoder_2},
+          {"transformer", Component::kTransformer, model.paths.transformer},
+          {"vae", Component::kVae, model.paths.vae}}) {
       std::int64_t bytes = 0;
-      const Checkpoint checkpoint = Checkpoint::open(found.folder / part);
-      for (const auto& [name, tensor] : checkpoint.tensors()) {
-        bytes += static_cast<std::int64_t>(tensor.nbytes);
+      const auto weights = ComponentWeights::open(path, component);
+      for (const auto& [name, tensor] : weights.tensors()) {
+        bytes += static_cast<std::int64_t>(tensor.nbytes());
       }
       facts["bytes"][part] = bytes;
       if (bytes > usable) {

@@ -159,7 +159,7 @@ Commands (steadyflux COMMAND --help says more):
   encode        prompts become embeddings, for --prompt-embeds
   plan          what memory a picture would take, and how it would be shared out
   inspect PATH  what a model, a weight file or a picture of steadyflux holds
-  quantize SOURCE FILE  a transformer or T5 encoder becomes a smaller file
+  quantize A B  a transformer or T5 encoder A becomes a smaller file B
   cache         what the cache of embeddings holds; cache clear empties it
   doctor        what this machine can do, and what would go wrong
 

@@ -145,7 +145,7 @@ PictureMetadata read_recorded(const std::string& path) {
 // The folder that made a recorded picture: where it was, else a model of the same name.
 fs::path find_recorded_model(const PictureMetadata& recorded, const std::string& from) {
   std::error_code error;
-  if (fs::is_directory(recorded.model_path, error)) return recorded.model_path;
+  if (fs::exists(recorded.model_path, error)) return recorded.model_path;
   for (const fs::path& models : bundled_model_dirs()) {
     if (!recorded.model.empty() && fs::is_directory(models / recorded.model, error)) {
       return models / recorded.model;
@@ -318,7 +318,8 @@ void take_model(GenerateJob& job, const Layers& layers, const fs::path& path) {
   job.pipeline.parts = {.vae = layers.other(&Options::vae).value_or(""),
                         .clip_l = layers.other(&Options::clip_l).value_or(""),
                         .t5 = layers.other(&Options::t5).value_or(""),
-                        .tokenizers = layers.other(&Options::tokenizers).value_or("")};
+                        .tokenizers = layers.other(&Options::tokenizers).value_or(""),
+                        .encoders_needed = job.prompt_embeds.empty()};
   job.model = open_model(path, job.pipeline.parts);
   const std::uint64_t seed = job.request.seed;
   fill_defaults(job);

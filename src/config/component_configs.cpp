@@ -64,7 +64,10 @@ ClipTextConfig read_clip_text_config(const std::filesystem::path& file) {
 }
 
 T5Config read_t5_config(const std::filesystem::path& file) {
-  const ConfigReader config(file);
+  return read_t5_config(ConfigReader(file));
+}
+
+T5Config read_t5_config(const ConfigReader& config) {
   T5Config t5;
   if (config.text("model_type", "t5") != "t5") throw config.fail("model_type", "\"t5\"");
   t5.vocab_size = width(config, "vocab_size", 32128);
@@ -107,7 +110,10 @@ T5Config read_t5_config(const std::filesystem::path& file) {
 }
 
 FluxTransformerConfig read_flux_transformer_config(const std::filesystem::path& file) {
-  const ConfigReader config(file);
+  return read_flux_transformer_config(ConfigReader(file));
+}
+
+FluxTransformerConfig read_flux_transformer_config(const ConfigReader& config) {
   config.expect_class("FluxTransformer2DModel");
   check_quantization(config);
   FluxTransformerConfig flux;

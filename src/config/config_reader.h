@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "steadyflux/error.h"
@@ -17,6 +18,9 @@ namespace steadyflux {
 class ConfigReader {
  public:
   explicit ConfigReader(const std::filesystem::path& file);
+  // What a file holds elsewhere than alone: `where` is how errors call it.
+  ConfigReader(nlohmann::json root, std::filesystem::path where)
+      : file_(std::move(where)), root_(std::move(root)) {}
 
   // True if the key is there and not null.
   bool has(const std::string& key) const;

@@ -101,6 +101,10 @@ struct GenerationDefaults {
 ClipTextConfig read_clip_text_config(const std::filesystem::path& file);
 T5Config read_t5_config(const std::filesystem::path& file);
 FluxTransformerConfig read_flux_transformer_config(const std::filesystem::path& file);
+// The same from JSON that is elsewhere than in a file of its own.
+class ConfigReader;
+T5Config read_t5_config(const ConfigReader& config);
+FluxTransformerConfig read_flux_transformer_config(const ConfigReader& config);
 AutoencoderKlConfig read_autoencoder_kl_config(const std::filesystem::path& file);
 FlowMatchEulerConfig read_flow_match_euler_config(const std::filesystem::path& file);
 
@@ -143,7 +147,8 @@ std::filesystem::path hugging_face_hub_cache();
 // What `-m` says -> a folder or file: an existing one, or a hub id
 // ("black-forest-labs/FLUX.1-schnell"), perhaps with a file of the repository behind it
 // ("city96/FLUX.1-schnell-gguf/flux1-schnell-Q8_0.gguf"), in the local Hugging Face cache
-// (HF_HUB_CACHE, HF_HOME, ~/.cache/huggingface/hub; refs/main, snapshots). nullopt -> STEADYFLUX_MODEL, else the bundled model, looked for in `model_dirs`.
+// (HF_HUB_CACHE, HF_HOME, ~/.cache/huggingface/hub; refs/main, snapshots). nullopt ->
+// STEADYFLUX_MODEL, else the bundled model, looked for in `model_dirs`.
 std::filesystem::path resolve_model(const std::optional<std::string>& spec,
                                     const std::vector<std::filesystem::path>& model_dirs);
 

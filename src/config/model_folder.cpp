@@ -75,8 +75,8 @@ FluxModel FluxModel::open(const fs::path& root) {
   }
   if (!fs::exists(root / "model_index.json", error)) {
     throw Error(ErrorKind::kBadInput,
-                fmt::format("{}: no model_index.json in it; give a FLUX.1 model in the diffusers "
-                            "layout",
+                fmt::format("{}: no model_index.json and no single-file checkpoint of FLUX.1 in "
+                            "it",
                             root.string()));
   }
   check_pipeline_class(root / "model_index.json");

@@ -66,7 +66,10 @@ std::optional<fs::path> find_in_cache(const fs::path& cache, const std::string& 
 }
 
 bool is_file_name(const std::string& spec) {
-  return spec.ends_with(".safetensors") || spec.ends_with(".gguf") || spec.ends_with(".sft");
+  for (const char* extension : {".safetensors", ".gguf", ".sft", ".ckpt", ".pt", ".pth", ".bin"}) {
+    if (spec.ends_with(extension)) return true;
+  }
+  return false;
 }
 
 struct HubFile {

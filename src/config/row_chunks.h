@@ -27,14 +27,15 @@ void for_row_chunks(std::int64_t rows, std::int64_t most, Body body) {
 constexpr std::int64_t kGemmRows = 2048;    // enough rows for a GEMM at full speed
 constexpr std::int64_t kElementRows = 512;  // what is done element by element, with fp32 between
 
-// Rows of a GEMM of modulations: one row alone rounds differently, more than so many gain nothing.
+// Rows of a GEMM of modulations: one row alone rounds differently, and so does in fp32 what is left
+// over from groups of four; more than so many gain nothing.
 constexpr std::int64_t kLeastModulationRows = 4;
 constexpr std::int64_t kMostModulationRows = 128;
 
 // Rows that are computed for `rows` of modulations, so that no chunk has too few.
 inline std::int64_t modulation_gemm_rows(std::int64_t rows) {
-  if (rows > kMostModulationRows) return (rows + 15) / 16 * 16;
-  return std::max(rows, kLeastModulationRows);
+  const auto multiple = rows > kMostModulationRows ? 16 : kLeastModulationRows;
+  return (std::max<std::int64_t>(rows, 1) + multiple - 1) / multiple * multiple;
 }
 
 }  // namespace steadyflux

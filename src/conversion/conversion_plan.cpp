@@ -163,11 +163,34 @@ class Planner {
     plan_.tensors.push_back(std::move(result));
   }
 
+  using BflNames = std::set<std::string, bool (*)(const std::string&, const std::string&)>;
+
+  // What one block has, all of its kind have.
+  void expect_equal_blocks(const BflNames& names, const std::string& kind) const {
+    std::map<std::string, std::set<std::string>> blocks;  // by number
+    std::set<std::string> all;
+    for (const std::string& name : names) {
+      if (!name.starts_with(kind)) continue;
+      const auto dot = name.find('.', kind.size());
+      blocks[name.substr(0, dot)].insert(name.substr(dot));
+      all.insert(name.substr(dot));
+    }
+    for (const auto& [block, found] : blocks) {
+      for (const std::string& wanted : all) {
+        if (found.count(wanted) != 0) continue;
+        throw fail(fmt::format("tensor {}{} is missing; the file is incomplete, fetch it again",
+                               printable(block), printable(wanted)));
+      }
+    }
+  }
+
   void plan_transformer() {
-    std::set<std::string, bool (*)(const std::string&, const std::string&)> names(natural_less);
+    BflNames names(natural_less);
     for (const auto& [name, tensor] : source_.weights.tensors()) {
       if (auto stored = transformer_bfl_name(name); !stored.empty()) names.insert(stored);
     }
+    expect_equal_blocks(names, "double_blocks.");
+    expect_equal_blocks(names, "single_blocks.");
     for (const std::string& name : names) add(name, transformer_sources(name));
   }
 

@@ -116,8 +116,10 @@ class LoraReader {
 
   void set_scale(LoraTerm& term, const LoraPlace& place) const {
     const auto config = configs_.find(place.component);
-    if (config == configs_.end() || term.rank == 0) return;
-    const auto rank = static_cast<double>(term.rank);
+    if (config == configs_.end()) return;
+    auto rank = static_cast<double>(term.rank);
+    if (term.kind == LoraKind::kLokr && rank == 0) rank = config->second.lokr_rank_of(place.layer);
+    if (rank < 1) return;
     term.scale =
         config->second.alpha_of(place.layer) / (config->second.use_rslora ? std::sqrt(rank) : rank);
   }

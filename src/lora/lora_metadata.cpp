@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string_view>
 #include <system_error>
 #include <utility>
@@ -39,24 +40,12 @@ class ConfigReader {
       if (!rslora->is_boolean()) throw fail(prefix + "use_rslora", "true or false", *rslora);
       config.use_rslora = rslora->get<bool>();
     }
-    if (const json* patterns = find(prefix + "alpha_pattern")) {
-      if (!patterns->is_object()) throw fail(prefix + "alpha_pattern", "an object", *patterns);
-      for (const auto& [pattern, value] : patterns->items()) {
-        // peft takes regular expressions. What writes these files writes names, whose dots we
-        // take for dots.
-        if (pattern.empty() || pattern.find_first_of("\\$*+?()[]{}|") != std::string::npos ||
-            pattern.find('^', 1) != std::string::npos) {
-          throw Error(ErrorKind::kBadInput,
-                      fmt::format("{}: {}alpha_pattern has the regular expression '{}'; only "
-                                  "names of layers are supported",
-                                  where_, prefix, printable(pattern)));
-        }
-        std::string name = pattern;
-        // Layers of CLIP go by names without it, see LoraTarget.
-        const std::size_t at = name[0] == '^' ? 1 : 0;
-        if (name.compare(at, kTextModel.size(), kTextModel) == 0) name.erase(at, kTextModel.size());
-        config.alpha_pattern.emplace_back(name, number(prefix + "alpha_pattern", value));
-      }
+    config.alpha_pattern = patterns(prefix + "alpha_pattern");
+    const json* type = find(prefix + "peft_type");
+    const json* rank = find(prefix + "r");
+    if (type != nullptr && *type == "LOKR" && rank != nullptr) {
+      config.lokr_rank = number(prefix + "r", *rank);
+      config.lokr_rank_pattern = patterns(prefix + "rank_pattern");
     }
     return config;
   }
@@ -65,6 +54,30 @@ class ConfigReader {
   const json* find(const std::string& key) const {
     const auto it = object_.find(key);
     return it == object_.end() || it->is_null() ? nullptr : &*it;
+  }
+
+  PeftPattern patterns(const std::string& key) const {
+    PeftPattern result;
+    const json* object = find(key);
+    if (object == nullptr) return result;
+    if (!object->is_object()) throw fail(key, "an object", *object);
+    for (const auto& [pattern, value] : object->items()) {
+      // peft takes regular expressions. What writes these files writes names, whose dots we take
+      // for dots.
+      if (pattern.empty() || pattern.find_first_of("\\$*+?()[]{}|") != std::string::npos ||
+          pattern.find('^', 1) != std::string::npos) {
+        throw Error(ErrorKind::kBadInput,
+                    fmt::format("{}: {} has the regular expression '{}'; only names of layers are "
+                                "supported",
+                                where_, key, printable(pattern)));
+      }
+      std::string name = pattern;
+      // Layers of CLIP go by names without it, see LoraTarget.
+      const std::size_t at = name[0] == '^' ? 1 : 0;
+      if (name.compare(at, kTextModel.size(), kTextModel) == 0) name.erase(at, kTextModel.size());
+      result.emplace_back(name, number(key, value));
+    }
+    return result;
   }
 
   double number(const std::string& key, const json& value) const {
@@ -83,17 +96,23 @@ class ConfigReader {
   std::string where_;
 };
 
+std::optional<double> find_pattern(const PeftPattern& patterns, const std::string& layer) {
+  for (const auto& [pattern, value] : patterns) {
+    const bool found = pattern[0] == '^' ? layer == pattern.substr(1)
+                                         : layer == pattern || layer.ends_with("." + pattern);
+    if (found) return value;
+  }
+  return std::nullopt;
+}
+
 }  // namespace
 
 double PeftConfig::alpha_of(const std::string& layer) const {
-  for (const auto& [pattern, value] : alpha_pattern) {
-    if (pattern[0] == '^') {
-      if (layer == pattern.substr(1)) return value;
-    } else if (layer == pattern || layer.ends_with("." + pattern)) {
-      return value;
-    }
-  }
-  return alpha;
+  return find_pattern(alpha_pattern, layer).value_or(alpha);
+}
+
+double PeftConfig::lokr_rank_of(const std::string& layer) const {
+  return find_pattern(lokr_rank_pattern, layer).value_or(lokr_rank);
 }
 
 std::map<LoraComponent, PeftConfig> read_peft_configs(

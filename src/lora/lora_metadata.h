@@ -13,13 +13,19 @@
 
 namespace steadyflux {
 
+// peft: whose name is the layer's, or the layer's name after a '.'; "^name": the whole name.
+using PeftPattern = std::vector<std::pair<std::string, double>>;
+
 struct PeftConfig {
   double alpha = 0.0;
-  // peft: whose name is the layer's, or the layer's name after a '.'; "^name": the whole name.
-  std::vector<std::pair<std::string, double>> alpha_pattern;
+  PeftPattern alpha_pattern;
   bool use_rslora = false;  // alpha / sqrt(rank) instead of alpha / rank
+  // Of LoKr alone: two whole matrices do not show it, and are divided by it all the same.
+  double lokr_rank = 0.0;  // 0: not said
+  PeftPattern lokr_rank_pattern;
 
   double alpha_of(const std::string& layer) const;
+  double lokr_rank_of(const std::string& layer) const;
 };
 
 // Of the components that say "lora_alpha". `metadata` is a safetensors file's, `path` that file.

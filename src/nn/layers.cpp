@@ -23,10 +23,14 @@ at::Tensor Linear::operator()(const at::Tensor& x) const {
 }
 
 at::Tensor Linear::linear_with_branches(const at::Tensor& x) const {
-  const auto product = at::linear(x, packed ? packed->unpacked() : weight);
-  auto y = product.clone();
-  for (const auto& branch : *branches) y.add_((*branch)(x, product));
-  return bias.defined() ? y.add_(bias) : y;
+  auto product = at::linear(x, packed ? packed->unpacked() : weight);
+  at::Tensor change;
+  for (const auto& branch : *branches) {
+    auto added = (*branch)(x, product);
+    change = change.defined() ? change.add_(added) : std::move(added);
+  }
+  if (change.defined()) product.add_(change);
+  return bias.defined() ? product.add_(bias) : product;
 }
 
 void LayerNorm::visit(const SlotScope& scope, std::int64_t dim) {

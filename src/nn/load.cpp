@@ -69,6 +69,17 @@ void check_tensor(const StoredTensor& stored, const std::string& name, const Ten
   }
 }
 
+// Values of `dtype` in memory of their own.
+at::Tensor make_dense(const StoredTensor& stored, const std::vector<std::int64_t>& shape,
+                      at::ScalarType dtype) {
+  const auto result = at::empty(shape, dtype);
+  const auto flat = result.view(-1);
+  read_dense(stored, [&](std::int64_t first, const at::Tensor& values) {
+    flat.narrow(0, first, values.numel()).copy_(values);
+  });
+  return result;
+}
+
 // The pages of the file need not stay: their values are elsewhere.
 void forget_pages(const StoredTensor& stored) {
   for (const auto& rows : stored.rows) {
@@ -87,7 +98,9 @@ void load_packed(const TensorSlot& slot, const StoredTensor& stored, const LoadO
   }
   *slot.packed = std::move(packed);
   slot.tensor->reset();
-  if (slot.branches != nullptr && options.loras != nullptr) {
+  if (slot.branches == nullptr) return;
+  slot.branches->reset();
+  if (options.loras != nullptr) {
     *slot.branches = options.loras->branches(slot.name, **slot.packed);
   }
 }
@@ -98,6 +111,8 @@ void load_slot(const TensorSlot& slot, const StoredTensor& stored, const LoadOpt
     load_packed(slot, stored, options, to_device);
     return;
   }
+  if (slot.packed != nullptr) slot.packed->reset();
+  if (slot.branches != nullptr) slot.branches->reset();
   const auto dtype = slot_dtype(slot, options.dtype);
   const bool changed = options.loras != nullptr && options.loras->changes(slot.name);
   const bool in_place = stored.plain_in_place();
@@ -120,12 +135,10 @@ void load_slot(const TensorSlot& slot, const StoredTensor& stored, const LoadOpt
 
 }  // namespace
 
-at::Tensor make_dense(const StoredTensor& stored, const std::vector<std::int64_t>& shape,
-                      at::ScalarType dtype) {
+void read_dense(const StoredTensor& stored,
+                const std::function<void(std::int64_t first, const at::Tensor& values)>& sink) {
   constexpr std::int64_t kStep = std::int64_t{1} << 20;
-  const auto result = at::empty(shape, dtype);
-  auto flat = result.view(-1);
-  const auto values = at::empty({std::min(kStep, flat.numel())}, at::kFloat);
+  const auto values = at::empty({kStep}, at::kFloat);
   std::int64_t done = 0;
   for (const auto& rows : stored.rows) {
     std::int64_t count = 1;
@@ -133,11 +146,11 @@ at::Tensor make_dense(const StoredTensor& stored, const std::vector<std::int64_t
     for (std::int64_t first = 0; first < count; first += kStep) {
       const auto step = std::min(kStep, count - first);
       read_values(rows, first, step, values.mutable_data_ptr<float>());
-      flat.narrow(0, done, step).copy_(values.narrow(0, 0, step));
+      sink(done, values.narrow(0, 0, step));
       done += step;
     }
+    for (const auto* view : rows.views()) view->file->forget({view->data, view->nbytes});
   }
-  return result;
 }
 
 std::vector<const StoredTensor*> match_slots(const ComponentWeights& checkpoint,
@@ -215,16 +228,6 @@ void load_slots(const ComponentWeights& checkpoint, const std::vector<TensorSlot
     done += static_cast<std::int64_t>(tensors[i]->nbytes());
   }
   if (options.progress) options.progress(total, total);
-}
-
-at::ScalarType dominant_dtype(const ComponentWeights& checkpoint) {
-  std::map<DType, std::size_t> bytes;
-  for (const auto& [name, stored] : checkpoint.tensors()) bytes[stored.dtype()] += stored.nbytes();
-  const auto most = std::max_element(
-      bytes.begin(), bytes.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
-  if (most == bytes.end()) return at::kFloat;
-  const auto type = weight_scalar_type(most->first);
-  return type && *type != at::kDouble ? *type : at::kFloat;
 }
 
 std::int64_t slot_bytes(const std::vector<TensorSlot>& slots, at::ScalarType dtype) {

@@ -52,18 +52,16 @@ std::vector<const StoredTensor*> match_slots(const ComponentWeights& checkpoint,
                                              const std::vector<TensorSlot>& slots,
                                              const LoadOptions& options);
 
-// The values of any stored tensor in memory of their own, of `shape` and `dtype`, on the CPU.
-at::Tensor make_dense(const StoredTensor& stored, const std::vector<std::int64_t>& shape,
-                      at::ScalarType dtype);
+// The values of any stored tensor, plain or packed, in fp32 on the CPU, some at a time: `sink` gets
+// those from number `first` on.
+void read_dense(const StoredTensor& stored,
+                const std::function<void(std::int64_t first, const at::Tensor& values)>& sink);
 
 // The dtype that a slot's tensor has in a model that computes in `dtype`.
 at::ScalarType slot_dtype(const TensorSlot& slot, at::ScalarType dtype);
 
 // The dtype of plain weights in files; throws Error{kBadInput} for others.
 at::ScalarType weight_dtype(const TensorView& view);
-
-// The dtype that most bytes of the checkpoint have, as a scalar type (fp32, fp16 or bf16).
-at::ScalarType dominant_dtype(const ComponentWeights& checkpoint);
 
 // Bytes of all slots at the dtype.
 std::int64_t slot_bytes(const std::vector<TensorSlot>& slots, at::ScalarType dtype);

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <optional>
 #include <string_view>
 #include <utility>
 
@@ -23,14 +24,21 @@ std::string layer_of(const std::string& tensor) {
   return tensor.ends_with(suffix) ? tensor.substr(0, tensor.size() - suffix.size()) : tensor;
 }
 
-at::Tensor on(const TensorView& view, const at::Device& device, at::ScalarType dtype) {
-  return to_tensor(view).to(device, dtype);
+// [rows, all the rest]: of a norm's weight one column.
+at::Tensor as_matrix(const TensorView& view) {
+  const auto tensor = to_tensor(view);
+  return tensor.reshape({tensor.size(0), -1});
 }
 
-// [rows, all the rest]: of a norm's weight one column.
-at::Tensor as_matrix(const at::Tensor& t) { return t.reshape({t.size(0), -1}); }
+at::Tensor fp32_matrix(const TensorView& view, const at::Device& device) {
+  return as_matrix(view).to(device, at::kFloat);
+}
 
-// Rows of the whole delta that are rows [begin, end) of the layer's own.
+at::Tensor fp32_vector(const TensorView& view, const at::Device& device) {
+  return to_tensor(view).flatten().to(device, at::kFloat);
+}
+
+// Of rows of the whole delta those that are the layer's, in the layer's order.
 at::Tensor selected(const at::Tensor& rows, const std::vector<RowRange>& ranges) {
   if (ranges.empty()) return rows;
   std::vector<at::Tensor> parts;
@@ -40,44 +48,99 @@ at::Tensor selected(const at::Tensor& rows, const std::vector<RowRange>& ranges)
   return parts.size() == 1 ? parts.front() : at::cat(parts);
 }
 
-// Numbers of the rows of the whole delta, in the order of the layer's.
+// Numbers of the rows of the whole delta, in the order of the layer's; on the CPU.
 at::Tensor row_numbers(const LoraTerm& term) {
   return selected(at::arange(term.delta_rows(), at::kLong), term.rows);
 }
 
-// Rows of factor.left @ factor.right by their numbers, fp32.
-at::Tensor rows_of(const LoraFactor& factor, const at::Tensor& numbers, const at::Device& device) {
-  const auto left = as_matrix(on(factor.left, device, at::kFloat)).index_select(0, numbers);
-  if (!factor.right) return left;
-  return at::matmul(left, as_matrix(on(*factor.right, device, at::kFloat)));
-}
-
-// Rows of select(delta), without any scale: [count, in], fp32.
-at::Tensor delta_rows(const LoraTerm& term, const at::Tensor& numbers_on_cpu,
-                      const at::Device& device) {
-  const auto numbers = numbers_on_cpu.to(device);
-  switch (term.kind) {
-    case LoraKind::kLora:
-    case LoraKind::kFull:
-      return rows_of(*term.first, numbers, device);
-    case LoraKind::kLoha:
-      return rows_of(*term.first, numbers, device) * rows_of(*term.second, numbers, device);
-    case LoraKind::kLokr: {
-      // Row i of kron(A, B) is kron(row i / m of A, row i % m of B), m the rows of B.
-      const auto height = term.second->rows();
-      const auto a = rows_of(*term.first, numbers.div(height, "floor"), device);  // [n, a]
-      const auto b = rows_of(*term.second, numbers.remainder(height), device);    // [n, b]
-      return (a.unsqueeze(2) * b.unsqueeze(1)).flatten(1);
-    }
+// The matrix of a LoraFactor, some rows at a time: only these are brought to the device.
+class FactorRows {
+ public:
+  FactorRows(const LoraFactor& factor, const at::Device& device)
+      : device_(device), left_(as_matrix(factor.left)) {
+    if (factor.right) right_ = fp32_matrix(*factor.right, device);
   }
-  throw Error(ErrorKind::kInternal, "a LoRA of an unknown kind");
+  // fp32, times `scale`.
+  at::Tensor operator()(const at::Tensor& numbers, double scale) const {
+    auto rows = left_.index_select(0, numbers).to(device_, at::kFloat);
+    if (scale != 1) rows = rows * scale;
+    return right_.defined() ? at::matmul(rows, right_) : rows;
+  }
+
+ private:
+  at::Device device_;
+  at::Tensor left_, right_;  // as it lies in the file; fp32 on the device
+};
+
+// scale * select(delta), some rows at a time, fp32.
+class DeltaRows {
+ public:
+  DeltaRows(const LoraTerm& term, double scale, const at::Device& device)
+      : kind_(term.kind), scale_(scale), numbers_(row_numbers(term)), first_(*term.first, device) {
+    if (!term.second) return;
+    second_.emplace(*term.second, device);
+    second_rows_ = term.second->rows();
+  }
+  at::Tensor operator()(std::int64_t begin, std::int64_t count) const {  // [count, in]
+    const auto numbers = numbers_.narrow(0, begin, count);
+    switch (kind_) {
+      case LoraKind::kLora:
+      case LoraKind::kFull:
+        return first_(numbers, scale_);
+      case LoraKind::kLoha:
+        return first_(numbers, scale_).mul_((*second_)(numbers, 1));
+      case LoraKind::kLokr: {
+        // Row i of kron(A, B) is kron(row i / m of A, row i % m of B), m the rows of B.
+        const auto a = first_(numbers.div(second_rows_, "floor"), scale_);
+        return row_products(a, (*second_)(numbers.remainder(second_rows_), 1));
+      }
+    }
+    throw Error(ErrorKind::kInternal, "a LoRA of an unknown kind");
+  }
+
+  // Row i of the result is kron(row i of a, row i of b): [n, a], [n, b] -> [n, a * b].
+  static at::Tensor row_products(const at::Tensor& a, const at::Tensor& b) {
+    return (a.unsqueeze(2) * b.unsqueeze(1)).flatten(1);
+  }
+
+ private:
+  LoraKind kind_;
+  double scale_;
+  at::Tensor numbers_;
+  FactorRows first_;
+  std::optional<FactorRows> second_;
+  std::int64_t second_rows_ = 0;
+};
+
+// Values of a chunk of rows; bounds what is between the factors and the weight.
+constexpr std::int64_t kMergeValues = std::int64_t{1} << 22;
+
+// body(begin, count): rows of a matrix, a chunk at a time.
+template <typename Body>
+void for_merge_chunks(const at::Tensor& matrix, Body body) {
+  for_row_chunks(matrix.size(0), std::max<std::int64_t>(kMergeValues / matrix.size(1), 1), body);
 }
 
-// dora / norm(W'), by row or column of W': what W' is multiplied with.
-at::Tensor dora_factor(const LoraTerm& term, const at::Tensor& norms, const at::Device& device) {
-  auto scale = on(*term.dora_scale, device, at::kFloat).flatten();
-  if (term.dora_on_output) scale = selected(scale, term.rows);
-  return scale / norms;
+// Lengths below this are no directions: they stay, whatever DoRA wants of them.
+constexpr double kLeastNorm = 1e-7;
+
+// What DoRA multiplies the rows of W' = W + delta with, dora_scale / norm: [out]; or its columns:
+// [in]. fp32; `weight` [out, in] in any dtype.
+at::Tensor dora_factor(const LoraTerm& term, const DeltaRows& delta, const at::Tensor& weight) {
+  const auto device = weight.device();
+  const auto by_row = term.dora_on_output;
+  auto squares = at::zeros({weight.size(by_row ? 0 : 1)}, weight.options().dtype(at::kFloat));
+  for_merge_chunks(weight, [&](std::int64_t begin, std::int64_t count) {
+    const auto changed = delta(begin, count).add_(weight.narrow(0, begin, count)).square_();
+    if (by_row) {
+      squares.narrow(0, begin, count).copy_(changed.sum(1));
+    } else {
+      squares.add_(changed.sum(0));
+    }
+  });
+  auto scale = fp32_vector(*term.dora_scale, device);
+  if (by_row) scale = selected(scale, term.rows);
+  return scale / squares.sqrt_().clamp_min_(kLeastNorm);
 }
 
 }  // namespace
@@ -106,39 +169,31 @@ bool LoraLayers::changes(const std::string& tensor) const {
 
 namespace {
 
-// Values of a chunk of rows; bounds what is between the factors and the weight.
-constexpr std::int64_t kMergeValues = std::int64_t{1} << 22;
-
-// body(begin, count): rows of a matrix, a chunk at a time.
-template <typename Body>
-void for_merge_chunks(const at::Tensor& weight, Body body) {
-  for_row_chunks(weight.size(0), std::max<std::int64_t>(kMergeValues / weight.size(1), 1), body);
+// b += the changes of all terms, rounded once.
+template <typename Terms>
+void merge_bias(const Terms& terms, const at::Tensor& bias) {
+  auto sum = bias.to(at::kFloat, /*non_blocking=*/false, /*copy=*/true);
+  for (const auto& [file, term, strength] : terms) {
+    if (!term->bias) continue;
+    sum.add_(selected(fp32_vector(*term->bias, bias.device()), term->rows), strength * term->scale);
+  }
+  bias.copy_(sum);
 }
 
-// strength * scale * rows of delta.
-at::Tensor scaled_delta(const LoraTerm& term, double strength, const at::Tensor& numbers,
-                        std::int64_t begin, std::int64_t count, const at::Device& device) {
-  return delta_rows(term, numbers.narrow(0, begin, count), device) * (strength * term.scale);
-}
+// A term ready to be added to the rows of a weight.
+struct MergedTerm {
+  DeltaRows delta;
+  at::Tensor dora;  // [out, 1] or [1, in]; undefined without DoRA
 
-// Of the columns of W + strength * scale * delta, read chunk by chunk: rows(begin, count) of W.
-template <typename Rows>
-at::Tensor column_norms(const LoraTerm& term, double strength, const at::Tensor& numbers,
-                        const at::Tensor& like, Rows rows) {
-  at::Tensor sums;
-  for_merge_chunks(like, [&](std::int64_t begin, std::int64_t count) {
-    const auto changed =
-        rows(begin, count) + scaled_delta(term, strength, numbers, begin, count, like.device());
-    const auto squares = changed.square().sum(0);
-    sums = sums.defined() ? sums + squares : squares;
-  });
-  return sums.sqrt();
-}
-
-void merge_bias(const LoraTerm& term, double strength, const at::Tensor& values) {
-  const auto change = selected(on(*term.bias, values.device(), at::kFloat).flatten(), term.rows);
-  values.copy_(values.to(at::kFloat) + change * (strength * term.scale));
-}
+  MergedTerm(const LoraTerm& term, double strength, const at::Tensor& weight)
+      : delta(term, strength * term.scale, weight.device()) {
+    if (!term.dora_scale) return;
+    dora = dora_factor(term, delta, weight).unsqueeze(term.dora_on_output ? 1 : 0);
+  }
+  at::Tensor dora_of_rows(std::int64_t begin, std::int64_t count) const {
+    return dora.size(0) == 1 ? dora : dora.narrow(0, begin, count);
+  }
+};
 
 }  // namespace
 
@@ -146,62 +201,49 @@ void LoraLayers::merge(const std::string& tensor, const at::Tensor& values) cons
   const auto* all = find(tensor);
   if (all == nullptr) return;
   if (is_bias(tensor)) {
-    for (const auto& [file, term, strength] : *all) {
-      if (term->bias) merge_bias(*term, strength, values);
-    }
+    merge_bias(*all, values);
     return;
   }
   const auto weight = values.view({values.size(0), -1});
-  const auto device = values.device();
-  std::vector<at::Tensor> numbers, dora_by_column;
+  std::vector<MergedTerm> terms;
   for (const auto& [file, term, strength] : *all) {
-    numbers.push_back(term->first ? row_numbers(*term) : at::Tensor());
-    dora_by_column.emplace_back();
-    if (!term->first || !term->dora_scale || term->dora_on_output) continue;
-    const auto norms = column_norms(*term, strength, numbers.back(), weight,
-                                    [&](std::int64_t begin, std::int64_t count) {
-                                      return weight.narrow(0, begin, count).to(at::kFloat);
-                                    });
-    dora_by_column.back() = dora_factor(*term, norms, device);
+    if (term->first) terms.emplace_back(*term, strength, weight);
   }
+  const bool any_dora =
+      std::any_of(terms.begin(), terms.end(), [](const auto& term) { return term.dora.defined(); });
   for_merge_chunks(weight, [&](std::int64_t begin, std::int64_t count) {
-    auto rows = weight.narrow(0, begin, count);
-    const auto before = rows.to(at::kFloat);
-    auto after = before.clone();
-    for (std::size_t i = 0; i < all->size(); ++i) {
-      const auto& [file, term, strength] = (*all)[i];
-      if (!term->first) continue;
-      const auto delta = scaled_delta(*term, strength, numbers[i], begin, count, device);
-      if (!term->dora_scale) {
-        after.add_(delta.view(after.sizes()));
-        continue;
+    const auto rows = weight.narrow(0, begin, count);
+    auto sum = rows.to(at::kFloat, /*non_blocking=*/false, /*copy=*/true);
+    const auto before = any_dora ? sum.clone() : at::Tensor();
+    for (const auto& term : terms) {
+      auto change = term.delta(begin, count);
+      if (term.dora.defined()) {
+        change.add_(before).mul_(term.dora_of_rows(begin, count)).sub_(before);
       }
-      const auto changed = before + delta;
-      if (term->dora_on_output) {
-        auto scale = on(*term->dora_scale, device, at::kFloat).flatten();
-        scale = selected(scale, term->rows).narrow(0, begin, count);
-        const auto norms = changed.square().sum(1).sqrt();
-        after.add_(changed * (scale / norms).unsqueeze(1) - before);
-      } else {
-        after.add_(changed * dora_by_column[i] - before);
-      }
+      sum.add_(change);
     }
-    rows.copy_(after);
+    rows.copy_(sum);
   });
 }
 
 namespace {
 
-// y += up (down x), which LoHa's product of two products is too.
+// y += up (down x), which LoHa's product of two products is too. The rank is filled up with zeros
+// to what tensor cores take; and a row of a product with a vector would depend on the other rows.
 class LowRankBranch final : public LoraBranch {
  public:
-  LowRankBranch(at::Tensor down, at::Tensor up) : down_(std::move(down)), up_(std::move(up)) {}
+  LowRankBranch(const at::Tensor& down, const at::Tensor& up) {
+    constexpr std::int64_t kMultiple = 8;
+    const auto missing = (kMultiple - down.size(0) % kMultiple) % kMultiple;
+    down_ = at::constant_pad_nd(down, {0, 0, 0, missing});
+    up_ = at::constant_pad_nd(up, {0, missing});
+  }
   at::Tensor operator()(const at::Tensor& x, const at::Tensor&) const override {
     return at::linear(at::linear(x, down_), up_);
   }
 
  private:
-  at::Tensor down_, up_;  // [r, in], [out, r], scales in `up`
+  at::Tensor down_, up_;  // [r, in], [out, r], all scales in `up`
 };
 
 // y += delta x.
@@ -231,92 +273,76 @@ class KroneckerBranch final : public LoraBranch {
   at::Tensor first_, second_, rows_;
 };
 
-// What a branch adds, with W + delta scaled by row or by column as DoRA does.
+// What DoRA adds: f (W + delta) x - W x = (f - 1) W x + f delta x where f is by row; by column it
+// is x that is multiplied, and W x has to be computed anew.
 class DoraBranch final : public LoraBranch {
  public:
-  DoraBranch(std::unique_ptr<LoraBranch> delta, at::Tensor factor, const PackedTensor& weight,
-             bool on_output)
+  DoraBranch(std::unique_ptr<LoraBranch> delta, const at::Tensor& factor,
+             const PackedTensor& weight, bool on_output)
       : delta_(std::move(delta)),
-        factor_(std::move(factor)),
+        factor_(factor.to(weight.dtype())),
+        factor_less_one_((factor - 1).to(weight.dtype())),
         weight_(weight),
         on_output_(on_output) {}
   at::Tensor operator()(const at::Tensor& x, const at::Tensor& y) const override {
-    if (on_output_) return (y + (*delta_)(x, y)) * factor_ - y;
-    const auto scaled = x * factor_;
-    const auto product = at::linear(scaled, weight_.unpacked());
-    return product + (*delta_)(scaled, product) - y;
+    if (on_output_) return y * factor_less_one_ + (*delta_)(x, y) * factor_;
+    return at::linear(x * factor_less_one_, weight_.unpacked()) + (*delta_)(x * factor_, y);
   }
 
  private:
   std::unique_ptr<LoraBranch> delta_;
-  at::Tensor factor_;
+  at::Tensor factor_, factor_less_one_;  // [out] or [in]
   PackedTensor weight_;
   bool on_output_;
 };
 
-// Rows of the Khatri-Rao product: row i is kron(row i of a, row i of b).
-at::Tensor row_products(const at::Tensor& a, const at::Tensor& b) {
-  return (a.unsqueeze(2) * b.unsqueeze(1)).flatten(1);
+// LoRA's two factors, or what LoHa comes to as two; nothing if delta itself is smaller.
+std::unique_ptr<LoraBranch> low_rank_branch(const LoraTerm& term, double scale,
+                                            const PackedTensor& weight) {
+  const auto& first = *term.first;
+  if (!first.right || (term.second && !term.second->right)) return nullptr;
+  const auto rank = first.right->shape[0] * (term.second ? term.second->right->shape[0] : 1);
+  const auto out = weight.shape()[0], in = weight.shape()[1];
+  if (rank * (out + in) >= out * in) return nullptr;
+  const auto matrix = [&](const TensorView& view) { return fp32_matrix(view, weight.device()); };
+  auto down = matrix(*first.right);
+  auto up = selected(matrix(first.left), term.rows) * scale;
+  if (term.second) {
+    down = DeltaRows::row_products(down.t(), matrix(*term.second->right).t()).t();
+    up = DeltaRows::row_products(up, selected(matrix(term.second->left), term.rows));
+  }
+  return std::make_unique<LowRankBranch>(down.to(weight.dtype()), up.to(weight.dtype()));
+}
+
+std::unique_ptr<LoraBranch> kronecker_branch(const LoraTerm& term, double scale,
+                                             const PackedTensor& weight) {
+  const auto whole = [&](const LoraFactor& factor) {
+    const auto left = fp32_matrix(factor.left, weight.device());
+    return factor.right ? at::matmul(left, fp32_matrix(*factor.right, weight.device())) : left;
+  };
+  const auto rows = term.rows.empty() ? at::Tensor() : row_numbers(term).to(weight.device());
+  return std::make_unique<KroneckerBranch>((whole(*term.first) * scale).to(weight.dtype()),
+                                           whole(*term.second).to(weight.dtype()), rows);
 }
 
 std::unique_ptr<LoraBranch> delta_branch(const LoraTerm& term, double scale,
                                          const PackedTensor& weight) {
-  const auto device = weight.device();
-  const auto dtype = weight.dtype();
-  const auto matrix = [&](const TensorView& view) {
-    return as_matrix(on(view, device, at::kFloat));
-  };
-  const auto low_rank = [&](const at::Tensor& down, const at::Tensor& up) {
-    return std::make_unique<LowRankBranch>(down.to(dtype),
-                                           (selected(up, term.rows) * scale).to(dtype));
-  };
-  const auto& first = *term.first;
-  switch (term.kind) {
-    case LoraKind::kFull:
-    case LoraKind::kLora:
-      if (first.right) return low_rank(matrix(*first.right), matrix(first.left));
-      break;
-    case LoraKind::kLoha:
-      if (first.right && term.second->right) {
-        return low_rank(row_products(matrix(*first.right).t(), matrix(*term.second->right).t()).t(),
-                        row_products(matrix(first.left), matrix(term.second->left)));
-      }
-      break;
-    case LoraKind::kLokr: {
-      const auto whole = [&](const LoraFactor& factor) {
-        return factor.right ? at::matmul(matrix(factor.left), matrix(*factor.right))
-                            : matrix(factor.left);
-      };
-      const auto rows = term.rows.empty() ? at::Tensor() : row_numbers(term).to(device);
-      return std::make_unique<KroneckerBranch>((whole(first) * scale).to(dtype),
-                                               whole(*term.second).to(dtype), rows);
-    }
-  }
-  return std::make_unique<DenseBranch>(
-      (delta_rows(term, row_numbers(term), device) * scale).to(dtype));
+  if (term.kind == LoraKind::kLokr) return kronecker_branch(term, scale, weight);
+  if (auto branch = low_rank_branch(term, scale, weight)) return branch;
+  const DeltaRows rows(term, scale, weight.device());
+  auto delta =
+      at::empty(weight.shape(), at::TensorOptions().dtype(weight.dtype()).device(weight.device()));
+  for_merge_chunks(delta, [&](std::int64_t begin, std::int64_t count) {
+    delta.narrow(0, begin, count).copy_(rows(begin, count));
+  });
+  return std::make_unique<DenseBranch>(delta);
 }
 
-std::unique_ptr<LoraBranch> dora_branch(const LoraTerm& term, double strength,
+std::unique_ptr<LoraBranch> dora_branch(const LoraTerm& term, double scale,
                                         const PackedTensor& weight) {
-  auto delta = delta_branch(term, strength * term.scale, weight);
-  const auto values = weight.unpacked();
-  const auto numbers = row_numbers(term);
-  const auto rows = [&](std::int64_t begin, std::int64_t count) {
-    return values.narrow(0, begin, count).to(at::kFloat);
-  };
-  at::Tensor norms;
-  if (term.dora_on_output) {
-    norms = at::empty({values.size(0)}, values.options().dtype(at::kFloat));
-    for_merge_chunks(values, [&](std::int64_t begin, std::int64_t count) {
-      const auto changed =
-          rows(begin, count) + scaled_delta(term, strength, numbers, begin, count, values.device());
-      norms.narrow(0, begin, count).copy_(changed.square().sum(1).sqrt());
-    });
-  } else {
-    norms = column_norms(term, strength, numbers, values, rows);
-  }
-  const auto factor = dora_factor(term, norms, values.device()).to(weight.dtype());
-  return std::make_unique<DoraBranch>(std::move(delta), factor, weight, term.dora_on_output);
+  const auto factor = dora_factor(term, DeltaRows(term, scale, weight.device()), weight.unpacked());
+  return std::make_unique<DoraBranch>(delta_branch(term, scale, weight), factor, weight,
+                                      term.dora_on_output);
 }
 
 }  // namespace
@@ -328,10 +354,11 @@ std::shared_ptr<const LoraBranches> LoraLayers::branches(const std::string& tens
   auto result = std::make_shared<LoraBranches>();
   for (const auto& [file, term, strength] : *all) {
     if (!term->first) continue;
-    result->push_back(term->dora_scale ? dora_branch(*term, strength, weight)
-                                       : delta_branch(*term, strength * term->scale, weight));
+    const auto scale = strength * term->scale;
+    result->push_back(term->dora_scale ? dora_branch(*term, scale, weight)
+                                       : delta_branch(*term, scale, weight));
   }
-  return result;
+  return result->empty() ? nullptr : result;
 }
 
 }  // namespace steadyflux

@@ -37,7 +37,8 @@ class LoraLayers {
 
   // Changes a tensor's plain values in place, wherever they are. Computed in fp32, rounded once.
   void merge(const std::string& tensor, const at::Tensor& values) const;
-  // For a packed weight: what to add to its products, on its device and in its dtype.
+  // For a packed weight: what to add to its products, on its device and in its dtype; null if that
+  // is nothing.
   std::shared_ptr<const LoraBranches> branches(const std::string& tensor,
                                                const PackedTensor& weight) const;
 

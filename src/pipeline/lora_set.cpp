@@ -66,7 +66,6 @@ std::shared_ptr<const LoraSet> open_loras(const FluxModel& model,
           return found->second;
         });
     if (!lora->unmatched.empty()) set->warnings.push_back(unmatched_text(*lora));
-    set->bytes += static_cast<std::int64_t>(std::filesystem::file_size(use.path));
     set->transformer.add(lora, LoraComponent::kTransformer, use.strength);
     set->text_encoder.add(lora, LoraComponent::kTextEncoder, use.strength);
     set->text_encoder_2.add(lora, LoraComponent::kTextEncoder2, use.strength);

@@ -1,7 +1,6 @@
 // The LoRAs of a request, opened, checked against the model and shared out to its components.
 #pragma once
 
-#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
@@ -15,7 +14,6 @@ namespace steadyflux {
 
 struct LoraSet {
   LoraLayers text_encoder, text_encoder_2, transformer;
-  std::int64_t bytes = 0;  // of the files
   // What the user should hear of: keys that matched nothing.
   std::vector<std::string> warnings;
 

@@ -75,16 +75,7 @@ struct Pipeline::State {
   std::vector<std::pair<std::vector<LoraUse>, std::shared_ptr<const LoraSet>>> opened_loras;
 
   Workload workload(const Chunk& chunk) const {
-    auto work = make_workload(chunk, stored, dtype_name, num_threads);
-    work.lora_bytes = loras->bytes;
-    work.stored.text_encoder.merged = merges(Component::kTextEncoder, stored.text_encoder);
-    work.stored.text_encoder_2.merged = merges(Component::kTextEncoder2, stored.text_encoder_2);
-    work.stored.transformer.merged = merges(Component::kTransformer, stored.transformer);
-    return work;
-  }
-
-  bool merges(Component component, const StoredWeights& weights) const {
-    return loras->find(component) != nullptr && !weights.packed;
+    return make_workload(chunk, stored, dtype_name, num_threads);
   }
 
   RunSetting setting(const Workload& workload) const {

@@ -1,11 +1,32 @@
 #include "pipeline/workload.h"
 
 #include <algorithm>
+#include <filesystem>
 #include <limits>
 
+#include "lora/lora_file.h"
 #include "quantization/dtype.h"
 
 namespace steadyflux {
+namespace {
+
+// What LoRAs add to it, told by what is in their files.
+void add_loras(Workload& workload, std::span<const LoraUse> loras) {
+  for (const auto& use : loras) {
+    const auto lora = read_lora(use.path);
+    workload.lora_bytes += static_cast<std::int64_t>(std::filesystem::file_size(use.path));
+    for (const auto& target : lora.targets) {
+      auto& stored = target.component == LoraComponent::kTransformer ? workload.stored.transformer
+                     : target.component == LoraComponent::kTextEncoder
+                         ? workload.stored.text_encoder
+                         : workload.stored.text_encoder_2;
+      stored.merged = !stored.packed;
+    }
+  }
+}
+
+}  // namespace
+
 std::string computed_dtype(const StoredWeights& transformer) {
   if (transformer.packed) return "bf16";
   if (transformer.dtype == "fp64") return "fp32";
@@ -31,6 +52,7 @@ Workload make_workload(const Chunk& chunk, const StoredModel& stored, const std:
   work.num_threads = num_threads;
   work.dtype = dtype != "auto" ? dtype : computed_dtype(stored.transformer);
   work.stored = stored;
+  if (!chunk.requests.empty()) add_loras(work, chunk.requests.front().loras);
   return work;
 }
 

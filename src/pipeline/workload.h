@@ -16,7 +16,8 @@ namespace steadyflux {
 // if it is packed.
 std::string computed_dtype(const StoredWeights& transformer);
 
-// `dtype` is "auto" (that of the transformer's weights), bf16, fp16 or fp32.
+// `dtype` is "auto" (that of the transformer's weights), bf16, fp16 or fp32. Looks into the files
+// of LoRAs; throws Error{kBadInput} if one is none.
 Workload make_workload(const Chunk& chunk, const StoredModel& stored, const std::string& dtype,
                        int num_threads);
 

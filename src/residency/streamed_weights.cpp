@@ -244,7 +244,8 @@ struct StreamedWeights::State {
     const auto& layout = layouts[unit];
     bring_all(unit, target);
     if (loras == nullptr) return {};
-    if (plan.places[unit] != UnitPlace::kHost) layout.merge(target, *loras);
+    // Always here: a CPU would round otherwise than a device.
+    layout.merge(target, *loras);
     return layout.make_branches(target, *loras);
   }
 
@@ -255,7 +256,6 @@ struct StreamedWeights::State {
         bring(layout, [&](const UnitLayout::Piece& piece, std::int64_t first, const at::Tensor& x) {
           convert_values(x, place_of(piece, hosts[unit]).narrow(0, first, x.numel()));
         });
-        if (loras != nullptr) layout.merge(hosts[unit], *loras);
         host_loaded[unit] = true;
       }
       target.narrow(0, 0, layout.bytes).copy_(hosts[unit], /*non_blocking=*/true);
@@ -297,9 +297,10 @@ struct StreamedWeights::State {
   void bring(const UnitLayout& layout, Sink sink) {
     for (const auto& tensor : layout.tensors) {
       if (tensor.made) {
-        throw_if_stopped();
-        const auto values = make_dense(tensor.stored, tensor.slot.shape, tensor.dtype).view(-1);
-        sink(tensor.pieces.front(), 0, values);
+        read_dense(tensor.stored, [&](std::int64_t first, const at::Tensor& values) {
+          throw_if_stopped();
+          sink(tensor.pieces.front(), first, values);
+        });
         continue;
       }
       for (const auto& piece : tensor.pieces) {

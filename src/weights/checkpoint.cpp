@@ -142,6 +142,19 @@ bool is_pickle_inside(std::span<const std::byte> beginning) {
   return zip || (at(0) == 0x80 && at(1) >= 2 && at(1) <= 5 && at(8) != '{');
 }
 
+// What downloads leave in place of weights.
+void refuse_texts(const fs::path& file, std::span<const std::byte> beginning) {
+  const std::string_view text(reinterpret_cast<const char*>(beginning.data()), beginning.size());
+  if (text.starts_with("version https://")) {
+    throw bad_input(file,
+                    "is a pointer of Git LFS, not the weights; fetch them with git lfs pull, or "
+                    "with hf download");
+  }
+  if (text.starts_with("<!DOCTYPE") || text.starts_with("<html") || text.starts_with("<!doctype")) {
+    throw bad_input(file, "is a web page, not weights; fetch the file again");
+  }
+}
+
 }  // namespace
 
 void Checkpoint::read_file(const fs::path& file) {
@@ -151,6 +164,7 @@ void Checkpoint::read_file(const fs::path& file) {
   const auto beginning =
       fs::is_regular_file(file, error) ? first_bytes(file, 16) : std::vector<std::byte>();
   if (is_pickle_inside(beginning)) throw pickle_error(file);
+  refuse_texts(file, beginning);
   if (steadyflux::is_gguf(beginning)) {
     GgufFile gguf = GgufFile::open(file);
     tensors_ = std::move(gguf.tensors);

@@ -188,6 +188,24 @@ StoredRows llm_int8(const TensorView& values, const std::string& name,
   return rows;
 }
 
+// Plain weights have none; passing one over would give other values.
+void refuse_scales(const TensorView& values, const std::string& name,
+                   const Companions& companions) {
+  for (const char* suffix : {"scale_weight", "weight_scale", "SCB"}) {
+    const TensorView* scales = find(companions, suffix);
+    if (scales == nullptr) continue;
+    float scale = 0;
+    if (scales->dtype == DType::kF32 && scales->nbytes == sizeof scale) {
+      std::memcpy(&scale, scales->data, sizeof scale);
+    }
+    if (scale == 1.0F) continue;
+    throw fail(
+        values, name,
+        fmt::format("is {} with a {} beside it: a quantisation that steadyflux does not know",
+                    to_string(values.dtype), suffix));
+  }
+}
+
 StoredRows assemble(const TensorView& values, const std::string& name,
                     const Companions& companions) {
   for (const auto& [suffix, view] : companions) {
@@ -202,6 +220,7 @@ StoredRows assemble(const TensorView& values, const std::string& name,
   if (values.dtype == DType::kI8 && find(companions, "SCB") != nullptr) {
     return llm_int8(values, name, companions);
   }
+  refuse_scales(values, name, companions);
   return {values, std::nullopt};
 }
 

@@ -16,8 +16,10 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 from batch_cases import BatchAgainTest, BatchFilesTest  # noqa: E402, F401
 from batch_ends_cases import (BatchEmbeddingsTest, BatchFailuresTest,  # noqa: E402, F401
                               BatchRefusalsTest, BatchStoppedTest)
+from inspect_cases import InspectTest  # noqa: E402, F401
 from plan_cases import PlanTest  # noqa: E402, F401
 from program import MODEL, PHASES, PROGRAM, SMALL, CliTest, environment, png_text  # noqa: E402
+from quantize_cases import QuantizeTest  # noqa: E402, F401
 from stream_cases import StreamTest  # noqa: E402, F401
 
 
@@ -107,7 +109,7 @@ class UsageTest(CliTest):
             ("--device", "tpu"): "cuda:N",
             ("--device", "cuda:x"): "cuda:N",
             ("-q", "-v"): "exclude each other",
-            ("--lora", "x"): "unknown option --lora",
+            ("--loras", "x"): "unknown option --loras",
             ("--steps",): "--steps",
             ("-o", "out.gif"): ".png",
             ("-o", "-", "--json"): "--json and -o -",

@@ -41,10 +41,15 @@ inline Request small_request() {
           .max_sequence_length = 24};
 }
 
+inline StoredModel fp32_model() {
+  const StoredWeights fp32{.dtype = "fp32"};
+  return {fp32, fp32, fp32, fp32};
+}
+
 inline Workload workload_of(const FluxModel& model, const std::vector<Request>& requests,
                             at::ScalarType dtype) {
   // The goldens' models are in fp32.
-  return make_workload(make_chunk(model, requests), {"fp32", "fp32", "fp32", "fp32"},
+  return make_workload(make_chunk(model, requests), fp32_model(),
                        dtype_name(dtype), 1);
 }
 

@@ -161,19 +161,6 @@ TEST_F(Load, ProgressRunsFromNothingToAll) {
   EXPECT_EQ(done, (std::vector<std::int64_t>{0, 16, 20}));
 }
 
-TEST_F(Load, DominantDtypeIsThatOfMostBytes) {
-  const auto big = at::zeros({100}), small = at::zeros({30});
-  const auto of = [&](at::ScalarType most, at::ScalarType few) {
-    return dominant_dtype(checkpoint({{"x", big.to(most)}, {"y", small.to(few)}}));
-  };
-  EXPECT_EQ(of(at::kBFloat16, at::kFloat), at::kBFloat16);  // 200 bytes against 120
-  EXPECT_EQ(of(at::kHalf, at::kFloat), at::kHalf);
-  EXPECT_EQ(of(at::kFloat, at::kBFloat16), at::kFloat);
-  EXPECT_EQ(of(at::kBFloat16, at::kDouble), at::kFloat);  // 240 bytes of fp64, which runs as fp32
-  EXPECT_EQ(dominant_dtype(checkpoint({{"x", small.to(at::kHalf)}, {"y", small.to(at::kHalf)}})),
-            at::kHalf);
-}
-
 TEST_F(Load, SlotBytes) {
   const std::vector<TensorSlot> slots = {slot_for("x", a_, {3, 5}), slot_for("y", b_, {})};
   EXPECT_EQ(slot_bytes(slots, at::kFloat), 64);

@@ -30,7 +30,7 @@ VALUES = [
     (FLUX, "axes_dims_rope", [2, 2, 2, 4]), (FLUX, "axes_dims_rope", [2, 4, 4.0]),
     (FLUX, "guidance_embeds", 0), (FLUX, "guidance_embeds", "false"), (FLUX, "patch_size", 2),
     (FLUX, "num_layers", -1), (FLUX, "num_layers", 10**6), (FLUX, "in_channels", 0),
-    (FLUX, "quantization_config", {"quant_method": "bitsandbytes"}),
+    (FLUX, "quantization_config", {"quant_method": "torchao"}),
     (FLUX, "_class_name", "SD3Transformer2DModel"), (FLUX, "_class_name", None),
     (VAE, "block_out_channels", []), (VAE, "block_out_channels", [4, 4, 8, 7]),
     (VAE, "block_out_channels", [4, 4, 8, -8]), (VAE, "block_out_channels", [4] * 9),

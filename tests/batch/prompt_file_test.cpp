@@ -92,6 +92,15 @@ TEST(PromptJsonLines, TakeEveryKeyAndItsOtherSpellings) {
             (Options{{"num-images", "3"}, {"steps", "8"}, {"guidance", "0"}}));
 }
 
+TEST(PromptJsonLines, LorasAreOneOrAList) {
+  EXPECT_EQ(options_of(R"("lora": "a.safetensors:0.5")"), (Options{{"lora", "a.safetensors:0.5"}}));
+  EXPECT_EQ(options_of(R"("lora": ["a", "b:2"], "seed": 1)"),
+            (Options{{"lora", "a\nb:2"}, {"seed", "1"}}));
+  for (const char* none : {R"("lora": "")", R"("lora": [])"}) {
+    EXPECT_EQ(options_of(none), (Options{{"lora", ""}}));
+  }
+}
+
 TEST(PromptJsonLines, KeepEveryDigitOfANumber) {
   for (const std::string number :
        {"0", "-1", "18446744073709551615", "9223372036854775808", "-9223372036854775808",
@@ -162,7 +171,7 @@ struct BadInput {
 TEST(BadPrompts, AreReportedWithLineReasonAndRemedy) {
   const std::string known =
       "; known are prompt, seed, width, height, steps, guidance, max-sequence-length, num-images "
-      "(or n) and output";
+      "(or n), lora and output";
   const std::string brace = "; a prompt that begins with a brace is written {\"prompt\": \"{...\"}";
   const std::string utf16 = "this is UTF-16; convert it to UTF-8 (iconv -f UTF-16 -t UTF-8)";
   const std::string not_closed =
@@ -220,7 +229,13 @@ TEST(BadPrompts, AreReportedWithLineReasonAndRemedy) {
       {kText, "{\"seed\": 1}", "1: the JSON object has no \"prompt\"; add one"},
       {kText, "{\"prompt\": \"a\", \"Seed\": 1}", "1: unknown key 'Seed'" + known},
       {kText, "{\"prompt\": \"a\", \"\": 1}", "1: unknown key ''" + known},
-      {kText, "{\"prompt\": \"a\", \"lora\": \"x\"}", "1: unknown key 'lora'" + known},
+      {kText, "{\"prompt\": \"a\", \"loras\": \"x\"}", "1: unknown key 'loras'" + known},
+      {kJsonLines, "{\"prompt\": \"a\", \"lora\": [\"x\", 1]}",
+       "1: 'lora' is a number, expected a string or a list of strings"},
+      {kJsonLines, "{\"prompt\": \"a\", \"lora\": [[\"x\"]]}",
+       "1: 'lora' is an array, expected a string or a list of strings"},
+      {kJsonLines, "{\"prompt\": \"a\", \"seed\": [1]}",
+       "1: 'seed' is an array, expected a number"},
       {kText, "{\"\\u001b[2J\\u0000\": 1}", "1: unknown key '\\x1B[2J\\x00'" + known},
       {kText, "{\"negative_prompt\": \"a\"}",
        "1: 'negative_prompt': FLUX.1 takes no negative prompt; leave it out"},

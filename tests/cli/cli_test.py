@@ -17,6 +17,7 @@ from batch_cases import BatchAgainTest, BatchFilesTest  # noqa: E402, F401
 from batch_ends_cases import (BatchEmbeddingsTest, BatchFailuresTest,  # noqa: E402, F401
                               BatchRefusalsTest, BatchStoppedTest)
 from inspect_cases import InspectTest  # noqa: E402, F401
+from lora_cases import LoraTest  # noqa: E402, F401
 from plan_cases import PlanTest  # noqa: E402, F401
 from program import MODEL, PHASES, PROGRAM, SMALL, CliTest, environment, png_text  # noqa: E402
 from quantize_cases import QuantizeTest  # noqa: E402, F401

@@ -4,10 +4,13 @@
 # how much memory and reading it cost, and what the plan had said. As root, for the cgroup.
 #
 #   benchmarks/full_size.sh [--long] [--part all|transformer|text] [--limit GIB] [--images N]
-#                           [--model FOLDER] [--no-compute] [-- OPTIONS OF STEADYFLUX]
+#                           [--type q8_0|q4_k|...] [--model FOLDER] [--no-compute]
+#                           [-- OPTIONS OF STEADYFLUX]
 #
 #   --long        512 x 512 as well as 256 x 256
 #   --part        with 24 GB (transformer) or 13 GB (text) of weights, the rest cut short
+#   --type        beside the bf16 model the same, quantised by steadyflux: the transformer to this
+#                 type, T5 to q8_0
 #   --model       a folder that is there, instead of writing one
 #   --no-compute  no run of a small model for what computing alone takes
 #
@@ -18,7 +21,7 @@ cd "$(dirname "$0")/.."
 source=${SOURCE:-../shared/flux1/schnell}
 work=${WORK:-${TMPDIR:-/tmp}/steadyflux-full-size}
 program=${PROGRAM:-build/release/steadyflux}
-part=all limit=8 images=3 sizes=256 model='' compute=yes
+part=all limit=8 images=3 sizes=256 model='' compute=yes type=''
 
 while (($# > 0)); do
   case $1 in
@@ -27,6 +30,7 @@ while (($# > 0)); do
     --limit) limit=$2 && shift ;;
     --images) images=$2 && shift ;;
     --model) model=$2 && shift ;;
+    --type) type=$2 && shift ;;
     --no-compute) compute= ;;
     --) shift && break ;;
     *)
@@ -45,10 +49,31 @@ if [[ -z $model ]]; then
   model=$work/$part
   python3 benchmarks/full_size_weights.py "$source" "$model" --part "$part" >&2
 fi
-run=(--program "$program" --model "$model" --limit "$limit" --sizes "$sizes" --images "$images")
+
+# quantised COMPONENT OPTION TYPE: its folder with the configuration and one GGUF file.
+quantised() {
+  mkdir -p "$small_model/$1"
+  cp "$model/$1"/config.json "$small_model/$1/"
+  "$program" quantize "$model" "$small_model/$1/$1-$3.gguf" --component "$2" --type "$3" --overwrite
+}
+
+if [[ -n $type ]]; then
+  small_model=$model-$type
+  mkdir -p "$small_model"
+  for entry in "$model"/*; do
+    case ${entry##*/} in
+      transformer | text_encoder_2) ;;
+      *) cp -r --reflink=auto "$entry" "$small_model/" ;;
+    esac
+  done
+  quantised transformer transformer "$type"
+  quantised text_encoder_2 t5 q8_0
+fi
+run=(--program "$program" --limit "$limit" --sizes "$sizes" --images "$images")
 if [[ -n $compute ]]; then
   python3 benchmarks/full_size_weights.py "$source" "$work/small" --double 2 --single 4 \
     --t5-layers 1 >&2
   run+=(--small "$work/small")
 fi
-python3 benchmarks/full_size_run.py "${run[@]}" -- "$@"
+python3 benchmarks/full_size_run.py --model "$model" "${run[@]}" -- "$@"
+[[ -z $type ]] || python3 benchmarks/full_size_run.py --model "$small_model" "${run[@]}" -- "$@"

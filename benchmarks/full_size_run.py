@@ -72,7 +72,8 @@ class Cgroup:
 
 
 def weight_files(model):
-    return sorted(model.glob("*/*.safetensors"), key=lambda p: p.stat().st_size)
+    files = [*model.glob("*/*.safetensors"), *model.glob("*/*.gguf")]
+    return sorted(files, key=lambda p: p.stat().st_size)
 
 
 def forget_files(model):

@@ -49,9 +49,11 @@ std::optional<std::string> find_name(const ComponentWeights& checkpoint, const T
 }
 
 // Also a 1 x 1 convolution where a Linear is asked for: [out, in, 1, 1] is [out, in].
-bool fits(std::vector<std::int64_t> stored, const std::vector<std::int64_t>& wanted) {
-  while (stored.size() > wanted.size() && stored.back() == 1) stored.pop_back();
-  return stored == wanted;
+bool fits(const std::vector<std::int64_t>& stored, const std::vector<std::int64_t>& wanted) {
+  const bool convolution =
+      stored.size() == 4 && wanted.size() == 2 && stored[2] == 1 && stored[3] == 1;
+  return stored == wanted ||
+         (convolution && std::equal(wanted.begin(), wanted.end(), stored.begin()));
 }
 
 void check_tensor(const StoredTensor& stored, const std::string& name, const TensorSlot& slot) {
@@ -63,8 +65,8 @@ void check_tensor(const StoredTensor& stored, const std::string& name, const Ten
   }
   if (!stored.packed() && !weight_scalar_type(stored.dtype())) {
     throw Error(ErrorKind::kBadInput,
-                fmt::format("{}: tensor {} has dtype {}, which no weights have: expected floating "
-                            "point or a known quantisation",
+                fmt::format("{}: tensor {} has dtype {}, expected F32, F16 and BF16 or a "
+                            "quantisation that steadyflux knows",
                             stored.path().string(), name, to_string(stored.dtype())));
   }
 }

@@ -82,6 +82,7 @@ fs::path choose(const fs::path& folder) {
   std::vector<std::string> variants;
   std::optional<std::string> pickle;
   for (const std::string& name : names) {
+    if (name.ends_with(".gguf")) variants.push_back(name);
     if (is_variant(name)) variants.push_back(name);
     if (is_pickle(name)) pickle = name;
   }

@@ -14,7 +14,7 @@ namespace steadyflux {
 class Checkpoint {
  public:
   // A file, or a component folder, in which {diffusion_pytorch_model,model}.safetensors
-  // [.index.json] is looked for. Throws Error{kBadInput}.
+  // [.index.json] is looked for, or the one variant of it or .gguf file. Throws Error{kBadInput}.
   static Checkpoint open(const std::filesystem::path& path);
 
   // nullptr if there is no tensor of that name.

@@ -24,9 +24,9 @@ class Fnv1a {
   std::uint64_t state_ = 0xcbf29ce484222325ull;
 };
 
-// The model files (.json, .txt, .model, .safetensors, .gguf; hidden ones are none) below `folder`, as
-// paths relative to it, sorted. Throws Error: kBadInput if `folder` is no folder, kIo if it cannot
-// be read.
+// The model files (.json, .txt, .model, .safetensors, .gguf; hidden ones are none) below `folder`,
+// as paths relative to it, sorted. Throws Error: kBadInput if `folder` is no folder, kIo if it
+// cannot be read.
 std::vector<std::filesystem::path> list_model_files(const std::filesystem::path& folder);
 
 // A file under a name that does not depend on where it lies: "vae/config.json".

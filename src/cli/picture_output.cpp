@@ -30,6 +30,7 @@ PictureMetadata describe(const GenerateJob& job, const Request& request, const P
       .max_sequence_length = request.max_sequence_length,
       .model = job.model.name,
       .model_path = fs::absolute(job.pipeline.model).lexically_normal().string(),
+      .model_parts = {},
       .model_hash = model_hash,
       .loras = {},
       .dtype = pipeline.dtype_name(),
@@ -39,6 +40,14 @@ PictureMetadata describe(const GenerateJob& job, const Request& request, const P
       .libtorch_version = libtorch_version(),
       .cpu_capability = at::get_cpu_capability(),
   };
+  const auto& parts = job.pipeline.parts;
+  for (const auto& [name, path] : {std::pair{"vae", parts.vae},
+                                   {"clip-l", parts.clip_l},
+                                   {"t5", parts.t5},
+                                   {"tokenizers", parts.tokenizers}}) {
+    if (path.empty()) continue;
+    metadata.model_parts.emplace(name, fs::absolute(path).lexically_normal().string());
+  }
   for (const auto& lora : request.loras) {
     const NamedFile file{lora.path.filename().string(), lora.path};
     metadata.loras.push_back({fs::absolute(lora.path).lexically_normal().string(), lora.strength,

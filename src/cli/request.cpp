@@ -315,10 +315,17 @@ void apply_other_options(GenerateJob& job, const CommandLine& line, const Layers
 // Opens the model and applies the options again, now to its defaults.
 void take_model(GenerateJob& job, const Layers& layers, const fs::path& path) {
   job.pipeline.model = path;
-  job.pipeline.parts = {.vae = layers.other(&Options::vae).value_or(""),
-                        .clip_l = layers.other(&Options::clip_l).value_or(""),
-                        .t5 = layers.other(&Options::t5).value_or(""),
-                        .tokenizers = layers.other(&Options::tokenizers).value_or(""),
+  const auto part = [&](const char* name) -> fs::path {
+    if (const auto given = layers.picture(find_value_option(name))) return *given;
+    // With another model the recorded picture's parts are not meant.
+    if (!job.recorded || layers.picture(&Options::model)) return {};
+    const auto found = job.recorded->model_parts.find(name);
+    return found == job.recorded->model_parts.end() ? "" : found->second;
+  };
+  job.pipeline.parts = {.vae = part("vae"),
+                        .clip_l = part("clip-l"),
+                        .t5 = part("t5"),
+                        .tokenizers = part("tokenizers"),
                         .encoders_needed = job.prompt_embeds.empty()};
   job.model = open_model(path, job.pipeline.parts);
   const std::uint64_t seed = job.request.seed;

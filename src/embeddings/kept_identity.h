@@ -1,5 +1,5 @@
-// Which files something was made from, as a short name that is kept: embeddings made by encoders and
-// tokenizers of the same name can be used in place of new ones.
+// Which files something was made from, as a short name that is kept: embeddings made by encoders
+// and tokenizers of the same name can be used in place of new ones.
 #pragma once
 
 #include <filesystem>

@@ -64,6 +64,19 @@ class Fields {
     return found->get<double>();
   }
 
+  // Empty where the key is absent.
+  std::map<std::string, std::string> texts(const char* key) const {
+    std::map<std::string, std::string> result;
+    const auto found = object_.find(key);
+    if (found == object_.end()) return result;
+    if (!found->is_object()) throw bad(key, *found, "an object");
+    for (const auto& [name, value] : found->items()) {
+      if (!value.is_string()) throw bad(key, *found, "an object of strings");
+      result.emplace(name, value.get<std::string>());
+    }
+    return result;
+  }
+
   // Absent in pictures without any.
   std::vector<LoraRecord> loras() const {
     std::vector<LoraRecord> result;
@@ -120,6 +133,7 @@ std::string to_json(const PictureMetadata& metadata) {
   object["max_sequence_length"] = metadata.max_sequence_length;
   object["model"] = metadata.model;
   object["model_path"] = metadata.model_path;
+  for (const auto& [name, path] : metadata.model_parts) object["model_parts"][name] = path;
   object["model_hash"] = metadata.model_hash;
   for (const auto& lora : metadata.loras) {
     object["loras"].push_back(
@@ -159,6 +173,7 @@ PictureMetadata metadata_from_json(const std::string& text, const std::string& f
   metadata.max_sequence_length = fields.integer("max_sequence_length", 1, 512);
   metadata.model = fields.text("model");
   metadata.model_path = fields.text("model_path");
+  metadata.model_parts = fields.texts("model_parts");
   metadata.model_hash = fields.text("model_hash");
   metadata.loras = fields.loras();
   metadata.dtype = fields.text("dtype");

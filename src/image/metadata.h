@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -27,6 +28,8 @@ struct PictureMetadata {
   std::int64_t max_sequence_length = 0;
   std::string model;       // its folder's name
   std::string model_path;  // as it was opened
+  // Parts that were named apart: "vae", "clip-l", "t5", "tokenizers" -> where.
+  std::map<std::string, std::string> model_parts;
   std::string model_hash;  // files_identity() of its files
   std::vector<LoraRecord> loras;
   std::string dtype;   // "bf16", "fp16", "fp32"

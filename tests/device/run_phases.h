@@ -26,7 +26,7 @@ struct PhaseResults {
 
 inline FluxModel golden_model(const std::string& name) {
   return FluxModel::open(std::filesystem::path(STEADYFLUX_SOURCE_DIR) / "tests/goldens" / name /
-                           "model");
+                         "model");
 }
 
 // Small, but with text and picture of different lengths and two pictures.
@@ -49,8 +49,7 @@ inline StoredModel fp32_model() {
 inline Workload workload_of(const FluxModel& model, const std::vector<Request>& requests,
                             at::ScalarType dtype) {
   // The goldens' models are in fp32.
-  return make_workload(make_chunk(model, requests), fp32_model(),
-                       dtype_name(dtype), 1);
+  return make_workload(make_chunk(model, requests), fp32_model(), dtype_name(dtype), 1);
 }
 
 // The process is not part of these budgets: they are for tensors alone.

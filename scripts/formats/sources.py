@@ -251,7 +251,6 @@ def check_fp8(program, model) -> None:
         ("e4m3fn scaled", packed.fp8_scaled(packed.E4M3), marker, is_end),
         ("e5m2 scaled", packed.fp8_scaled(packed.E5M2), marker, None),
         ("e4m3fn scaled, new names", packed.fp8_scaled(packed.E4M3, "new"), {}, is_end),
-        ("e4m3fn scaled, scales in bf16", packed.fp8_scaled(packed.E4M3, "bf16"), {}, is_end),
         ("e4m3fn scaled by rows", packed.fp8_scaled(packed.E4M3, "rows"), {}, None),
     ):
         stored, values = packed.pack_matrices(bfl, pack, keep=keep or (lambda name: False))

@@ -165,7 +165,8 @@ fs::path checked_lora(const fs::path& path) {
   std::error_code error;
   if (fs::is_regular_file(path, error)) return path;
   throw Error(ErrorKind::kBadInput,
-              fmt::format("LoRA {}: no such file", printable(path.string(), 200)));
+              fmt::format("LoRA {}: {}", printable(path.string(), 200),
+                          fs::exists(path, error) ? "is no file" : "no such file"));
 }
 
 // One LoRA a line, FILE or FILE:SCALE. An empty text is none.

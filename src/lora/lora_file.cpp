@@ -14,7 +14,7 @@
 #include "lora/lora_metadata.h"
 #include "lora/lora_terms.h"
 #include "steadyflux/error.h"
-#include "weights/safetensors.h"
+#include "weights/checkpoint.h"
 
 namespace steadyflux {
 namespace {
@@ -30,12 +30,16 @@ class LoraReader {
   explicit LoraReader(const std::filesystem::path& path) : path_(path) {}
 
   LoraFile read() {
-    SafetensorsFile file = SafetensorsFile::open(path_);
-    configs_ = read_peft_configs(file.metadata, path_);
+    const Checkpoint file = Checkpoint::open(path_);
+    if (file.is_gguf()) {
+      throw Error(ErrorKind::kBadInput,
+                  path_.string() + ": is a GGUF file; LoRAs are read from safetensors");
+    }
+    configs_ = read_peft_configs(file.metadata(), path_);
     std::vector<std::string> all_keys;
-    for (auto& [key, view] : file.tensors) {
+    for (const auto& [key, view] : file.tensors()) {
       all_keys.push_back(key);
-      sort_in(key, std::move(view));
+      sort_in(key, view);
     }
     for (const auto& [stem, group] : groups_) place(stem, group);
     if (targets_.empty()) {

@@ -154,7 +154,10 @@ class Planner {
     const bool mappable =
         !on_device() && !stored.merged && (stored.packed || stored.dtype == workload_.dtype);
     host += workload_.lora_bytes;
-    if (stored.merged) here += kMergingBytes;
+    if (stored.merged) {
+      // Four copies in fp32 of a chunk of a matrix, which is no larger than a unit.
+      here += std::min(kMergingBytes, largest_unit(footprint.units) / element_ * 16);
+    }
     // Beside packed weights they are computed with, in the model's dtype.
     if (!stored.merged && workload_.lora_bytes > 0) here += workload_.lora_bytes;
     here += footprint.unpacked_bytes;

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "nn/allocate_aligned.h"
 #include "nn/unpack_on_device.h"
 #include "steadyflux/error.h"
 
@@ -91,7 +92,10 @@ at::Tensor PackedTensor::unpacked(at::ScalarType dtype) const {
   if (!device().is_cpu()) {
     return unpack_on_device(layout_, parts_, shape_, dtype);
   }
-  auto values = at::empty(shape_, dtype);
+  std::int64_t size = static_cast<std::int64_t>(c10::elementSize(dtype));
+  for (const auto side : shape_) size *= side;
+  // In large pages: to the system, every time is the first time that these are touched.
+  const auto values = allocate_aligned(size).view(dtype).view(shape_);
   auto* to = static_cast<std::byte*>(values.mutable_data_ptr());
   const auto element = static_cast<std::int64_t>(values.element_size());
   const auto count = values.numel();

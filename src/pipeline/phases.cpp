@@ -116,11 +116,14 @@ void expect_finite(const PhaseContext& context, const at::Tensor& values,
                    const WeightsSource& source) {
   if (at::isfinite(values).all().item<bool>()) return;
   const bool fp16 = context.dtype == at::kHalf;
+  const bool has_loras =
+      context.loras != nullptr && context.loras->find(source.component) != nullptr;
   throw Error(ErrorKind::kBadInput,
               fmt::format("{}: computes values that are not finite numbers; {}",
                           source.path_in(context.model).string(),
                           fp16 ? "fp16 may be too narrow for this model: try --dtype bf16 or fp32"
-                               : "its weights are damaged, fetch them again"));
+                          : has_loras ? "a LoRA may be damaged: try without --lora"
+                                      : "its weights are damaged, fetch them again"));
 }
 
 at::Tensor ids_tensor(const TokenizedPrompt& tokens) {

@@ -20,6 +20,7 @@
 
 #include "base/quiet_thread.h"
 #include "config/transfer_sizes.h"
+#include "nn/allocate_aligned.h"
 #include "nn/convert_values.h"
 #include "nn/pinned_copy.h"
 #include "residency/unit_layout.h"

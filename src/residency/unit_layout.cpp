@@ -1,7 +1,6 @@
 #include "residency/unit_layout.h"
 
 #include <ATen/ATen.h>
-#include <sys/mman.h>
 
 #include <algorithm>
 #include <array>
@@ -14,7 +13,6 @@ namespace {
 
 constexpr std::int64_t kPage = UncachedFile::kAlignment;
 constexpr std::int64_t kTensorAlignment = 512;  // what CUDA's allocator gives single tensors
-constexpr std::int64_t kLargePages = std::int64_t{4} << 20;
 // Reading on over a short gap costs less than another request.
 constexpr std::uint64_t kGap = 64 << 10;
 
@@ -157,20 +155,6 @@ UnitLayout make_layout(const WeightUnit& unit, const ComponentWeights& checkpoin
   lay_out_as_in_the_files(layout);
   lay_out_apart(layout);
   return layout;
-}
-
-at::Tensor allocate_aligned(std::int64_t size) {
-  const auto alignment = size >= kLargePages ? std::int64_t{2} << 20 : kPage;
-  const auto room = at::empty({size + alignment}, at::kByte);
-  const auto address = reinterpret_cast<std::intptr_t>(room.const_data_ptr());
-  auto bytes = room.narrow(0, rounded_up(address, alignment) - address, size);
-#if defined(MADV_HUGEPAGE)
-  // A hint: without it the buffer works as well, with more entries in the page tables.
-  if (size >= kLargePages) {
-    ::madvise(bytes.mutable_data_ptr(), static_cast<std::size_t>(size), MADV_HUGEPAGE);
-  }
-#endif
-  return bytes;
 }
 
 }  // namespace steadyflux

@@ -75,8 +75,4 @@ struct UnitLayout {
 UnitLayout make_layout(const WeightUnit& unit, const ComponentWeights& checkpoint,
                        const LoadOptions& options);
 
-// Bytes on the CPU for `size` bytes of a buffer, aligned for uncached reads; in large pages if the
-// system has them.
-at::Tensor allocate_aligned(std::int64_t size);
-
 }  // namespace steadyflux

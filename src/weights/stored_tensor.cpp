@@ -104,7 +104,9 @@ void read_values(const StoredRows& rows, std::int64_t first, std::int64_t count,
       });
       return;
     default:
-      throw Error(ErrorKind::kInternal, "values of the dtype " + to_string(dtype));
+      throw Error(ErrorKind::kBadInput, rows.values.file->path().string() +
+                                            ": has a weight of the dtype " + to_string(dtype) +
+                                            ", expected floating point or a known quantisation");
   }
 }
 

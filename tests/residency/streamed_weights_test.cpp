@@ -12,6 +12,7 @@
 #include <nlohmann/json.hpp>
 
 #include "expect_error.h"
+#include "nn/allocate_aligned.h"
 #include "residency/unit_layout.h"
 #include "weights/uncached_file.h"
 

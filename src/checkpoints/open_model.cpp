@@ -113,7 +113,7 @@ class PartsFinder {
     if (has_part(recognised_, part.component)) return file_;
     if (auto found = find_part(part.component, places())) return *found;
     if (part.component != Component::kVae && !parts_.encoders_needed) return {};
-    missing_.push_back(part.folder);
+    missing_.emplace_back(part.folder);
     return {};
   }
 
@@ -204,8 +204,9 @@ std::optional<fs::path> checkpoint_in(const fs::path& folder) {
   }
   std::sort(found.begin(), found.end());
   if (found.size() > 1) {
-    std::vector<std::string> names;
-    for (const fs::path& path : found) names.push_back(path.filename().string());
+    std::vector<std::string> names(found.size());
+    std::transform(found.begin(), found.end(), names.begin(),
+                   [](const fs::path& path) { return path.filename().string(); });
     throw Error(ErrorKind::kBadInput,
                 fmt::format("{}: holds several models, name one of them: {}", folder.string(),
                             printable(fmt::format("{}", fmt::join(names, ", ")), 400)));

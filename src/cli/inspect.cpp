@@ -126,9 +126,7 @@ Json inspect(const std::string& text, bool with_tensors) {
   }
   // Perhaps a model in the Hugging Face cache, or a file of one; the error names all that was
   // tried.
-  const auto found = resolve_model(text, {});
-  return fs::is_directory(found, error) ? inspect_model(found, with_tensors)
-                                        : inspect_weights(found, with_tensors);
+  return inspect(resolve_model(text, {}).string(), with_tensors);
 }
 
 }  // namespace

@@ -73,6 +73,8 @@ std::vector<std::string> file_names(const fs::path& folder) {
   return names;
 }
 
+bool is_gguf_name(const std::string& name) { return name.ends_with(".gguf"); }
+
 // The single file or the index that describes the component's weights.
 fs::path choose(const fs::path& folder) {
   const std::vector<std::string> names = file_names(folder);
@@ -82,11 +84,16 @@ fs::path choose(const fs::path& folder) {
   std::vector<std::string> variants;
   std::optional<std::string> pickle;
   for (const std::string& name : names) {
-    if (name.ends_with(".gguf")) variants.push_back(name);
+    if (is_gguf_name(name)) variants.push_back(name);
     if (is_variant(name)) variants.push_back(name);
     if (is_pickle(name)) pickle = name;
   }
   if (variants.size() == 1) return folder / variants.front();
+  if (variants.size() > 1 && std::all_of(variants.begin(), variants.end(), is_gguf_name)) {
+    throw bad_input(folder,
+                    fmt::format("holds several models, name one of them: {}",
+                                printable(fmt::format("{}", fmt::join(variants, ", ")), 400)));
+  }
   if (variants.size() > 1) {
     throw bad_input(
         folder,

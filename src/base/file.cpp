@@ -1,6 +1,8 @@
 #include "base/file.h"
 
 #include <fmt/format.h>
+#include <algorithm>
+#include <system_error>
 
 #include <cerrno>
 #include <cstring>
@@ -42,6 +44,17 @@ std::string read_text_file(const std::filesystem::path& path, std::size_t max_by
     throw Error(ErrorKind::kIo, fmt::format("{}: reading failed", path.string()));
   }
   return text;
+}
+
+std::vector<std::filesystem::path> sorted_entries(const std::filesystem::path& folder) {
+  std::vector<std::filesystem::path> found;
+  std::error_code error;
+  std::filesystem::directory_iterator it(folder, error);
+  for (const std::filesystem::directory_iterator end; !error && it != end; it.increment(error)) {
+    found.push_back(it->path());
+  }
+  std::sort(found.begin(), found.end());
+  return found;
 }
 
 }  // namespace steadyflux

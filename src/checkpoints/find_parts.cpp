@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "base/file.h"
 #include "base/json.h"
 #include "checkpoints/recognise.h"
 #include "config/model_config.h"
@@ -17,30 +18,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::vector<fs::path> sorted_entries(const fs::path& folder) {
-  std::vector<fs::path> found;
-  std::error_code error;
-  for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
-    found.push_back(it->path());
-  }
-  std::sort(found.begin(), found.end());
-  return found;
-}
-
-const char* folder_name(Component component) {
-  switch (component) {
-    case Component::kTransformer:
-      return "transformer";
-    case Component::kTextEncoder:
-      return "text_encoder";
-    case Component::kTextEncoder2:
-      return "text_encoder_2";
-    case Component::kVae:
-      return "vae";
-  }
-  return "";
-}
-
 const char* option_of(Component component) {
   if (component == Component::kTextEncoder) return "--clip-l";
   return component == Component::kTextEncoder2 ? "--t5" : "--vae";
@@ -49,9 +26,7 @@ const char* option_of(Component component) {
 // Is it a file or folder of that component and of nothing else? What cannot be read is not.
 bool holds_only(const fs::path& path, Component component) {
   try {
-    const auto checkpoint = Checkpoint::open(path);
-    const auto recognised =
-        recognise(checkpoint.tensors(), checkpoint.metadata().value("general.architecture", ""));
+    const auto recognised = recognise_file(Checkpoint::open(path));
     return recognised.kind != FileKind::kAllInOne && recognised.parts.size() == 1 &&
            recognised.parts.front().component == component;
   } catch (const std::exception&) {
@@ -66,21 +41,16 @@ bool is_weight_file(const fs::path& path) {
          fs::is_regular_file(path, error);
 }
 
-bool has_weights(const fs::path& folder) {
-  const auto entries = sorted_entries(folder);
-  return std::any_of(entries.begin(), entries.end(), is_weight_file);
-}
-
 std::optional<fs::path> file_in(const Place& place, const fs::path& folder, Component component) {
   std::vector<std::string> found;
-  for (const fs::path& path : sorted_entries(folder)) {
-    if (is_weight_file(path) && holds_only(path, component)) found.push_back(path.string());
+  for (const fs::path& path : weight_files_in(folder)) {
+    if (holds_only(path, component)) found.push_back(path.string());
   }
   if (found.size() > 1 && !place.in_cache) {
     throw Error(
         ErrorKind::kBadInput,
         fmt::format("{}: several files would do as {}: {}; name one with {}", folder.string(),
-                    folder_name(component), fmt::join(found, ", "), option_of(component)));
+                    to_string(component), fmt::join(found, ", "), option_of(component)));
   }
   if (found.size() != 1) return std::nullopt;
   return found.front();
@@ -118,6 +88,12 @@ bool has_tokenizer_of(const fs::path& folder, const std::string& name) {
 
 }  // namespace
 
+std::vector<fs::path> weight_files_in(const fs::path& folder) {
+  auto files = sorted_entries(folder);
+  std::erase_if(files, [](const fs::path& path) { return !is_weight_file(path); });
+  return files;
+}
+
 std::vector<Place> places_beside(const fs::path& file) {
   std::error_code error;
   const fs::path folder = fs::absolute(file, error).lexically_normal().parent_path();
@@ -139,9 +115,9 @@ std::vector<Place> places_beside(const fs::path& file) {
 std::optional<fs::path> find_part(Component component, const std::vector<Place>& places) {
   std::error_code error;
   for (const Place& place : places) {
-    const fs::path folder = place.folder / folder_name(component);
+    const fs::path folder = place.folder / to_string(component);
     if (fs::exists(folder / "config.json", error)) {
-      if (has_weights(folder) && holds_only(folder, component)) return folder;
+      if (!weight_files_in(folder).empty() && holds_only(folder, component)) return folder;
     } else if (fs::is_directory(folder, error)) {
       if (auto file = file_in(place, folder, component)) return file;
     }

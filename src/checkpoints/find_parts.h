@@ -10,6 +10,9 @@
 
 namespace steadyflux {
 
+// The files in a folder whose names are those of weights (.safetensors, .sft, .gguf), sorted.
+std::vector<std::filesystem::path> weight_files_in(const std::filesystem::path& folder);
+
 // A folder that may hold folders of the diffusers layout (vae/, text_encoder/, ...) or files.
 struct Place {
   std::filesystem::path folder;

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <array>
-#include <functional>
 #include <optional>
 #include <utility>
 
@@ -24,15 +23,6 @@ namespace steadyflux {
 namespace {
 
 namespace fs = std::filesystem;
-
-RecognisedFile recognise_file(const Checkpoint& checkpoint) {
-  return recognise(checkpoint.tensors(), checkpoint.metadata().value("general.architecture", ""));
-}
-
-bool has_part(const RecognisedFile& file, Component component) {
-  return std::any_of(file.parts.begin(), file.parts.end(),
-                     [&](const FilePart& part) { return part.component == component; });
-}
 
 // The config of a part: from its folder's config.json, else from its tensors.
 template <typename Config>
@@ -76,9 +66,8 @@ void check_named(const fs::path& path, const PartDescription& part) {
   if (!fs::exists(path, error)) {
     throw Error(ErrorKind::kBadInput, path.string() + ": no such file or folder");
   }
-  const auto checkpoint = Checkpoint::open(path);
-  const auto file = recognise_file(checkpoint);
-  if (has_part(file, part.component)) return;
+  const auto file = recognise_file(Checkpoint::open(path));
+  if (file.has(part.component)) return;
   throw Error(ErrorKind::kBadInput,
               fmt::format("{}: this is {}, expected a {}", path.string(), file.description,
                           part.component == Component::kVae           ? "VAE of FLUX.1"
@@ -110,7 +99,7 @@ class PartsFinder {
 
   fs::path find(const PartDescription& part) {
     if (const fs::path& named = parts_.*part.option; !named.empty()) return named;
-    if (has_part(recognised_, part.component)) return file_;
+    if (recognised_.has(part.component)) return file_;
     if (auto found = find_part(part.component, places())) return *found;
     if (part.component != Component::kVae && !parts_.encoders_needed) return {};
     missing_.emplace_back(part.folder);
@@ -160,9 +149,8 @@ void read_configs(FluxModel& model) {
 }
 
 FluxModel open_file(const fs::path& file, const ModelParts& parts) {
-  const auto checkpoint = Checkpoint::open(file);
-  const auto recognised = recognise_file(checkpoint);
-  if (!has_part(recognised, Component::kTransformer)) {
+  const auto recognised = recognise_file(Checkpoint::open(file));
+  if (!recognised.has(Component::kTransformer)) {
     throw Error(ErrorKind::kBadInput,
                 fmt::format("{}: this is {}, steadyflux makes pictures with FLUX.1 models",
                             file.string(), recognised.description));
@@ -190,19 +178,14 @@ FluxModel open_file(const fs::path& file, const ModelParts& parts) {
 // The single-file checkpoint in a folder that is no diffusers folder.
 std::optional<fs::path> checkpoint_in(const fs::path& folder) {
   std::vector<fs::path> found;
-  std::error_code error;
-  for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
-    const auto extension = it->path().extension();
-    if (extension != ".safetensors" && extension != ".gguf" && extension != ".sft") continue;
+  for (const fs::path& path : weight_files_in(folder)) {
     try {
-      if (has_part(recognise_file(Checkpoint::open(it->path())), Component::kTransformer)) {
-        found.push_back(it->path());
-      }
+      if (recognise_file(Checkpoint::open(path)).has(Component::kTransformer))
+        found.push_back(path);
     } catch (const Error&) {
       continue;
     }
   }
-  std::sort(found.begin(), found.end());
   if (found.size() > 1) {
     std::vector<std::string> names(found.size());
     std::transform(found.begin(), found.end(), names.begin(),

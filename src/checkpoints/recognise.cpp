@@ -183,6 +183,18 @@ std::string to_string(FluxVariant variant) {
   return "FLUX.1";
 }
 
+bool RecognisedFile::has(Component component) const {
+  return std::any_of(parts.begin(), parts.end(),
+                     [&](const FilePart& part) { return part.component == component; });
+}
+
+RecognisedFile recognise_file(const Checkpoint& checkpoint) {
+  const auto& metadata = checkpoint.metadata();
+  const auto it = metadata.find("general.architecture");
+  const bool told = checkpoint.is_gguf() && it != metadata.end() && it->is_string();
+  return recognise(checkpoint.tensors(), told ? it->get<std::string>() : "");
+}
+
 RecognisedFile recognise(const std::map<std::string, TensorView>& tensors,
                          const std::string& architecture) {
   const TensorNames names(tensors);

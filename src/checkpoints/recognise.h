@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "weights/checkpoint.h"
 #include "weights/key_names.h"
 #include "weights/tensor_view.h"
 
@@ -47,12 +48,17 @@ struct RecognisedFile {
   std::vector<FilePart> parts;         // of kTransformer ... kAllInOne
   std::optional<FluxVariant> variant;  // where a transformer is among them
   std::string description;             // "a Stable Diffusion XL checkpoint"
+
+  bool has(Component component) const;
 };
 
 // `architecture`: `general.architecture` of a GGUF file, else "". Names decide; the architecture,
 // which converters fill in as they like ("flux" for Chroma), only helps where they say nothing.
 RecognisedFile recognise(const std::map<std::string, TensorView>& tensors,
                          const std::string& architecture = "");
+
+// The same of a file that is open, or of a component folder.
+RecognisedFile recognise_file(const Checkpoint& checkpoint);
 
 // "FLUX.1-dev"
 std::string to_string(FluxVariant variant);

@@ -3,9 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <functional>
 #include <map>
-#include <numeric>
 #include <optional>
 #include <set>
 #include <string>
@@ -47,20 +45,6 @@ const char* kind_name(FileKind kind) {
       break;
   }
   return "unknown";
-}
-
-const char* component_name(Component component) {
-  switch (component) {
-    case Component::kTransformer:
-      return "transformer";
-    case Component::kTextEncoder:
-      return "text_encoder";
-    case Component::kTextEncoder2:
-      return "text_encoder_2";
-    case Component::kVae:
-      break;
-  }
-  return "vae";
 }
 
 const char* naming_name(Naming naming) {
@@ -105,8 +89,7 @@ ListedTensors list(const Checkpoint& checkpoint, bool is_model) {
     ListedTensor& tensor = result[name];
     tensor.dtype = dtype_name(name, rows, checkpoint);
     tensor.shape = rows.values.shape;
-    tensor.values = std::accumulate(tensor.shape.begin(), tensor.shape.end(), std::int64_t{1},
-                                    std::multiplies<>());
+    tensor.values = value_count(tensor.shape);
     for (const TensorView* view : rows.views()) {
       tensor.bytes += static_cast<std::int64_t>(view->nbytes);
     }
@@ -267,13 +250,7 @@ Json embeddings_json(const fs::path& path) {
 
 Json inspect_weights(const fs::path& path, bool with_tensors) {
   const auto checkpoint = Checkpoint::open(path);
-  const auto& metadata = checkpoint.metadata();
-  std::string architecture;
-  if (const auto it = metadata.find("general.architecture");
-      checkpoint.is_gguf() && it != metadata.end() && it->is_string()) {
-    architecture = it->get<std::string>();
-  }
-  const auto file = recognise(checkpoint.tensors(), architecture);
+  const auto file = recognise_file(checkpoint);
   const auto tensors = list(checkpoint, !file.parts.empty());
   std::vector<const ListedTensor*> all;
   for (const auto& [name, tensor] : tensors) all.push_back(&tensor);
@@ -291,7 +268,7 @@ Json inspect_weights(const fs::path& path, bool with_tensors) {
   if (!file.parts.empty()) {
     Parts parts(path, checkpoint, tensors);
     for (const FilePart& part : file.parts) {
-      result["components"][component_name(part.component)] = parts.describe(part);
+      result["components"][to_string(part.component)] = parts.describe(part);
     }
     unmatched = parts.unmatched();
   } else if (is_file && !checkpoint.is_gguf() && holds_embeddings(checkpoint)) {
@@ -311,7 +288,8 @@ Json inspect_weights(const fs::path& path, bool with_tensors) {
     }
   }
   result["unmatched"] = unmatched;
-  result["metadata"] = Json::parse(metadata.dump(-1, ' ', false, Json::error_handler_t::replace));
+  result["metadata"] =
+      Json::parse(checkpoint.metadata().dump(-1, ' ', false, Json::error_handler_t::replace));
   if (with_tensors) {
     result["tensor_list"] = Json::array();
     for (const auto& [name, tensor] : tensors) {

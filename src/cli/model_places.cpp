@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <cstdlib>
 #include <optional>
 
@@ -14,16 +13,6 @@ namespace steadyflux::cli {
 namespace {
 
 namespace fs = std::filesystem;
-
-std::vector<fs::path> entries(const fs::path& folder) {
-  std::vector<fs::path> found;
-  std::error_code error;
-  for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
-    found.push_back(it->path());
-  }
-  std::sort(found.begin(), found.end());
-  return found;
-}
 
 // "models--org--name" -> "org/name"
 std::optional<std::string> hub_id(const std::string& folder_name) {
@@ -67,7 +56,7 @@ std::vector<FoundModel> find_models() {
   std::vector<FoundModel> found;
   std::error_code error;
   for (const fs::path& models : bundled_model_dirs()) {
-    for (const fs::path& folder : entries(models)) {
+    for (const fs::path& folder : sorted_entries(models)) {
       if (fs::exists(folder / "model_index.json", error)) {
         found.push_back({folder.string(), folder, "bundled"});
       }
@@ -81,7 +70,7 @@ std::vector<FoundModel> find_models() {
       found.push_back({chosen, chosen, "STEADYFLUX_MODEL"});  // opening it will tell what is wrong
     }
   }
-  for (const fs::path& repository : entries(hugging_face_hub_cache())) {
+  for (const fs::path& repository : sorted_entries(hugging_face_hub_cache())) {
     const auto id = hub_id(repository.filename().string());
     if (!id) continue;
     try {

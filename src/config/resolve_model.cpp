@@ -16,13 +16,9 @@ namespace {
 namespace fs = std::filesystem;
 
 std::vector<fs::path> subfolders(const fs::path& folder) {
-  std::vector<fs::path> found;
+  auto found = sorted_entries(folder);
   std::error_code error;
-  for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
-    std::error_code entry_error;
-    if (it->is_directory(entry_error)) found.push_back(it->path());
-  }
-  std::sort(found.begin(), found.end());
+  std::erase_if(found, [&](const fs::path& path) { return !fs::is_directory(path, error); });
   return found;
 }
 

@@ -11,4 +11,8 @@ constexpr std::int64_t kFileChunkBytes = std::int64_t{16} << 20;  // of a file, 
 constexpr std::int64_t kPinnedBufferBytes = std::int64_t{32} << 20;
 constexpr std::int64_t kPinnedBuffers = 2;
 
+// Tensors in a unit's buffer begin at multiples of this many bytes, as those that CUDA's allocator
+// gives.
+constexpr std::int64_t kTensorAlignment = 512;
+
 }  // namespace steadyflux

@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <utility>
@@ -99,12 +98,8 @@ fs::path component_path(const fs::path& path, std::optional<Component> component
 
 Component choose(const fs::path& path, const RecognisedFile& file,
                  std::optional<Component> component) {
-  const auto has = [&](Component wanted) {
-    return std::any_of(file.parts.begin(), file.parts.end(),
-                       [&](const FilePart& part) { return part.component == wanted; });
-  };
   for (const auto candidate : {Component::kTransformer, Component::kTextEncoder2}) {
-    if (has(candidate) && component.value_or(candidate) == candidate) return candidate;
+    if (file.has(candidate) && component.value_or(candidate) == candidate) return candidate;
   }
   const char* expected = !component ? "FLUX.1 transformer or a T5 encoder"
                          : *component == Component::kTransformer ? "FLUX.1 transformer"
@@ -119,8 +114,7 @@ Component choose(const fs::path& path, const RecognisedFile& file,
 ConversionSource open_conversion_source(const fs::path& path, std::optional<Component> component) {
   const auto own_path = component_path(path, component);
   const auto checkpoint = Checkpoint::open(own_path);
-  const auto recognised =
-      recognise(checkpoint.tensors(), checkpoint.metadata().value("general.architecture", ""));
+  const auto recognised = recognise_file(checkpoint);
   const auto chosen = choose(checkpoint.path(), recognised, component);
   auto weights = ComponentWeights::find_in(checkpoint, chosen);
   if (!weights) {

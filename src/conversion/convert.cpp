@@ -7,7 +7,6 @@
 #include <exception>
 #include <functional>
 #include <map>
-#include <numeric>
 #include <optional>
 #include <thread>
 #include <utility>
@@ -30,10 +29,6 @@ struct Piece {
   std::int64_t first = 0;
   std::int64_t count = 0;
 };
-
-std::int64_t value_count(const std::vector<std::int64_t>& shape) {
-  return std::accumulate(shape.begin(), shape.end(), std::int64_t{1}, std::multiplies<>());
-}
 
 // Whole rows, an even number of them: packed values of every kind can be cut there.
 std::vector<Piece> pieces_of(const PlannedTensor& tensor) {

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <sys/mman.h>
 
+#include "base/bytes.h"
 #include "weights/uncached_file.h"
 
 namespace steadyflux {
@@ -10,10 +11,6 @@ namespace {
 
 constexpr std::int64_t kPage = UncachedFile::kAlignment;
 constexpr std::int64_t kLargePages = std::int64_t{4} << 20;
-
-std::int64_t rounded_up(std::int64_t value, std::int64_t multiple) {
-  return (value + multiple - 1) / multiple * multiple;
-}
 
 }  // namespace
 

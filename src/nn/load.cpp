@@ -143,8 +143,7 @@ void read_dense(const StoredTensor& stored,
   const auto values = at::empty({kStep}, at::kFloat);
   std::int64_t done = 0;
   for (const auto& rows : stored.rows) {
-    std::int64_t count = 1;
-    for (const auto size : rows.values.shape) count *= size;
+    const auto count = value_count(rows.values.shape);
     for (std::int64_t first = 0; first < count; first += kStep) {
       const auto step = std::min(kStep, count - first);
       read_values(rows, first, step, values.mutable_data_ptr<float>());
@@ -235,9 +234,7 @@ void load_slots(const ComponentWeights& checkpoint, const std::vector<TensorSlot
 std::int64_t slot_bytes(const std::vector<TensorSlot>& slots, at::ScalarType dtype) {
   std::int64_t bytes = 0;
   for (const auto& slot : slots) {
-    std::int64_t numel = 1;
-    for (auto size : slot.shape) numel *= size;
-    bytes += numel * static_cast<std::int64_t>(c10::elementSize(dtype));
+    bytes += value_count(slot.shape) * static_cast<std::int64_t>(c10::elementSize(dtype));
   }
   return bytes;
 }

@@ -92,8 +92,7 @@ at::Tensor PackedTensor::unpacked(at::ScalarType dtype) const {
   if (!device().is_cpu()) {
     return unpack_on_device(layout_, parts_, shape_, dtype);
   }
-  std::int64_t size = static_cast<std::int64_t>(c10::elementSize(dtype));
-  for (const auto side : shape_) size *= side;
+  const auto size = value_count(shape_) * static_cast<std::int64_t>(c10::elementSize(dtype));
   // In large pages: to the system, every time is the first time that these are touched.
   const auto values = allocate_aligned(size).view(dtype).view(shape_);
   auto* to = static_cast<std::byte*>(values.mutable_data_ptr());

@@ -9,7 +9,9 @@
 #include <string>
 #include <string_view>
 
+#include "base/bytes.h"
 #include "base/json.h"
+#include "config/transfer_sizes.h"
 #include "memory/footprint.h"
 #include "steadyflux/error.h"
 #include "weights/component_weights.h"
@@ -42,12 +44,11 @@ std::optional<std::string> dominant(const BytesPerDtype& bytes) {
 
 // As a unit's buffer has it: every part begins at a multiple of so many bytes.
 std::int64_t bytes_in_memory(const StoredRows& rows) {
-  constexpr std::size_t kAlignment = 512;
-  std::size_t bytes = 0;
+  std::int64_t bytes = 0;
   for (const auto* view : rows.views()) {
-    bytes += (view->nbytes + kAlignment - 1) / kAlignment * kAlignment;
+    bytes += rounded_up(static_cast<std::int64_t>(view->nbytes), kTensorAlignment);
   }
-  return static_cast<std::int64_t>(bytes);
+  return bytes;
 }
 
 // "NF4" and the like: what a tensor's dtype alone does not tell.

@@ -4,6 +4,8 @@
 #include <fmt/ranges.h>
 
 #include <array>
+#include <functional>
+#include <numeric>
 
 namespace steadyflux {
 namespace {
@@ -44,6 +46,10 @@ std::optional<DType> dtype_of_compute_name(const std::string& name) {
     if (compute_name(dtype) == name) return dtype;
   }
   return std::nullopt;
+}
+
+std::int64_t value_count(const std::vector<std::int64_t>& shape) {
+  return std::accumulate(shape.begin(), shape.end(), std::int64_t{1}, std::multiplies<>());
 }
 
 std::string shape_to_string(const std::vector<std::int64_t>& shape) {

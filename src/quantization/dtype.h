@@ -50,6 +50,8 @@ std::string to_string(DType dtype);
 // nothing for other names.
 std::string compute_name(DType dtype);
 std::optional<DType> dtype_of_compute_name(const std::string& name);
+// The product of the sides: of no sides, 1.
+std::int64_t value_count(const std::vector<std::int64_t>& shape);
 // "[2, 3, 4]"
 std::string shape_to_string(const std::vector<std::int64_t>& shape);
 

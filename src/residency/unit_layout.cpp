@@ -4,28 +4,20 @@
 
 #include <algorithm>
 #include <array>
-#include <functional>
-#include <numeric>
 #include <utility>
+
+#include "base/bytes.h"
+#include "config/transfer_sizes.h"
 
 namespace steadyflux {
 namespace {
 
 constexpr std::int64_t kPage = UncachedFile::kAlignment;
-constexpr std::int64_t kTensorAlignment = 512;  // what CUDA's allocator gives single tensors
 // Reading on over a short gap costs less than another request.
 constexpr std::uint64_t kGap = 64 << 10;
 
-std::int64_t rounded_up(std::int64_t value, std::int64_t multiple) {
-  return (value + multiple - 1) / multiple * multiple;
-}
-
 std::uint64_t file_offset(const TensorView& view) {
   return static_cast<std::uint64_t>(view.data - view.file->bytes().data());
-}
-
-std::int64_t value_count(const std::vector<std::int64_t>& shape) {
-  return std::accumulate(shape.begin(), shape.end(), std::int64_t{1}, std::multiplies<>());
 }
 
 UnitLayout::Piece bytes_of(const TensorView& view, bool in_reads) {

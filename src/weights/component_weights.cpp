@@ -28,19 +28,6 @@ const char* what_it_is(Component component) {
   return "";
 }
 
-// BFL's VAE numbers its up blocks from the picture's end.
-int count_up_blocks(const std::map<std::string, TensorView>& tensors, std::string_view prefix) {
-  constexpr std::string_view kUp = "decoder.up.";
-  int count = 0;
-  for (const auto& [stored, view] : tensors) {
-    const auto name = strip_prefix(stored, prefix);
-    if (!name || !name->starts_with(kUp)) continue;
-    const char digit = name->size() > kUp.size() ? (*name)[kUp.size()] : ' ';
-    if (digit >= '0' && digit <= '9') count = std::max(count, digit - '0' + 1);
-  }
-  return count > 0 ? count : 4;
-}
-
 // Puts the stretches of rows of each of the model's tensors in order.
 class Placer {
  public:
@@ -113,15 +100,17 @@ std::optional<ComponentWeights> ComponentWeights::find_in(const Checkpoint& chec
   ComponentWeights result;
   result.path_ = checkpoint.path();
   for (const std::string_view prefix : known_prefixes(component)) {
-    const int up_blocks = count_up_blocks(stored, prefix);
+    int up_blocks = 0;
     std::map<std::string, TensorView> stripped;
-    bool any = false;
     for (const auto& [full_name, view] : stored) {
       const auto name = strip_prefix(full_name, prefix);
       if (!name) continue;
       stripped.emplace(*name, view);
-      any = any || !placements(component, split_companion(*name).base, up_blocks).empty();
+      up_blocks = std::max(up_blocks, least_up_blocks(*name));
     }
+    const bool any = std::any_of(stripped.begin(), stripped.end(), [&](const auto& tensor) {
+      return !placements(component, split_companion(tensor.first).base, up_blocks).empty();
+    });
     if (!any) continue;
     Placer placer;
     for (const auto& [name, rows] : assemble_packed(stripped)) {

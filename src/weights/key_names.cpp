@@ -67,6 +67,20 @@ bool cut(std::string_view name, std::string_view middle, std::string_view suffix
 
 }  // namespace
 
+std::string to_string(Component component) {
+  switch (component) {
+    case Component::kTransformer:
+      return "transformer";
+    case Component::kTextEncoder:
+      return "text_encoder";
+    case Component::kTextEncoder2:
+      return "text_encoder_2";
+    case Component::kVae:
+      return "vae";
+  }
+  return "";
+}
+
 std::vector<RowPlacement> placements(Component component, const std::string& stored,
                                      int up_blocks) {
   switch (component) {

@@ -15,6 +15,8 @@ namespace steadyflux {
 
 // The parts of a pipeline, named after their folders.
 enum class Component { kTransformer, kTextEncoder, kTextEncoder2, kVae };
+// "transformer", "text_encoder", "text_encoder_2", "vae"
+std::string to_string(Component component);
 
 // How the tensors of a component are called.
 enum class Naming {

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <functional>
 #include <nlohmann/json.hpp>
 #include <numeric>
 #include <optional>
@@ -27,10 +26,6 @@ constexpr std::string_view kBnbState = "quant_state.bitsandbytes__";
 Error fail(const TensorView& view, const std::string& name, const std::string& what) {
   return {ErrorKind::kBadInput,
           fmt::format("{}: tensor {} {}", view.file->path().string(), printable(name), what)};
-}
-
-std::int64_t value_count(const std::vector<std::int64_t>& shape) {
-  return std::accumulate(shape.begin(), shape.end(), std::int64_t{1}, std::multiplies<>());
 }
 
 const TensorView* find(const Companions& companions, const std::string& suffix) {

@@ -2,28 +2,11 @@
 
 #include <cstring>
 
+#include "quantization/half_float.h"
 #include "steadyflux/error.h"
 
 namespace steadyflux {
 namespace {
-
-float from_half(std::uint16_t bits) {
-  // Exact: the exponent is moved by a product, which makes normal numbers of subnormal ones.
-  const std::uint32_t magnitude = static_cast<std::uint32_t>(bits & 0x7FFFU) << 13;
-  const std::uint32_t sign = static_cast<std::uint32_t>(bits & 0x8000U) << 16;
-  float value = 0;
-  std::uint32_t result = magnitude;
-  std::memcpy(&value, &result, sizeof value);
-  value *= 0x1p112F;
-  if ((bits & 0x7C00U) == 0x7C00U) {  // infinity or NaN
-    result = magnitude | 0x7F800000U;
-    std::memcpy(&value, &result, sizeof value);
-  }
-  std::memcpy(&result, &value, sizeof value);
-  result |= sign;
-  std::memcpy(&value, &result, sizeof value);
-  return value;
-}
 
 template <typename Bits, typename Convert>
 void convert(const std::byte* from, std::int64_t count, float* to, Convert to_float) {
@@ -93,7 +76,7 @@ void read_values(const StoredRows& rows, std::int64_t first, std::int64_t count,
       convert<double>(from, count, to, [](double value) { return static_cast<float>(value); });
       return;
     case DType::kF16:
-      convert<std::uint16_t>(from, count, to, from_half);
+      convert<std::uint16_t>(from, count, to, half_to_float);
       return;
     case DType::kBF16:
       convert<std::uint16_t>(from, count, to, [](std::uint16_t bits) {

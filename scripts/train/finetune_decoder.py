@@ -29,7 +29,7 @@ class Pool:
     def add(self, n):
         rng, size = self.rng, self.rng.choice(SIZES)
         pixels = np.stack([np.asarray(self.maker.sample(rng, size, size)[1]) for _ in range(n)])
-        with torch.autocast("cpu", torch.bfloat16):
+        with training.autocast():
             latents = reconstruction.latent_mean(self.vae, to_tensor(pixels)).float()
         for picture, latent in list(zip(pixels, latents)) * 2:
             for _ in range(6):  # look for a crop that is not empty
@@ -80,7 +80,7 @@ def main():
             pool.add(4)
         latents, target = pool.batch(BATCH)
         noise = LATENT_NOISE * torch.rand(len(latents), 1, 1, 1) * torch.randn_like(latents)
-        with torch.autocast("cpu", torch.bfloat16):
+        with training.autocast():
             output = vae.decoder(latents + noise).float()
         loss = reconstruction.picture_loss(output, target)
         optimizer.zero_grad()

@@ -52,7 +52,7 @@ class LatentPool:
     def add(self, size, n=8):
         captions, pictures = zip(*(self.maker.sample(self.rng, *size) for _ in range(n)))
         pixels = models.to_tensor(np.stack([np.asarray(p) for p in pictures]))
-        with torch.autocast("cpu", torch.bfloat16):
+        with training.autocast():
             latents = reconstruction.latent_mean(self.vae, pixels).float()
         config = self.vae.config
         packed = models.pack((latents - config.shift_factor) * config.scaling_factor).half()
@@ -126,7 +126,7 @@ def main():
         captions, picture = pool.batch(size, n)
         t, noise = noise_levels(n, args.shift), torch.randn_like(picture)
         mixed = torch.lerp(picture, noise, t[:, None, None])
-        with torch.autocast("cpu", torch.bfloat16):
+        with training.autocast():
             velocity = model(mixed, t, captions, rows, columns, rng.choice(TEXT_LENGTHS))
         loss = ((velocity - (noise - picture)) ** 2).mean()
         optimizer.zero_grad()

@@ -3,16 +3,20 @@
 layout.
 
 No KL term: FLUX has one scale and one shift for all channels, so a penalty pulls each channel to
-mean 0 and deviation 1, and noise on the latents keeps the decoder smooth. Muon at batch 4.
+mean 0 and deviation 1, and noise on the latents keeps the decoder smooth. Muon at batch 4. The pictures are all
+of the font, so that the VAE does not limit what the transformer learns later; --words picks some.
+--init goes on from a finished VAE with fresh optimizers.
 """
 
 import math
 import random
+from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import AutoencoderKL
 
-from steadytrain import concepts, paths, reconstruction, scenes, training
+from steadytrain import concepts, reconstruction, scenes, training
 from steadytrain.models import new_vae, to_tensor
 
 CROP, BATCH = 64, 4
@@ -48,17 +52,19 @@ def main():
     parser.add_argument("--lr", type=float, default=1e-3, help="AdamW: biases, norms, first, last")
     parser.add_argument("--muon-lr", type=float, default=0.01, help="Muon: all other weights")
     parser.add_argument("--pool", type=int, default=8000, help="crops kept in memory")
+    parser.add_argument("--init", type=Path, help="folder of a VAE to start from")
     args = parser.parse_args()
     rng = training.prepare(args)
-    maker = scenes.SceneMaker(concepts.load(args.words or paths.WORDS))
+    things = concepts.load(args.words) if args.words else concepts.every_picture()
+    maker = scenes.SceneMaker(things)
     data_rng = random.Random(args.seed + 8)
     crops = make_crops(maker, data_rng, args.pool)
     wholes = np.stack(
         [np.asarray(maker.sample(data_rng, 96, 96)[1]) for _ in range(max(1, args.pool // 4))]
     )
-    validation = reconstruction.validation_pictures(maker)
+    validation = reconstruction.validation_pictures(scenes.SceneMaker(concepts.load(None)))
 
-    vae = new_vae()
+    vae = AutoencoderKL.from_pretrained(args.init).float() if args.init else new_vae()
     by_muon = {
         name
         for name, p in vae.named_parameters()
@@ -80,7 +86,7 @@ def main():
         x = to_tensor(pool[[rng.randrange(len(pool)) for _ in range(batch)]])
         if rng.random() < 0.5:
             x = x.flip(-1)
-        with torch.autocast("cpu", torch.bfloat16):
+        with training.autocast():
             mean, log_variance = vae.encoder(x).chunk(2, 1)
             mean = mean.float()
             level = 1.3 * LATENT_NOISE * torch.rand(len(x), 1, 1, 1)

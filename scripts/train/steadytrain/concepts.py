@@ -29,10 +29,27 @@ def _square(picture):
     return square
 
 
+def _index():
+    return json.loads(paths.need(paths.PICTURES / "index.json", "extract_pictures.py").read_text())
+
+
+def _picture(key):
+    return _square(Image.open(paths.PICTURES / f"{key}.png").convert("RGBA"))
+
+
+def every_picture():
+    """One concept for each picture of the font, by its CLDR name; skin tones are left out. For the
+    VAE, which should draw what later lists of things ask for."""
+    return [
+        Concept(entry["name"], [entry["name"]], _picture(entry["key"]))
+        for entry in _index()
+        if "skin tone" not in entry["name"]
+    ]
+
+
 def load(words=paths.WORDS):
     """The concepts that `words` (a path, or None for all of concepts.txt) names, in file order."""
-    index = json.loads(paths.need(paths.PICTURES / "index.json", "extract_pictures.py").read_text())
-    keys = {entry["name"]: entry["key"] for entry in index}
+    keys = {entry["name"]: entry["key"] for entry in _index()}
     wanted = {line.strip() for line in open(words) if line.strip()} if words else None
     found, seen = [], set()
     for line in open(paths.CONCEPTS):
@@ -41,8 +58,7 @@ def load(words=paths.WORDS):
         if not name or name in seen or (wanted is not None and synonyms[0] not in wanted):
             continue
         seen.add(name)
-        picture = Image.open(paths.PICTURES / f"{keys[name]}.png").convert("RGBA")
-        found.append(Concept(synonyms[0], synonyms, _square(picture)))
+        found.append(Concept(synonyms[0], synonyms, _picture(keys[name])))
     if wanted is not None and len(found) != len(wanted):
         raise SystemExit(f"{words}: not in concepts.txt: {wanted - {c.word for c in found}}")
     return found

@@ -16,13 +16,17 @@
 #include <iostream>
 #include <string>
 
+#include "base/cpu.h"
 #include "nn/load.h"
 #include "weights/safetensors.h"
 
 namespace steadyflux::testing {
 
 inline constexpr double kFp32Tolerance = 2e-5;
-inline constexpr double kBf16Tolerance = 4.0 / 256;
+// The goldens in bf16 are up to 5.7 / 256 away from the same weights in fp32. Where the processor
+// does not multiply bf16, attention's probabilities are not rounded to it, and the results lie
+// between the two.
+inline const double kBf16Tolerance = (cpu_multiplies_bf16() ? 4.0 : 6.0) / 256;
 
 struct Run {
   std::string name;  // fp32, bf16

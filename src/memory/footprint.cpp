@@ -2,18 +2,16 @@
 
 #include <algorithm>
 
+#include "base/bytes.h"
 #include "config/row_chunks.h"
+#include "config/transfer_sizes.h"
+#include "config/widened.h"
 
 namespace steadyflux {
 namespace {
 
-constexpr std::int64_t kTensorAlignment = 512;  // of tensors in a unit's buffer
 constexpr std::int64_t kTimeEmbedDim = 256;
 constexpr std::int64_t kClipLength = 77;
-
-std::int64_t rounded_up(std::int64_t value, std::int64_t multiple) {
-  return (value + multiple - 1) / multiple * multiple;
-}
 
 // Adds up the tensors of a component, unit by unit.
 class WeightsSum {
@@ -255,6 +253,33 @@ std::int64_t modulation_activations(const FluxTransformerConfig& config, const s
   const auto computed = modulation_gemm_rows(rows);
   const auto chunk = row_chunk(computed, kMostModulationRows);
   return (computed + chunk * (3 + 6)) * config.inner_dim() * element_size(dtype);
+}
+
+std::int64_t clip_widened_bytes(const ClipTextConfig& config) {
+  return widened_linear_bytes(kClipLength, config.intermediate_size);
+}
+
+std::int64_t t5_widened_bytes(const T5Config& config, std::int64_t max_sequence_length) {
+  const auto length = max_sequence_length;
+  const auto mask = widened_heads(config.num_heads, length, length, config.d_kv) * length * length;
+  return std::max(
+      widened_linear_bytes(length, std::max(config.d_ff, config.d_model)),
+      widened_attention_bytes(config.num_heads, length, length, config.d_kv) + 4 * mask);
+}
+
+std::int64_t transformer_widened_bytes(const FluxTransformerConfig& config, std::int64_t text_len,
+                                       std::int64_t image_len) {
+  const auto seq_len = text_len + image_len;
+  // Of attention and MLP side by side, that single blocks project.
+  const auto widest = 5 * config.inner_dim();
+  return std::max(widened_linear_bytes(row_chunk(seq_len, kGemmRows), widest),
+                  widened_attention_bytes(config.num_attention_heads, seq_len, seq_len,
+                                          config.attention_head_dim));
+}
+
+std::int64_t modulation_widened_bytes(const FluxTransformerConfig& config, std::int64_t rows) {
+  const auto chunk = row_chunk(modulation_gemm_rows(rows), kMostModulationRows);
+  return widened_linear_bytes(chunk, config.inner_dim());
 }
 
 std::int64_t modulation_row_bytes(const FluxTransformerConfig& config, const std::string& dtype) {

@@ -49,6 +49,13 @@ std::int64_t transformer_activations(const FluxTransformerConfig& config, const 
 // rows: computed together, of all tables.
 std::int64_t modulation_activations(const FluxTransformerConfig& config, const std::string& dtype,
                                     std::int64_t rows);
+// What the passes take beside that on a CPU which multiplies 16-bit numbers in fp32.
+std::int64_t clip_widened_bytes(const ClipTextConfig& config);
+std::int64_t t5_widened_bytes(const T5Config& config, std::int64_t max_sequence_length);
+std::int64_t transformer_widened_bytes(const FluxTransformerConfig& config, std::int64_t text_len,
+                                       std::int64_t image_len);
+std::int64_t modulation_widened_bytes(const FluxTransformerConfig& config, std::int64_t rows);
+
 // Of the table that modulation leaves behind, one row.
 std::int64_t modulation_row_bytes(const FluxTransformerConfig& config, const std::string& dtype);
 

@@ -283,12 +283,16 @@ class Planner {
     add_weights(phase,
                 clip_weights(model_.text_encoder, workload_.dtype, workload_.stored.text_encoder),
                 workload_.stored.text_encoder, passes,
-                here + clip_activations(model_.text_encoder, workload_.dtype, group), host);
+                here + clip_activations(model_.text_encoder, workload_.dtype, group) +
+                    if_widened(clip_widened_bytes(model_.text_encoder)),
+                host);
     add_weights(phase,
                 t5_weights(model_.text_encoder_2, workload_.dtype, workload_.stored.text_encoder_2),
                 workload_.stored.text_encoder_2, passes,
                 here + t5_activations(model_.text_encoder_2, workload_.dtype,
-                                      workload_.max_sequence_length, group),
+                                      workload_.max_sequence_length, group) +
+                    if_widened(
+                        t5_widened_bytes(model_.text_encoder_2, workload_.max_sequence_length)),
                 host);
     return phase;
   }
@@ -330,7 +334,8 @@ class Planner {
     PhasePlan modulate{.name = "modulate"};
     add_weights(modulate, modulation_weights(config, workload_.dtype, workload_.stored.transformer),
                 workload_.stored.transformer, 1,
-                modulation_activations(config, workload_.dtype, workload_.num_tables * rows),
+                modulation_activations(config, workload_.dtype, workload_.num_tables * rows) +
+                    if_widened(modulation_widened_bytes(config, workload_.num_tables * rows)),
                 overhead(kModulateOverhead) + table_bytes(rows) + parked_embeds_ +
                     (chunks > 1 ? latents_ : 0));
     modulate.disk_read_bytes *= chunks;
@@ -349,10 +354,15 @@ class Planner {
         workload_.stored.transformer, passes,
         transformer_activations(config, workload_.dtype, workload_.max_sequence_length, image_len_,
                                 on_device() ? 0 : workload_.num_threads, group) +
+            if_widened(
+                transformer_widened_bytes(config, workload_.max_sequence_length, image_len_)) +
             group * brought,
         overhead(kDenoiseOverhead) + table_bytes(rows) + latents_ + parked_embeds_);
     return denoise;
   }
+
+  bool widened() const { return workload_.widened && !on_device(); }
+  std::int64_t if_widened(std::int64_t bytes) const { return widened() ? bytes : 0; }
 
   void plan_decode() {
     const auto weight_bytes = vae_decoder_weight_bytes(model_.vae, element_);
@@ -372,7 +382,8 @@ class Planner {
       for (const bool parked : {false, true}) {
         if (parked && !on_device()) continue;
         const auto footprint = vae_decode_footprint(model_.vae, latent_height_, latent_width_,
-                                                    element_, bands[i], on_device(), parked);
+                                                    element_, bands[i], on_device(), parked,
+                                                    /*num_threads=*/1, widened());
         phase = decode_phase(weight_bytes, footprint, host);
         plan_.vae = {bands[i], footprint.band_rows, footprint.tiled, parked};
         if (fits(phase)) {

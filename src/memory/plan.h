@@ -71,6 +71,7 @@ struct Workload {
   std::int64_t max_sequence_length = 512;
   int num_threads = 1;
   std::string dtype = "bf16";   // computed with: bf16, fp16, fp32
+  bool widened = false;         // on the CPU, which multiplies such numbers in fp32 only
   std::int64_t lora_bytes = 0;  // of the files
   // Where it is the dtype computed with, or packed, weights on the CPU are used as they lie in the
   // mapped files.

@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "config/vae_bands.h"
+#include "config/widened.h"
 
 namespace steadyflux {
 namespace {
@@ -53,13 +54,14 @@ struct UpChannels {
 class DecodeTape {
  public:
   DecodeTape(const AutoencoderKlConfig& config, std::int64_t element_size, std::int64_t band_bytes,
-             bool has_device, bool park_on_host, int num_threads)
+             bool has_device, bool park_on_host, int num_threads, bool widened)
       : config_(config),
         element_size_(element_size),
         band_bytes_(band_bytes),
         has_device_(has_device),
         parked_(has_device && park_on_host),
-        num_threads_(num_threads) {}
+        num_threads_(num_threads),
+        widened_(widened) {}
 
   VaeFootprint decode(std::int64_t latent_h, std::int64_t latent_w) {
     const auto factor = config_.scale_factor();
@@ -107,6 +109,13 @@ class DecodeTape {
     if (parked_) const Held copy(computing(), bytes(rows));
   }
 
+  // A convolution's input, output and weights in fp32, and what the library lays out of them.
+  void widen(const Size& in, const Size& out) {
+    if (!widened_) return;
+    const auto weights = in.channels * out.channels * 9;
+    const Held values(computing(), kFp32 * (in.values() + out.values() + 2 * weights));
+  }
+
   void convolve(const Size& in, std::int64_t out_channels, Then then, bool upsampled = false) {
     const auto unit = vae_unit_rows(in.height, in.width);
     const auto band =
@@ -121,6 +130,7 @@ class DecodeTape {
       fetch({std::min(band / 2 + 1, in.height / 2), in.width / 2, in.channels});
     }
     const Size rows = {std::min(unit, in.height), in.width, out_channels};
+    widen({rows.height + 2, in.width, in.channels}, rows);
     const Held y(computing(), bytes(rows));
     if (then == Then::kLast) return;
     if (then == Then::kAdd) fetch(rows);
@@ -160,7 +170,12 @@ class DecodeTape {
     const Held h(computing(), bytes(rows));  // or keys or values of the rows
     {
       const Held q(computing(), bytes(rows)), heads(computing(), bytes(rows));
-      const bool packed = !has_device_ && element_size_ != kFp32;
+      const auto positions = x_.height * x_.width;
+      const Held wide(computing(),
+                      widened_ ? widened_attention_bytes(1, rows.height * rows.width, positions,
+                                                         x_.channels)
+                               : 0);
+      const bool packed = !has_device_ && element_size_ != kFp32 && !widened_;
       const Held packed_kv(computing(), packed ? 2 * std::int64_t{num_threads_} * bytes(x_) : 0);
     }
     fetch(rows);
@@ -182,6 +197,7 @@ class DecodeTape {
   std::int64_t element_size_, band_bytes_;
   bool has_device_, parked_;
   int num_threads_;
+  bool widened_;
   Meter device_, host_;
   Size x_{};                   // what lies between two layers
   std::optional<Held> plane_;  // and its tensor
@@ -203,9 +219,10 @@ std::int64_t resnet_values(std::int64_t in, std::int64_t out) {
 VaeFootprint vae_decode_footprint(const AutoencoderKlConfig& config, std::int64_t latent_h,
                                   std::int64_t latent_w, std::int64_t element_size,
                                   std::int64_t band_bytes, bool has_device, bool park_on_host,
-                                  int num_threads) {
+                                  int num_threads, bool widened) {
   auto footprint =
-      DecodeTape(config, element_size, band_bytes, has_device, park_on_host, num_threads)
+      DecodeTape(config, element_size, band_bytes, has_device, park_on_host, num_threads,
+                 widened)
           .decode(latent_h, latent_w);
   footprint.weight_bytes = vae_decoder_weight_bytes(config, element_size);
   return footprint;

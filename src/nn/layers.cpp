@@ -6,6 +6,7 @@
 
 #include "nn/flash_attention_cpu.h"
 #include "nn/lora_layers.h"
+#include "nn/products.h"
 
 namespace steadyflux {
 
@@ -19,11 +20,11 @@ void Linear::visit(const SlotScope& scope, std::int64_t in_features, std::int64_
 
 at::Tensor Linear::operator()(const at::Tensor& x) const {
   if (branches) return linear_with_branches(x);
-  return at::linear(x, packed ? packed->unpacked() : weight, bias);
+  return products::linear(x, packed ? packed->unpacked() : weight, bias);
 }
 
 at::Tensor Linear::linear_with_branches(const at::Tensor& x) const {
-  auto product = at::linear(x, packed ? packed->unpacked() : weight);
+  auto product = products::linear(x, packed ? packed->unpacked() : weight);
   at::Tensor change;
   for (const auto& branch : *branches) {
     auto added = (*branch)(x, product);
@@ -59,7 +60,7 @@ void Conv2d::visit(const SlotScope& scope, std::int64_t in_channels, std::int64_
 
 at::Tensor Conv2d::operator()(const at::Tensor& x) const {
   const auto padding = weight.size(-1) / 2;
-  return at::conv2d(x, weight, bias, /*stride=*/1, padding);
+  return products::conv2d(x, weight, bias, /*stride=*/{1, 1}, {padding, padding});
 }
 
 TensorSlot& Embedding::visit(const SlotScope& scope, std::int64_t num, std::int64_t dim) {
@@ -93,11 +94,9 @@ at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor&
     const double default_scale = 1.0 / std::sqrt(static_cast<double>(q.size(3)));
     return flash_attention_cpu(q, k, v, scale.value_or(default_scale));
   }
-  std::optional<at::Tensor> attn_mask;
-  if (mask.defined()) attn_mask = mask;
-  auto out = at::scaled_dot_product_attention(q, k, v, attn_mask, /*dropout_p=*/0.0, is_causal,
-                                              scale);  // [B, heads, S, head_dim]
-  return out.transpose(1, 2).flatten(2);               // [B, S, heads * head_dim]
+  const auto out =
+      products::scaled_dot_product_attention(q, k, v, mask, is_causal, scale);  // [B, heads, S, head_dim]
+  return out.transpose(1, 2).flatten(2);                              // [B, S, heads * head_dim]
 }
 
 at::Tensor split_heads(const at::Tensor& x, std::int64_t head_dim) {

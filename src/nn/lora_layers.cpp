@@ -9,6 +9,7 @@
 
 #include "config/row_chunks.h"
 #include "nn/load.h"
+#include "nn/products.h"
 #include "steadyflux/error.h"
 
 namespace steadyflux {
@@ -239,7 +240,7 @@ class LowRankBranch final : public LoraBranch {
     up_ = at::constant_pad_nd(up, {0, missing});
   }
   at::Tensor operator()(const at::Tensor& x, const at::Tensor&) const override {
-    return at::linear(at::linear(x, down_), up_);
+    return products::linear(products::linear(x, down_), up_);
   }
 
  private:
@@ -251,7 +252,7 @@ class DenseBranch final : public LoraBranch {
  public:
   explicit DenseBranch(at::Tensor delta) : delta_(std::move(delta)) {}
   at::Tensor operator()(const at::Tensor& x, const at::Tensor&) const override {
-    return at::linear(x, delta_);
+    return products::linear(x, delta_);
   }
 
  private:
@@ -265,7 +266,7 @@ class KroneckerBranch final : public LoraBranch {
       : first_(std::move(first)), second_(std::move(second)), rows_(std::move(rows)) {}
   at::Tensor operator()(const at::Tensor& x, const at::Tensor&) const override {
     const auto matrix = x.unflatten(-1, {first_.size(1), second_.size(1)});  // [..., a, b]
-    const auto product = at::matmul(at::matmul(first_, matrix), second_.t()).flatten(-2);
+    const auto product = products::matmul(products::matmul(first_, matrix), second_.t()).flatten(-2);
     return rows_.defined() ? product.index_select(-1, rows_) : product;
   }
 
@@ -286,7 +287,7 @@ class DoraBranch final : public LoraBranch {
         on_output_(on_output) {}
   at::Tensor operator()(const at::Tensor& x, const at::Tensor& y) const override {
     if (on_output_) return y * factor_less_one_ + (*delta_)(x, y) * factor_;
-    return at::linear(x * factor_less_one_, weight_.unpacked()) + (*delta_)(x * factor_, y);
+    return products::linear(x * factor_less_one_, weight_.unpacked()) + (*delta_)(x * factor_, y);
   }
 
  private:

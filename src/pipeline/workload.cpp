@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <limits>
 
+#include "base/cpu.h"
 #include "lora/lora_file.h"
 #include "quantization/dtype.h"
 
@@ -51,6 +52,8 @@ Workload make_workload(const Chunk& chunk, const StoredModel& stored, const std:
   work.num_tables = static_cast<std::int64_t>(chunk.tables.size());
   work.num_threads = num_threads;
   work.dtype = dtype != "auto" ? dtype : computed_dtype(stored.transformer);
+  work.widened = (work.dtype == "bf16" && !cpu_multiplies_bf16()) ||
+                 (work.dtype == "fp16" && !cpu_multiplies_fp16());
   work.stored = stored;
   if (!chunk.requests.empty()) add_loras(work, chunk.requests.front().loras);
   return work;

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "config/vae_bands.h"
+#include "nn/products.h"
 
 namespace steadyflux {
 namespace {
@@ -12,7 +13,7 @@ namespace {
 // In the reference the input of these three is a transposed view, for which libtorch rounds the
 // product to the dtype before it adds the bias.
 at::Tensor project(const Linear& linear, const at::Tensor& x) {
-  return at::matmul(x, linear.weight.t()).add_(linear.bias);
+  return products::matmul(x, linear.weight.t()).add_(linear.bias);
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "config/vae_bands.h"
+#include "nn/products.h"
 
 namespace steadyflux {
 namespace {
@@ -15,8 +16,8 @@ at::Tensor as_rows(const at::Tensor& picture) { return picture.permute({0, 2, 3,
 
 at::Tensor conv2d(const Conv2d& conv, const at::Tensor& rows, std::int64_t stride,
                   std::int64_t side_padding) {
-  return as_rows(at::conv2d(as_picture(rows), conv.weight, conv.bias, at::IntArrayRef{stride},
-                            at::IntArrayRef{0, side_padding}));
+  return as_rows(products::conv2d(as_picture(rows), conv.weight, conv.bias, {stride, stride},
+                                    {0, side_padding}));
 }
 
 }  // namespace

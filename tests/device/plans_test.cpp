@@ -6,6 +6,7 @@
 #include <random>
 #include <set>
 
+#include "base/cpu.h"
 #include "device/run_phases.h"
 #include "memory/footprint.h"
 #include "random_model.h"
@@ -33,6 +34,9 @@ Request request_of(std::int64_t width, std::int64_t height) {
           .max_sequence_length = 24};
 }
 
+// The simulated device computes on the CPU: in bf16 for hours if that has no instructions for it.
+const at::ScalarType kDtype = cpu_multiplies_bf16() ? at::kBFloat16 : at::kFloat;
+
 // Pictures that differ in all that may differ, two of them of one prompt.
 std::vector<Request> mixed_requests() {
   std::vector<Request> requests(4, request_of(48, 80));
@@ -50,7 +54,7 @@ std::vector<Request> mixed_requests() {
 }
 
 Workload workload(const FluxModel& model, const std::vector<Request>& requests) {
-  auto workload = workload_of(model, requests, at::kBFloat16);
+  auto workload = workload_of(model, requests, kDtype);
   workload.stored = {};
   return workload;
 }
@@ -93,7 +97,7 @@ TEST_P(Plans, AnyBudgetGivesTheSamePicture) {
   for (const auto& request : requests) {
     const auto plan =
         make_plan(model, workload(model, {request}), tensor_budget(device_, kPlenty, kPlenty));
-    for (auto& picture : pictures(run_phases(model, device_, at::kBFloat16, {request}, plan))) {
+    for (auto& picture : pictures(run_phases(model, device_, kDtype, {request}, plan))) {
       expected.push_back(std::move(picture));
     }
   }
@@ -116,7 +120,7 @@ TEST_P(Plans, AnyBudgetGivesTheSamePicture) {
       set_device_limit(budget);
     }
     groups.insert(plan.denoise_group);
-    const auto found = pictures(run_phases(model, device_, at::kBFloat16, requests, plan));
+    const auto found = pictures(run_phases(model, device_, kDtype, requests, plan));
     ASSERT_EQ(found, expected) << "budget " << budget << ", RAM " << ram << ", leaner "
                                << options.leaner << ", group " << plan.denoise_group;
   }
@@ -166,7 +170,7 @@ class PlanPeaks : public ::testing::Test {
       groups.insert(plan.denoise_group);
       release_device_memory(device_);
       reset_device_peak(device_);
-      run_phases(model_, device_, at::kBFloat16, requests, plan,
+      run_phases(model_, device_, kDtype, requests, plan,
                  [&](const char* phase, const testing::PhaseResults&) {
                    accuracy.add(std::to_string(requests.front().width) + " x " +
                                     std::to_string(requests.front().height) + ", budget " +

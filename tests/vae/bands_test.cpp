@@ -88,14 +88,16 @@ TEST_P(VaeBandsOf, EncodeToTheSameBits) {
   }
 }
 
-// Against libtorch's own operators on the whole picture. Values of both dtypes are rounded at the
-// same places, but sums are taken in another order: 2 ulps of the largest.
+// Against libtorch's own operators on the whole picture. Values are rounded at the same places, but
+// sums are taken in another order. In 16 bits that shows as the last place of what is rounded, 2
+// ulps of the largest; in fp32 as what rounding in a sum of 108 products comes to, whichever way
+// the processor's vectors cut it: its square root.
 TEST_P(VaeBandsOf, EveryLayerIsExact) {
   const double ulp = GetParam() == at::kFloat ? 1.2e-7 : 1.0 / 256;
   const auto close = [&](const at::Tensor& found, const at::Tensor& expected) {
     const auto difference = (found.to(at::kDouble) - expected.to(at::kDouble)).abs().max();
-    return difference.item<double>() <=
-           2 * ulp * expected.abs().max().to(at::kDouble).item<double>();
+    return difference.item<double>() <= (GetParam() == at::kFloat ? 10 : 2) * ulp *
+                                            expected.abs().max().to(at::kDouble).item<double>();
   };
   at::manual_seed(5);
   const std::int64_t height = 23, width = 1500, channels = 12, groups = 3;

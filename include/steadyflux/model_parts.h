@@ -14,6 +14,9 @@ struct ModelParts {
   std::filesystem::path tokenizers;
   // False: prompts come encoded, and a single file without encoders and tokenizers will do.
   bool encoders_needed = true;
+  // True: prompts are encoded and no picture is made. No VAE is looked for, and of the transformer
+  // the configuration is enough.
+  bool encode_only = false;
 
   bool operator==(const ModelParts&) const = default;
 };

@@ -28,6 +28,29 @@ struct LoraUse {
   bool operator==(const LoraUse&) const = default;
 };
 
+// 8-bit RGB, rows from top to bottom, no padding.
+struct Image {
+  std::int64_t width = 0;
+  std::int64_t height = 0;
+  std::vector<std::uint8_t> rgb;
+};
+
+// A picture to begin from, in place of noise alone: image to image, and inpainting with a mask.
+struct InitImage {
+  struct Pixels {
+    Image image;
+    // Grey, one byte a pixel: from 128 on it is painted anew. Empty: all of it is.
+    std::vector<std::uint8_t> mask = {};
+  };
+  std::filesystem::path image;
+  std::filesystem::path mask = {};  // empty: none
+  // Both in the request's size. Called when they are needed, and again if need be.
+  std::function<Pixels()> load;
+  // How much of the way from noise is gone, above 0 to 1: of n steps the first (1 - strength) n are
+  // left out.
+  double strength = 0.6;
+};
+
 // One prompt and what to do with it. Validated by Pipeline::check.
 struct Request {
   std::string prompt;                      // UTF-8, may be empty
@@ -40,18 +63,12 @@ struct Request {
   std::int64_t max_sequence_length = 512;  // T5 tokens, 1..512
   // The same for all requests that are made in one go.
   std::vector<LoraUse> loras = {};
-};
-
-// 8-bit RGB, rows from top to bottom, no padding.
-struct Image {
-  std::int64_t width = 0;
-  std::int64_t height = 0;
-  std::vector<std::uint8_t> rgb;
+  std::shared_ptr<const InitImage> init_image = nullptr;
 };
 
 // Measured over one phase. Bytes and seconds.
 struct PhaseStats {
-  std::string name;  // "encode", "modulate", "denoise", "decode"
+  std::string name;  // "encode", "encode_image", "modulate", "denoise", "decode"
   double seconds = 0;
   double load_seconds = 0;                 // part of `seconds` spent opening weights
   std::int64_t device_peak_allocated = 0;  // 0 on the CPU
@@ -97,6 +114,8 @@ class PromptEmbedsStore {
   // Embeddings that the user gave count whatever LoRAs on text encoders would make of the prompt;
   // others are neither looked for nor kept where there are such LoRAs.
   virtual bool given_by_user() const { return false; }
+  // Told before find: the LoRAs of the requests whose prompts it is going to be asked for.
+  virtual void use_loras(const std::vector<LoraUse>& /*loras*/) {}
 };
 
 // A picture after some of its steps.

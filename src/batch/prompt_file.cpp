@@ -128,7 +128,10 @@ class ObjectReader : public nlohmann::json_sax<json> {
                                             : "a number";
     bad(fmt::format("{} is {}, expected {}", quoted_key(key_), type, expected));
   }
-  bool takes_string() const { return name_ == "prompt" || name_ == "output" || name_ == "lora"; }
+  bool takes_string() const {
+    return name_ == "prompt" || name_ == "output" || name_ == "lora" || name_ == "image" ||
+           name_ == "mask";
+  }
   bool number(std::string text) {
     if (takes_string()) wrong_type("a number");
     return set(std::move(text));

@@ -17,7 +17,7 @@ struct Key {
   bool whole;  // a whole number is expected
 };
 
-constexpr std::array<Key, 13> kKeys = {{
+constexpr std::array<Key, 16> kKeys = {{
     {"prompt", "prompt", false},
     {"seed", "seed", true},
     {"width", "width", true},
@@ -28,6 +28,9 @@ constexpr std::array<Key, 13> kKeys = {{
     {"num-images", "num-images", true},
     {"output", "output", false},
     {"lora", "lora", false},
+    {"image", "image", false},
+    {"mask", "mask", false},
+    {"strength", "strength", false},
     {"num-inference-steps", "steps", true},
     {"guidance-scale", "guidance", false},
     {"n", "num-images", true},
@@ -57,7 +60,7 @@ const Key* find_key(std::string_view key) {
   }
   bad(
       fmt::format("unknown key {}; known are prompt, seed, width, height, steps, guidance, "
-                  "max-sequence-length, num-images (or n), lora and output",
+                  "max-sequence-length, num-images (or n), lora, image, mask, strength and output",
                   quoted_key(key)));
 }
 

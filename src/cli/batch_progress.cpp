@@ -20,8 +20,8 @@ struct PhaseShare {
   const char* name;
   double share;
 };
-constexpr std::array<PhaseShare, 4> kPhases = {
-    {{"encode", 0}, {"modulate", 0}, {"denoise", 0.85}, {"decode", 0.15}}};
+constexpr std::array<PhaseShare, 5> kPhases = {
+    {{"encode", 0}, {"encode_image", 0}, {"modulate", 0}, {"denoise", 0.85}, {"decode", 0.15}}};
 
 const PhaseShare* find_phase(const std::string& name) {
   const auto* found = std::find_if(kPhases.begin(), kPhases.end(),

@@ -15,6 +15,7 @@
 #include "cli/commands.h"
 #include "cli/json_output.h"
 #include "cli/model_places.h"
+#include "cli/request.h"
 #include "cli/text_output.h"
 #include "cli/version.h"
 #include "config/model_config.h"
@@ -90,11 +91,12 @@ void examine_disk(Report& report, const fs::path& output_folder) {
 }
 
 // Opens everything but the weights' content.
-Json examine_model(const FoundModel& found, std::int64_t usable, Report& report) {
+Json examine_model(const FoundModel& found, const ModelParts& parts, std::int64_t usable,
+                   Report& report) {
   Json facts = {{"spec", found.spec}, {"folder", found.folder.string()}, {"place", found.place}};
   if (const auto space = probe_disk(found.folder)) facts["disk_available"] = space->available;
   try {
-    const FluxModel model = open_model(found.folder);
+    const FluxModel model = open_model(found.folder, parts);
     facts["variant"] = model.transformer.guidance_embeds ? "dev" : "schnell";
     for (const auto& [part, component, path] :
          {std::tuple{"text_encoder", Component::kTextEncoder, model.paths.text_encoder},
@@ -121,12 +123,31 @@ Json examine_model(const FoundModel& found, std::int64_t usable, Report& report)
   return facts;
 }
 
-void examine_models(Report& report, const std::optional<std::string>& asked_for) {
+// The parts that were named. They go with one model: which one has to be said.
+ModelParts named_parts(const Options& typed) {
+  const auto part = [&](const char* name) -> fs::path {
+    const auto& text = typed.*find_value_option(name);
+    if (!text) return {};
+    if (!typed.model) {
+      throw Error(ErrorKind::kUsage,
+                  fmt::format("--{} names a part of a model; name the model too, with -m", name));
+    }
+    return part_path(name, *text);
+  };
+  return {.vae = part("vae"),
+          .clip_l = part("clip-l"),
+          .t5 = part("t5"),
+          .tokenizers = part("tokenizers")};
+}
+
+void examine_models(Report& report, const Options& typed) {
+  const ModelParts parts = named_parts(typed);
   std::vector<FoundModel> models = find_models();
-  if (asked_for) {
+  if (typed.model) {
     try {
-      models = {{*asked_for, resolve_model(*asked_for, {}), "-m"}};
+      models = {{*typed.model, resolve_model(*typed.model, {}), "-m"}};
     } catch (const Error& error) {
+      if (error.kind() == ErrorKind::kUsage) throw;
       report.problems.push_back(error.what());
       models.clear();
     }
@@ -137,7 +158,9 @@ void examine_models(Report& report, const std::optional<std::string>& asked_for)
   }
   const auto usable = report.facts["memory"]["usable"].get<std::int64_t>();
   Json list = Json::array();
-  for (const FoundModel& model : models) list.push_back(examine_model(model, usable, report));
+  for (const FoundModel& model : models) {
+    list.push_back(examine_model(model, parts, usable, report));
+  }
   report.facts["models"] = list;
 }
 
@@ -167,8 +190,9 @@ std::string as_text(const Report& report) {
                         bytes_of(device["free"]), bytes_of(device["total"]));
   }
   for (const Json& model : facts["models"]) {
-    text += fmt::format("model    {} ({}, {})\n", printable(model["spec"].get<std::string>(), 200),
-                        model["place"].get<std::string>(), model.value("variant", "damaged"));
+    text +=
+        fmt::format("model    {} ({}, {})\n", printable(model["spec"].get<std::string>(), 200),
+                    model["place"].get<std::string>(), model.value("variant", "cannot be used"));
   }
   text += report.problems.empty() ? "no problems found\n" : "problems:\n";
   for (const std::string& problem : report.problems) text += fmt::format("  - {}\n", problem);
@@ -186,7 +210,7 @@ void run_doctor(const CommandLine& line) {
   fs::path folder = fs::path(line.typed.output.value_or("out.png")).parent_path();
   examine_disk(report, folder.empty() ? fs::path(".") : folder);
   examine_devices(report);
-  examine_models(report, line.typed.model);
+  examine_models(report, line.typed);
   if (line.typed.verbose) report.facts["libtorch_configuration"] = at::show_config();
   if (line.typed.json) {
     report.facts["problems"] = report.problems;

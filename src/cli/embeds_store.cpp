@@ -8,6 +8,7 @@
 
 #include "base/utf8.h"
 #include "checkpoints/open_model.h"
+#include "cli/encoder_loras.h"
 #include "embeddings/embeds_cache.h"
 #include "embeddings/kept_identity.h"
 #include "embeddings/prompt_embeds_file.h"
@@ -64,14 +65,18 @@ std::string name_of(const PromptEmbedsFile& file, std::size_t i,
 class FileStore : public PromptEmbedsStore {
  public:
   FileStore(const GenerateJob& job, Console& console)
-      : path_(job.prompt_embeds), file_(job.prompt_embeds) {
+      : path_(job.prompt_embeds), file_(job.prompt_embeds), console_(console) {
     for (std::size_t i = 0; i < file_.size(); ++i) {
       places_.try_emplace({name_of(file_, i, path_), file_.info(i).max_sequence_length}, i);
     }
-    compare_encoders(job, console);
+    compare_encoders(job);
   }
 
   bool given_by_user() const override { return true; }
+
+  void use_loras(const std::vector<LoraUse>& loras) override {
+    loras_ = encoder_loras(loras, cache_folder());
+  }
 
   std::optional<StoredEmbeds> find(const std::string& prompt, std::int64_t max_sequence_length,
                                    const std::string&) override {
@@ -81,13 +86,14 @@ class FileStore : public PromptEmbedsStore {
                   fmt::format("{}: holds no embeddings of the prompt \"{}\" with {} tokens",
                               path_.string(), printable(prompt, 60), max_sequence_length));
     }
+    compare_loras(file_.info(place->second).loras);
     return file_.load(place->second);
   }
 
   void put(const StoredEmbeds&) override {}
 
  private:
-  void compare_encoders(const GenerateJob& job, Console& console) const {
+  void compare_encoders(const GenerateJob& job) const {
     std::string own;
     try {
       own = kept_identity(encoder_files(job.model), cache_folder());
@@ -97,14 +103,27 @@ class FileStore : public PromptEmbedsStore {
     for (std::size_t i = 0; i < file_.size(); ++i) {
       const auto& theirs = file_.info(i).encoder;
       if (theirs.empty() || theirs == own) continue;
-      console.warning(fmt::format("{}: was encoded by other text encoders than those of {}",
-                                  path_.string(), job.model.name));
+      console_.warning(fmt::format("{}: was encoded by other text encoders than those of {}",
+                                   path_.string(), job.model.name));
       return;
     }
   }
 
+  // Said once, and only of files that record it.
+  void compare_loras(const std::string& theirs) {
+    if (warned_of_loras_ || theirs.empty() || theirs == loras_) return;
+    warned_of_loras_ = true;
+    console_.warning(fmt::format(
+        "{}: was encoded with other LoRAs on the text encoders than those asked for; encode the "
+        "prompts again with the same --lora",
+        path_.string()));
+  }
+
   std::filesystem::path path_;
   PromptEmbedsFile file_;
+  Console& console_;
+  std::string loras_ = "none";
+  bool warned_of_loras_ = false;
   std::map<std::pair<std::string, std::int64_t>, std::size_t> places_;
 };
 

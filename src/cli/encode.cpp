@@ -10,6 +10,7 @@
 #include "cli/commands.h"
 #include "cli/console.h"
 #include "cli/embeds_store.h"
+#include "cli/encoder_loras.h"
 #include "cli/json_output.h"
 #include "cli/request.h"
 #include "embeddings/kept_identity.h"
@@ -51,11 +52,13 @@ std::vector<PromptToEncode> prompts_of(const GenerateJob& job, const std::string
 
 // What a prompt's embeddings will be, without their values.
 StoredEmbeds announce(const PromptToEncode& prompt, const GenerateJob& job,
-                      const std::string& encoder, const std::string& dtype) {
+                      const std::string& encoder, const std::string& loras,
+                      const std::string& dtype) {
   StoredEmbeds embeds;
   embeds.prompt = prompt.text;
   embeds.max_sequence_length = prompt.max_sequence_length;
   embeds.encoder = encoder;
+  embeds.loras = loras;
   embeds.dtype = dtype;
   embeds.prompt_embeds_shape = {1, prompt.max_sequence_length,
                                 job.model.transformer.joint_attention_dim};
@@ -71,9 +74,10 @@ void run_encode(const CommandLine& line) {
   const auto prompts = prompts_of(job, *line.positional);
   Pipeline pipeline(job.pipeline);
   const auto encoder = kept_identity(encoder_files(job.model), {});
+  const auto loras = encoder_loras(job.request.loras, {});
   std::vector<StoredEmbeds> contents;
   for (const auto& prompt : prompts) {
-    contents.push_back(announce(prompt, job, encoder, pipeline.dtype_name()));
+    contents.push_back(announce(prompt, job, encoder, loras, pipeline.dtype_name()));
   }
   PromptEmbedsWriter writer(job.output, contents);
   Progress progress(console, {.model = job.model.name, .device = pipeline.device_name()});

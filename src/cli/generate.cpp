@@ -39,6 +39,11 @@ void compare_with_record(const PictureMetadata& now, const PictureMetadata& reco
   compare("CPU capability", recorded.cpu_capability, now.cpu_capability);
   compare("dtype", recorded.dtype, now.dtype);
   compare("model (its files' hash)", recorded.model_hash, now.model_hash);
+  if (recorded.init_image && now.init_image) {
+    compare("picture to begin from (its file's hash)", recorded.init_image->image_hash,
+            now.init_image->image_hash);
+    compare("mask (its file's hash)", recorded.init_image->mask_hash, now.init_image->mask_hash);
+  }
   for (std::size_t i = 0; i < std::min(recorded.loras.size(), now.loras.size()); ++i) {
     compare("LoRA (its file's hash)", recorded.loras[i].hash, now.loras[i].hash);
   }

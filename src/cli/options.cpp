@@ -29,6 +29,7 @@ constexpr unsigned kForInspect = 32;
 constexpr unsigned kForCache = 64;
 constexpr unsigned kForQuantize = 128;
 constexpr unsigned kForPictures = kForGenerate | kForBatch;
+constexpr unsigned kForModelParts = kForPictures | kForEncode | kForPlan | kForDoctor;
 constexpr unsigned kForAll = ~0u;
 
 const char kPictureGroup[] = "Options";
@@ -67,18 +68,17 @@ constexpr std::array kValueOptions = {
                 "the folder for the pictures and journal.jsonl, made if need be (default: out)"},
     ValueOption{&Options::output, kForEncode, kPictureGroup, "output", "-o", "FILE.safetensors",
                 "where the embeddings go (default: embeds.safetensors)"},
-    ValueOption{&Options::model, kForPictures | kForEncode | kForPlan | kForDoctor, kPictureGroup,
-                "model", "-m", "MODEL",
+    ValueOption{&Options::model, kForModelParts, kPictureGroup, "model", "-m", "MODEL",
                 "a diffusers folder, a single file (.safetensors, .gguf) or a hub id in the local "
                 "cache (default: $STEADYFLUX_MODEL, else the bundled model)"},
-    ValueOption{&Options::vae, kForPictures | kForEncode | kForPlan, kPictureGroup, "vae", "",
-                "PATH", "the VAE, a file or a component folder (default: in MODEL or beside it)"},
-    ValueOption{&Options::clip_l, kForPictures | kForEncode | kForPlan, kPictureGroup, "clip-l", "",
-                "PATH", "the CLIP text encoder, likewise"},
-    ValueOption{&Options::t5, kForPictures | kForEncode | kForPlan, kPictureGroup, "t5", "", "PATH",
+    ValueOption{&Options::vae, kForModelParts, kPictureGroup, "vae", "", "PATH",
+                "the VAE, a file or a component folder (default: in MODEL or beside it)"},
+    ValueOption{&Options::clip_l, kForModelParts, kPictureGroup, "clip-l", "", "PATH",
+                "the CLIP text encoder, likewise"},
+    ValueOption{&Options::t5, kForModelParts, kPictureGroup, "t5", "", "PATH",
                 "the T5 encoder, likewise"},
-    ValueOption{&Options::tokenizers, kForPictures | kForEncode | kForPlan, kPictureGroup,
-                "tokenizers", "", "DIR", "the folder of tokenizer/ and tokenizer_2/, likewise"},
+    ValueOption{&Options::tokenizers, kForModelParts, kPictureGroup, "tokenizers", "", "DIR",
+                "the folder of tokenizer/ and tokenizer_2/, likewise"},
     ValueOption{&Options::lora, kForPictures | kForEncode | kForPlan, kPictureGroup, "lora", "",
                 "FILE[:SCALE]", "a LoRA and how strongly it counts (default: 1); may be repeated",
                 true},
@@ -86,6 +86,13 @@ constexpr std::array kValueOptions = {
                 "a multiple of 16"},
     ValueOption{&Options::height, kForPictures | kForPlan, kPictureGroup, "height", "-H", "PIXELS",
                 "a multiple of 16"},
+    ValueOption{&Options::image, kForPictures | kForPlan, kPictureGroup, "image", "", "FILE",
+                "begin from this picture (PNG, JPEG), resized to width x height; without them its "
+                "own size counts"},
+    ValueOption{&Options::mask, kForPictures | kForPlan, kPictureGroup, "mask", "", "FILE",
+                "with --image: paint anew where this picture is light, keep the rest"},
+    ValueOption{&Options::strength, kForPictures | kForPlan, kPictureGroup, "strength", "", "X",
+                "with --image: how far it may change, above 0 to 1 (default: 0.6)"},
     ValueOption{&Options::steps, kForPictures | kForPlan, kPictureGroup, "steps", "", "N",
                 "denoising steps"},
     ValueOption{&Options::guidance, kForPictures, kPictureGroup, "guidance", "", "X",
@@ -398,7 +405,7 @@ Options read_config(const std::string& path) {
                               path, printable(item.fullname())));
     }
     const bool several = value != kValueOptions.end() && value->repeatable;
-    if (item.inputs.size() != 1 && !(several && !item.inputs.empty())) {
+    if (item.inputs.size() != 1 && !several) {
       throw Error(ErrorKind::kBadInput, fmt::format("{}: '{}' has {} values, expected one", path,
                                                     item.name, item.inputs.size()));
     }

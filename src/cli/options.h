@@ -20,6 +20,9 @@ struct Options {
   std::optional<std::string> lora;  // several: one a line
   std::optional<std::string> width;
   std::optional<std::string> height;
+  std::optional<std::string> image;
+  std::optional<std::string> mask;
+  std::optional<std::string> strength;
   std::optional<std::string> steps;
   std::optional<std::string> guidance;
   std::optional<std::string> seed;

@@ -2,6 +2,7 @@
 
 #include <ATen/Version.h>
 
+#include "base/file_identity.h"
 #include "checkpoints/open_model.h"
 #include "cli/version.h"
 #include "embeddings/embeds_cache.h"
@@ -53,6 +54,17 @@ PictureMetadata describe(const GenerateJob& job, const Request& request, const P
     metadata.loras.push_back({fs::absolute(lora.path).lexically_normal().string(), lora.strength,
                               kept_identity({file}, job.use_cache ? cache_folder() : fs::path())});
   }
+  if (const auto& init = request.init_image) {
+    InitImageRecord record;
+    record.image = fs::absolute(init->image).lexically_normal().string();
+    record.image_hash = files_identity({{"image", init->image}});
+    if (!init->mask.empty()) {
+      record.mask = fs::absolute(init->mask).lexically_normal().string();
+      record.mask_hash = files_identity({{"mask", init->mask}});
+    }
+    record.strength = init->strength;
+    metadata.init_image = std::move(record);
+  }
   if (job.model.transformer.guidance_embeds) metadata.guidance_scale = request.guidance_scale;
   return metadata;
 }
@@ -83,6 +95,10 @@ nlohmann::json picture_settings(const PictureMetadata& metadata, bool any_seed) 
   if (metadata.guidance_scale) settings["guidance"] = *metadata.guidance_scale;
   for (const auto& lora : metadata.loras) {
     settings["loras"].push_back({{"hash", lora.hash}, {"strength", lora.strength}});
+  }
+  if (const auto& init = metadata.init_image) {
+    settings["init_image"] = {{"image", init->image_hash}, {"strength", init->strength}};
+    if (!init->mask.empty()) settings["init_image"]["mask"] = init->mask_hash;
   }
   if (any_seed) {
     settings["seed"] = "any";

@@ -9,6 +9,7 @@
 #include "cli/plan_text.h"
 #include "cli/request.h"
 #include "cli/text_output.h"
+#include "pipeline/lora_set.h"
 #include "steadyflux/error.h"
 
 namespace steadyflux::cli {
@@ -17,6 +18,9 @@ void run_plan(const CommandLine& line) {
   const GenerateJob job = make_plan_job(line);
   Console console(job.verbosity);
   for (const std::string& warning : job.warnings) console.warning(warning);
+  // Shapes are compared with those that the configuration files give.
+  const auto loras = open_loras(job.model, job.request.loras);
+  for (const std::string& warning : loras->warnings) console.warning(warning);
   const PlanInputs inputs = make_plan_inputs(job);
   const Plan plan = make_plan(job.model, inputs.workload, inputs.budget, inputs.options);
   std::optional<Remedies> remedies;

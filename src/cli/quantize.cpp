@@ -12,6 +12,7 @@
 #include <system_error>
 
 #include "base/bytes.h"
+#include "base/unfinished_file.h"
 #include "base/utf8.h"
 #include "cli/commands.h"
 #include "cli/console.h"
@@ -21,7 +22,6 @@
 #include "cli/signals.h"
 #include "config/model_config.h"
 #include "conversion/convert.h"
-#include "embeddings/unfinished_file.h"
 #include "memory/probe.h"
 #include "steadyflux/error.h"
 
@@ -32,6 +32,7 @@ namespace fs = std::filesystem;
 
 constexpr int kMostThreads = 1024;
 constexpr double kDrawsPerSecond = 10;
+constexpr const char* kUnfinished = ".steadyflux-quantize-";
 
 struct QuantizeJob {
   fs::path source;
@@ -41,6 +42,9 @@ struct QuantizeJob {
   DType type = DType::kQ8_0;
   std::optional<Component> component;
   int threads = 1;
+  bool overwrite = false;
+
+  fs::path folder() const { return target.has_parent_path() ? target.parent_path() : "."; }
 };
 
 Error usage(const std::string& message) { return {ErrorKind::kUsage, message}; }
@@ -81,8 +85,13 @@ std::string extension_of(const fs::path& path) {
   return extension;
 }
 
+Error is_there(const QuantizeJob& job) {
+  return usage(fmt::format("{}: is there already; --overwrite replaces it",
+                           printable(job.destination.string(), 200)));
+}
+
 // Looks at what is there under the new file's name, and at the folder it is to lie in.
-void check_destination(QuantizeJob& job, bool overwrite) {
+void check_destination(QuantizeJob& job) {
   const auto name = job.destination.string();
   if (const auto expected = conversion_extension(job.type);
       extension_of(job.destination) != expected) {
@@ -96,20 +105,16 @@ void check_destination(QuantizeJob& job, bool overwrite) {
       throw Error(ErrorKind::kIo, fmt::format("{}: is a folder; give the name of a file", name));
     }
     if (!S_ISREG(info.st_mode)) throw Error(ErrorKind::kIo, name + ": is no regular file");
-    if (!overwrite) {
-      throw usage(
-          fmt::format("{}: is there already; --overwrite replaces it", printable(name, 200)));
-    }
+    if (!job.overwrite) throw is_there(job);
     job.mode = info.st_mode & 0777;
     std::error_code error;
     job.target = fs::canonical(job.destination, error);
     if (error) throw Error(ErrorKind::kIo, fmt::format("{}: {}", name, error.message()));
   }
-  const auto folder = job.target.has_parent_path() ? job.target.parent_path() : fs::path(".");
   std::error_code error;
-  if (fs::is_directory(folder, error)) return;
+  if (fs::is_directory(job.folder(), error)) return;
   throw Error(ErrorKind::kIo, fmt::format("{}: the folder {} does not exist; make it first", name,
-                                          folder.string()));
+                                          job.folder().string()));
 }
 
 QuantizeJob make_job(const CommandLine& line) {
@@ -122,7 +127,8 @@ QuantizeJob make_job(const CommandLine& line) {
   job.type = parse_type(line.typed);
   job.component = parse_component(line.typed);
   job.threads = parse_threads(line.typed);
-  check_destination(job, line.typed.overwrite);
+  job.overwrite = line.typed.overwrite;
+  check_destination(job);
   std::error_code error;
   // Perhaps a model in the Hugging Face cache; the error names all that was tried.
   if (!fs::exists(job.source, error)) {
@@ -142,9 +148,8 @@ void check_not_the_source(const QuantizeJob& job, const ConversionSource& source
 }
 
 void check_room(const QuantizeJob& job, std::uint64_t bytes) {
-  const auto folder = job.target.has_parent_path() ? job.target.parent_path() : fs::path(".");
   std::error_code error;
-  const auto space = fs::space(folder, error);
+  const auto space = fs::space(job.folder(), error);
   if (error || space.available >= bytes) return;  // where it cannot be told, writing will tell
   throw Error(ErrorKind::kIo,
               fmt::format("{}: the file will have {}, and there is room for {}; make room, or "
@@ -200,13 +205,13 @@ std::string table(const ConversionReport& report) {
 }
 
 Json as_json(const QuantizeJob& job, const ConversionSource& source, const ConversionReport& report,
-             std::uint64_t file_bytes, double seconds, const Console& console) {
+             double seconds, const Console& console) {
   Json result = {{"source", source.weights.path().string()},
                  {"description", source.description},
                  {"component", source.component == Component::kTransformer ? "transformer" : "t5"},
                  {"output", job.destination.string()},
                  {"type", conversion_type_name(job.type)},
-                 {"file_bytes", file_bytes},
+                 {"file_bytes", report.file_bytes},
                  {"seconds", seconds},
                  {"types", Json::array()},
                  {"warnings", console.warnings()}};
@@ -221,6 +226,24 @@ Json as_json(const QuantizeJob& job, const ConversionSource& source, const Conve
   return result;
 }
 
+// One process at a time writes it; what another has finished since the beginning stays.
+ConversionReport write_file(const QuantizeJob& job, const ConversionPlan& plan, Console& console) {
+  UnfinishedFile file(job.folder(), job.target, job.mode, kUnfinished,
+                      UnfinishedFile::Writers::kOne);
+  std::error_code error;
+  if (!job.overwrite && fs::exists(job.target, error)) throw is_there(job);
+  ProgressLine progress(console);
+  auto report = convert(
+      plan,
+      {.append = [&](std::span<const std::byte> bytes) { file.write(bytes); },
+       .rewrite_start = [&](std::span<const std::byte> bytes) { file.rewrite_start(bytes); },
+       .restart = [&] { file.restart(); }},
+      job.threads, [&](std::int64_t done, std::int64_t total) { progress.show(done, total); });
+  console.status("writing to the disk");
+  file.finish(/*durable=*/true);
+  return report;
+}
+
 }  // namespace
 
 void run_quantize(const CommandLine& line) {
@@ -232,32 +255,21 @@ void run_quantize(const CommandLine& line) {
   const auto source = open_conversion_source(job.source, job.component);
   check_not_the_source(job, source);
   const auto plan = plan_conversion(source, job.type);
-  const auto file_bytes = converted_file_bytes(plan);
-  const auto folder = job.target.has_parent_path() ? job.target.parent_path() : fs::path(".");
-  UnfinishedFile::remove_abandoned(folder);
-  check_room(job, file_bytes);
+  UnfinishedFile::remove_abandoned(job.folder(), kUnfinished);
+  check_room(job, converted_file_bytes(plan));
   console.info(
       fmt::format("{}: {}", printable(source.weights.path().string(), 200), source.description));
   for (const std::string& warning : plan.warnings) console.warning(warning);
 
-  UnfinishedFile file(folder, job.target, job.mode);
-  ProgressLine line_of_progress(console);
-  const auto report = convert(
-      plan,
-      {.append = [&](std::span<const std::byte> bytes) { file.write(bytes); },
-       .rewrite_start = [&](std::span<const std::byte> bytes) { file.rewrite_start(bytes); }},
-      job.threads,
-      [&](std::int64_t done, std::int64_t total) { line_of_progress.show(done, total); });
-  console.status("writing to the disk");
-  file.finish(/*durable=*/true);
+  const auto report = write_file(job, plan, console);
   const double seconds = steady_seconds() - start;
 
   for (const std::string& warning : report.warnings) console.warning(warning);
   console.info(table(report));
   console.info(fmt::format("{}: {} in {}", printable(job.destination.string(), 200),
-                           format_bytes(static_cast<std::int64_t>(file_bytes)),
+                           format_bytes(static_cast<std::int64_t>(report.file_bytes)),
                            duration_text(seconds)));
-  if (line.typed.json) print_json(as_json(job, source, report, file_bytes, seconds, console));
+  if (line.typed.json) print_json(as_json(job, source, report, seconds, console));
 }
 
 }  // namespace steadyflux::cli

@@ -1,5 +1,7 @@
 #include "cli/request.h"
 
+#include "cli/init_image.h"
+
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -241,6 +243,42 @@ void fill_defaults(GenerateJob& job) {
   request.max_sequence_length = defaults.max_sequence_length;
 }
 
+double parse_strength(const std::string& text) {
+  const auto value = parse_number<double>(text);
+  if (!value || !(*value > 0 && *value <= 1)) {
+    usage_error(fmt::format("--strength {}: expected a number above 0, up to 1", printable(text)));
+  }
+  return *value;
+}
+
+void apply_size_and_image(GenerateJob& job, const Layers& layers) {
+  Request& request = job.request;
+  const auto width = layers.picture(&Options::width), height = layers.picture(&Options::height);
+  if (width) request.width = parse_side("width", *width);
+  if (height) request.height = parse_side("height", *height);
+  const auto image = layers.picture(&Options::image), mask = layers.picture(&Options::mask),
+             strength = layers.picture(&Options::strength);
+  const auto recorded = job.recorded ? job.recorded->init_image : std::nullopt;
+  if (!image && !recorded) {
+    if (mask) usage_error("--mask without --image: give the picture that it is of");
+    if (strength) usage_error("--strength without --image: give the picture to begin from");
+    return;
+  }
+  const fs::path path = image ? *image : recorded->image;
+  if (image) {
+    // A size that a model or a record would give is not meant for this picture.
+    auto w = width ? request.width : 0, h = height ? request.height : 0;
+    fill_size_from(path, w, h);
+    request.width = w;
+    request.height = h;
+  }
+  const fs::path mask_path = mask ? *mask : image ? "" : recorded->mask;
+  const double how_far = strength ? parse_strength(*strength)
+                         : image  ? kDefaultStrength
+                                  : recorded->strength;
+  request.init_image = make_init_image(path, mask_path, how_far, request.width, request.height);
+}
+
 // Everything that needs no model. Values that are not given stay as they are.
 void apply_options(GenerateJob& job, const Layers& layers) {
   Request& request = job.request;
@@ -248,10 +286,7 @@ void apply_options(GenerateJob& job, const Layers& layers) {
                           std::int64_t highest, std::int64_t& target) {
     if (const auto text = layers.picture(option)) target = parse_in_range(name, *text, 1, highest);
   };
-  if (const auto text = layers.picture(&Options::width)) request.width = parse_side("width", *text);
-  if (const auto text = layers.picture(&Options::height)) {
-    request.height = parse_side("height", *text);
-  }
+  apply_size_and_image(job, layers);
   number(&Options::steps, "steps", 1000, request.num_inference_steps);
   number(&Options::num_images, "num-images", 10000, request.num_images);
   number(&Options::max_sequence_length, "max-sequence-length", 512, request.max_sequence_length);
@@ -314,10 +349,11 @@ void apply_other_options(GenerateJob& job, const CommandLine& line, const Layers
 }
 
 // Opens the model and applies the options again, now to its defaults.
-void take_model(GenerateJob& job, const Layers& layers, const fs::path& path) {
+void take_model(GenerateJob& job, const Layers& layers, const fs::path& path,
+                bool encode_only = false) {
   job.pipeline.model = path;
   const auto part = [&](const char* name) -> fs::path {
-    if (const auto given = layers.picture(find_value_option(name))) return *given;
+    if (const auto given = layers.picture(find_value_option(name))) return part_path(name, *given);
     // With another model the recorded picture's parts are not meant.
     if (!job.recorded || layers.picture(&Options::model)) return {};
     const auto found = job.recorded->model_parts.find(name);
@@ -327,7 +363,8 @@ void take_model(GenerateJob& job, const Layers& layers, const fs::path& path) {
                         .clip_l = part("clip-l"),
                         .t5 = part("t5"),
                         .tokenizers = part("tokenizers"),
-                        .encoders_needed = job.prompt_embeds.empty()};
+                        .encoders_needed = job.prompt_embeds.empty(),
+                        .encode_only = encode_only};
   job.model = open_model(path, job.pipeline.parts);
   const std::uint64_t seed = job.request.seed;
   fill_defaults(job);
@@ -346,6 +383,13 @@ fs::path parse_target(const char* name, const std::string& text, const char* ext
 }
 
 }  // namespace
+
+fs::path part_path(const char* name, const std::string& text) {
+  if (text.empty()) {
+    usage_error(fmt::format("--{}: the path is empty; give one, or leave --{} out", name, name));
+  }
+  return text;
+}
 
 void check_target(const char* option, const fs::path& path) {
   if (path.empty()) return;
@@ -406,7 +450,8 @@ GenerateJob make_encode_job(const CommandLine& line) {
   check_target("output", job.output);
   apply_options(job, layers);
   apply_memory_options(job, layers);
-  take_model(job, layers, resolve_model(layers.other(&Options::model), bundled_model_dirs()));
+  take_model(job, layers, resolve_model(layers.other(&Options::model), bundled_model_dirs()),
+             /*encode_only=*/true);
   return job;
 }
 

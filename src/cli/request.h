@@ -71,6 +71,9 @@ BatchEntry make_batch_entry(const CommandLine& line, const BatchJob& job, const 
 
 Verbosity verbosity_of(const CommandLine& line);
 
+// What --vae, --clip-l, --t5 or --tokenizers says. Throws Error{kUsage} if that is nothing.
+std::filesystem::path part_path(const char* name, const std::string& text);
+
 // Like check_output_path, which knows pictures only: throws Error{kIo} that names the option if the
 // file cannot be written. An empty path is none.
 void check_target(const char* option, const std::filesystem::path& path);

@@ -129,8 +129,12 @@ struct FluxModel {
   FlowMatchEulerConfig scheduler;
   GenerationDefaults defaults;
 
-  // A diffusers folder. Throws Error{kBadInput} naming the file and what to do.
-  static FluxModel open(const std::filesystem::path& root);
+  // A diffusers folder. With `encode_only` neither VAE nor scheduler is looked for; the VAE's path
+  // stays empty. Throws Error{kBadInput} naming the file and what to do.
+  static FluxModel open(const std::filesystem::path& root, bool encode_only = false);
+
+  // A VAE as the transformer needs one, where there is none.
+  void assume_vae() { vae.latent_channels = transformer.in_channels / 4; }
 };
 
 // Throws Error{kBadInput} if the parts do not belong together.

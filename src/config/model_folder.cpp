@@ -66,7 +66,7 @@ GenerationDefaults read_generation_defaults(const fs::path& root, bool guidance_
   return defaults;
 }
 
-FluxModel FluxModel::open(const fs::path& root) {
+FluxModel FluxModel::open(const fs::path& root, bool encode_only) {
   std::error_code error;
   if (!fs::is_directory(root, error)) {
     throw Error(ErrorKind::kBadInput,
@@ -85,7 +85,7 @@ FluxModel FluxModel::open(const fs::path& root) {
   model.paths = {.text_encoder = root / "text_encoder",
                  .text_encoder_2 = root / "text_encoder_2",
                  .transformer = root / "transformer",
-                 .vae = root / "vae",
+                 .vae = encode_only ? fs::path() : root / "vae",
                  .tokenizer = root / "tokenizer",
                  .tokenizer_2 = root / "tokenizer_2"};
   // "models/emoji/" ends in an empty file name.
@@ -94,8 +94,12 @@ FluxModel FluxModel::open(const fs::path& root) {
   model.text_encoder = read_clip_text_config(root / "text_encoder" / "config.json");
   model.text_encoder_2 = read_t5_config(root / "text_encoder_2" / "config.json");
   model.transformer = read_flux_transformer_config(root / "transformer" / "config.json");
-  model.vae = read_autoencoder_kl_config(root / "vae" / "config.json");
-  model.scheduler = read_flow_match_euler_config(root / "scheduler" / "scheduler_config.json");
+  if (encode_only) {
+    model.assume_vae();
+  } else {
+    model.vae = read_autoencoder_kl_config(root / "vae" / "config.json");
+    model.scheduler = read_flow_match_euler_config(root / "scheduler" / "scheduler_config.json");
+  }
   check_parts(model);
   model.defaults = read_generation_defaults(root, model.transformer.guidance_embeds);
   return model;

@@ -126,7 +126,13 @@ fs::path hugging_face_hub_cache() {
 
 fs::path resolve_model(const std::optional<std::string>& spec,
                        const std::vector<fs::path>& model_dirs) {
-  if (spec && !spec->empty()) return resolve_spec(*spec);
+  // Where a variable of a script is empty, another model's picture would be a surprise.
+  if (spec && spec->empty()) {
+    throw Error(
+        ErrorKind::kUsage,
+        "-m: the model's name is empty; give a folder, a file or a hub id, or leave -m out");
+  }
+  if (spec) return resolve_spec(*spec);
   if (const auto from_environment = environment("STEADYFLUX_MODEL"); !from_environment.empty()) {
     return resolve_spec(from_environment);
   }

@@ -18,8 +18,8 @@
 #include "base/environment.h"
 #include "base/file_identity.h"
 #include "base/file_io.h"
+#include "base/unfinished_file.h"
 #include "embeddings/kept_identity.h"
-#include "embeddings/unfinished_file.h"
 #include "steadyflux/error.h"
 
 namespace steadyflux {
@@ -184,6 +184,7 @@ void EmbedsCache::put(const EmbedsKey& key, const StoredEmbeds& embeds) {
                               {{key.prompt,
                                 key.max_sequence_length,
                                 key.encoder,
+                                {},
                                 key.dtype,
                                 embeds.prompt_embeds_shape,
                                 embeds.pooled_shape,
@@ -230,7 +231,7 @@ EmbedsCache::Summary EmbedsCache::summary() const {
 
 EmbedsCache::Summary EmbedsCache::clear() {
   if (folder_.empty()) return {};
-  UnfinishedFile::remove_abandoned(folder_ / kUnfinished);
+  UnfinishedFile::remove_abandoned(folder_ / kUnfinished, kUnfinishedEmbeds);
   const std::vector<CacheEntry> entries = list_entries(folder_);
   for (const CacheEntry& entry : entries) {
     if (::unlink(entry.path.c_str()) != 0 && errno != ENOENT) {

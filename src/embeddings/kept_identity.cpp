@@ -17,7 +17,8 @@
 #include "base/file.h"
 #include "base/file_identity.h"
 #include "base/file_io.h"
-#include "embeddings/unfinished_file.h"
+#include "base/unfinished_file.h"
+#include "embeddings/prompt_embeds_file.h"
 #include "steadyflux/error.h"
 
 namespace steadyflux {
@@ -82,8 +83,8 @@ void keep(const fs::path& path, const std::string& identity, const Fingerprint& 
   if (fingerprint.newest + kSettledSeconds >= ::time(nullptr)) return;
   try {
     make_private_folder(path.parent_path());
-    UnfinishedFile::remove_abandoned(path.parent_path());
-    UnfinishedFile file(path.parent_path(), path, 0600);
+    UnfinishedFile::remove_abandoned(path.parent_path(), kUnfinishedEmbeds);
+    UnfinishedFile file(path.parent_path(), path, 0600, kUnfinishedEmbeds);
     const std::string text = identity + "\n" + fingerprint.text;
     file.write(std::as_bytes(std::span(text)));
     file.finish(false);
@@ -106,7 +107,7 @@ std::string kept_identity(const std::vector<NamedFile>& files, const fs::path& c
 
 void forget_identities(const fs::path& cache_folder) {
   std::error_code error;
-  UnfinishedFile::remove_abandoned(cache_folder / kKept);
+  UnfinishedFile::remove_abandoned(cache_folder / kKept, kUnfinishedEmbeds);
   fs::directory_iterator entry(cache_folder / kKept, error);
   for (; !error && entry != fs::directory_iterator(); entry.increment(error)) {
     const fs::path& path = entry->path();

@@ -10,8 +10,8 @@
 #include <utility>
 
 #include "base/file_identity.h"
+#include "base/unfinished_file.h"
 #include "base/utf8.h"
-#include "embeddings/unfinished_file.h"
 #include "steadyflux/error.h"
 #include "weights/safetensors_writer.h"
 
@@ -153,6 +153,7 @@ void PromptEmbedsFile::add(const std::string& suffix, const TensorView& prompt_e
   entry.info.prompt = recorded("prompt");
   entry.info.max_sequence_length = prompt_embeds.shape[1];
   entry.info.encoder = recorded("encoder");
+  entry.info.loras = recorded("loras");
   entry.info.dtype = compute_name(prompt_embeds.dtype);
   entry.info.prompt_embeds_shape = prompt_embeds.shape;
   entry.info.pooled_shape = pooled.shape;
@@ -215,8 +216,8 @@ PromptEmbedsWriter::PromptEmbedsWriter(const fs::path& path, std::vector<StoredE
   }
   fs::path folder = options_.temporary_folder;
   if (folder.empty()) folder = target.has_parent_path() ? target.parent_path() : fs::path(".");
-  UnfinishedFile::remove_abandoned(folder);
-  file_ = std::make_unique<UnfinishedFile>(folder, target, options_.mode);
+  UnfinishedFile::remove_abandoned(folder, kUnfinishedEmbeds);
+  file_ = std::make_unique<UnfinishedFile>(folder, target, options_.mode, kUnfinishedEmbeds);
   const std::vector<std::uint8_t> start = header();
   file_->write(std::as_bytes(std::span(start)));  // made again with the checksums at the end
 }
@@ -234,6 +235,7 @@ std::vector<std::uint8_t> PromptEmbedsWriter::header() const {
     metadata["prompt" + suffix] = embeds.prompt;
     metadata["max_sequence_length" + suffix] = fmt::format("{}", embeds.max_sequence_length);
     metadata["encoder" + suffix] = embeds.encoder;
+    if (!embeds.loras.empty()) metadata["loras" + suffix] = embeds.loras;
     metadata["dtype" + suffix] = embeds.dtype;
     metadata["checksum" + suffix] =
         i < checksums_.size() ? checksums_[i] : std::string(16, '0');  // of the same length
@@ -273,6 +275,7 @@ void write_prompt_embeds(const fs::path& path, const std::vector<StoredEmbeds>& 
     contents.push_back({one.prompt,
                         one.max_sequence_length,
                         one.encoder,
+                        one.loras,
                         one.dtype,
                         one.prompt_embeds_shape,
                         one.pooled_shape,

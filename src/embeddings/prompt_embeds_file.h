@@ -20,10 +20,14 @@ namespace steadyflux {
 
 class UnfinishedFile;
 
+// What the names of unfinished files begin with, of embeddings and of what is kept beside them.
+inline constexpr const char* kUnfinishedEmbeds = ".steadyflux-embeds-";
+
 struct StoredEmbeds {
   std::string prompt;                             // "" also if the file does not say it
   std::int64_t max_sequence_length = 0;           // T5 tokens, S
   std::string encoder;                            // kept_identity() of them; "" if it is not known
+  std::string loras;                              // on the encoders; "" if it is not known
   std::string dtype;                              // bf16, fp16, fp32
   std::vector<std::int64_t> prompt_embeds_shape;  // [1, S, joint_attention_dim]
   std::vector<std::int64_t> pooled_shape;         // [1, pooled_projection_dim]

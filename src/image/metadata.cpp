@@ -77,6 +77,24 @@ class Fields {
     return result;
   }
 
+  // Absent in pictures from noise alone.
+  std::optional<InitImageRecord> init_image() const {
+    const auto found = object_.find("init_image");
+    if (found == object_.end()) return std::nullopt;
+    if (!found->is_object()) throw bad("init_image", *found, "an object");
+    const Fields fields(*found, file_);
+    InitImageRecord record{fields.text("image"), fields.text("image_hash")};
+    if (found->contains("mask")) {
+      record.mask = fields.text("mask");
+      record.mask_hash = fields.text("mask_hash");
+    }
+    record.strength = fields.optional_number("strength").value_or(0);
+    if (!(record.strength > 0 && record.strength <= 1)) {
+      throw bad("init_image", *found, "an object with a strength above 0 to 1");
+    }
+    return record;
+  }
+
   // Absent in pictures without any.
   std::vector<LoraRecord> loras() const {
     std::vector<LoraRecord> result;
@@ -139,6 +157,12 @@ std::string to_json(const PictureMetadata& metadata) {
     object["loras"].push_back(
         {{"path", lora.path}, {"strength", lora.strength}, {"hash", lora.hash}});
   }
+  if (const auto& init = metadata.init_image) {
+    auto& record = object["init_image"];
+    record = {{"image", init->image}, {"image_hash", init->image_hash}};
+    if (!init->mask.empty()) record["mask"] = init->mask, record["mask_hash"] = init->mask_hash;
+    record["strength"] = init->strength;
+  }
   object["dtype"] = metadata.dtype;
   object["device"] = metadata.device;
   object["num_threads"] = metadata.num_threads;
@@ -176,6 +200,7 @@ PictureMetadata metadata_from_json(const std::string& text, const std::string& f
   metadata.model_parts = fields.texts("model_parts");
   metadata.model_hash = fields.text("model_hash");
   metadata.loras = fields.loras();
+  metadata.init_image = fields.init_image();
   metadata.dtype = fields.text("dtype");
   metadata.device = fields.text("device");
   metadata.num_threads = fields.integer("num_threads", 1, kMaxCount);
@@ -194,6 +219,9 @@ std::string a1111_parameters(const PictureMetadata& metadata) {
   }
   text += fmt::format("Seed: {}, Size: {}x{}, Model: {}, ", metadata.seed, metadata.width,
                       metadata.height, a1111_value(metadata.model));
+  if (metadata.init_image) {
+    text += fmt::format("Denoising strength: {}, ", metadata.init_image->strength);
+  }
   for (const auto& lora : metadata.loras) {
     const auto name = std::filesystem::path(lora.path).stem().string();
     text += fmt::format("Lora: {}, ", a1111_value(fmt::format("{}:{}", name, lora.strength)));

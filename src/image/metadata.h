@@ -18,6 +18,17 @@ struct LoraRecord {
   bool operator==(const LoraRecord&) const = default;
 };
 
+// What image to image began from.
+struct InitImageRecord {
+  std::string image;  // as it was opened
+  std::string image_hash;
+  std::string mask = "";  // likewise; empty: none
+  std::string mask_hash = "";
+  double strength = 0;
+
+  bool operator==(const InitImageRecord&) const = default;
+};
+
 struct PictureMetadata {
   std::string prompt;
   std::int64_t width = 0;   // pixels
@@ -32,6 +43,7 @@ struct PictureMetadata {
   std::map<std::string, std::string> model_parts;
   std::string model_hash;  // files_identity() of its files
   std::vector<LoraRecord> loras;
+  std::optional<InitImageRecord> init_image = {};
   std::string dtype;   // "bf16", "fp16", "fp32"
   std::string device;  // "cpu", "cuda:0"
   std::int64_t num_threads = 1;

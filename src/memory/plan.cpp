@@ -41,6 +41,7 @@ constexpr std::int64_t kMergingBytes = 80 * kMiB;
 constexpr std::int64_t kHostCopyShare = 8;
 
 // Bands of the decoder, from roomy to lean. More than the first gains no speed.
+constexpr std::int64_t kFp32Bytes = 4;
 constexpr std::int64_t kBands[] = {64 * kMiB, 32 * kMiB, 16 * kMiB, 8 * kMiB, 4 * kMiB, 1 * kMiB};
 constexpr std::int64_t kWholePicture = std::numeric_limits<std::int64_t>::max() / 4;
 
@@ -107,7 +108,9 @@ class Planner {
                model.text_encoder.hidden_size) *
               element_;
     parked_embeds_ = workload.num_prompts * embeds_;
-    latents_ = workload.num_images * image_len_ * model.transformer.in_channels * element_;
+    // Where a mask keeps part of a picture, there are the mask, the picture's latents, and noise.
+    latents_ = (workload.num_images + 3 * workload.num_masks) * image_len_ *
+               model.transformer.in_channels * element_;
     plan_.budget = budget;
     plan_.workload = workload;
   }
@@ -115,6 +118,7 @@ class Planner {
   Plan make() {
     plan_.leanest = options_.leaner >= kLeanestStep;
     plan_encode();
+    if (workload_.num_init_images > 0) plan_encode_image();
     plan_modulate_and_denoise();
     plan_decode();
     for (const auto& phase : plan_.phases) {
@@ -286,14 +290,14 @@ class Planner {
                 here + clip_activations(model_.text_encoder, workload_.dtype, group) +
                     if_widened(clip_widened_bytes(model_.text_encoder)),
                 host);
-    add_weights(phase,
-                t5_weights(model_.text_encoder_2, workload_.dtype, workload_.stored.text_encoder_2),
-                workload_.stored.text_encoder_2, passes,
-                here + t5_activations(model_.text_encoder_2, workload_.dtype,
-                                      workload_.max_sequence_length, group) +
-                    if_widened(
-                        t5_widened_bytes(model_.text_encoder_2, workload_.max_sequence_length)),
-                host);
+    add_weights(
+        phase, t5_weights(model_.text_encoder_2, workload_.dtype, workload_.stored.text_encoder_2),
+        workload_.stored.text_encoder_2, passes,
+        here +
+            t5_activations(model_.text_encoder_2, workload_.dtype, workload_.max_sequence_length,
+                           group) +
+            if_widened(t5_widened_bytes(model_.text_encoder_2, workload_.max_sequence_length)),
+        host);
     return phase;
   }
 
@@ -337,7 +341,7 @@ class Planner {
                 modulation_activations(config, workload_.dtype, workload_.num_tables * rows) +
                     if_widened(modulation_widened_bytes(config, workload_.num_tables * rows)),
                 overhead(kModulateOverhead) + table_bytes(rows) + parked_embeds_ +
-                    (chunks > 1 ? latents_ : 0));
+                    (chunks > 1 || workload_.num_init_images > 0 ? latents_ : 0));
     modulate.disk_read_bytes *= chunks;
     return modulate;
   }
@@ -364,11 +368,37 @@ class Planner {
   bool widened() const { return workload_.widened && !on_device(); }
   std::int64_t if_widened(std::int64_t bytes) const { return widened() ? bytes : 0; }
 
+  void plan_encode_image() {
+    const auto weight_bytes = vae_encoder_weight_bytes(model_.vae, element_);
+    const auto pixels = workload_.width * workload_.height * 3 * (1 + kFp32Bytes);
+    const auto host = vae_host(kDecodeOverhead) + parked_embeds_ + latents_ + pixels;
+    plan_.vae_encoder = plan_vae("encode_image", weight_bytes, host, [&](auto bands, bool parked) {
+      return vae_encode_footprint(model_.vae, workload_.height, workload_.width, element_, bands,
+                                  on_device(), parked, widened());
+    });
+  }
+
   void plan_decode() {
     const auto weight_bytes = vae_decoder_weight_bytes(model_.vae, element_);
-    const auto picture = workload_.width * workload_.height * 3;
-    const auto host = overhead(kDecodeOverhead) + latents_ + 2 * picture +
-                      (on_device() ? 0 : vae_largest_weight_bytes(model_.vae, element_));
+    const auto host =
+        vae_host(kDecodeOverhead) + latents_ + 2 * workload_.width * workload_.height * 3;
+    plan_.vae = plan_vae("decode", weight_bytes, host, [&](auto bands, bool parked) {
+      return vae_decode_footprint(model_.vae, latent_height_, latent_width_, element_, bands,
+                                  on_device(), parked, /*num_threads=*/1, widened());
+    });
+  }
+
+  // On the CPU the library lays out a convolution's weights once more.
+  std::int64_t vae_host(std::int64_t overhead_bytes) const {
+    return overhead(overhead_bytes) +
+           (on_device() ? 0 : vae_largest_weight_bytes(model_.vae, element_));
+  }
+
+  // A phase of the VAE, with the widest bands that fit, else the narrowest. footprint(band_bytes,
+  // parked) says what they take.
+  template <typename Footprint>
+  VaePlan plan_vae(const char* name, std::int64_t weight_bytes, std::int64_t host,
+                   Footprint footprint_of) {
     std::vector<std::int64_t> bands(std::begin(kBands), std::end(kBands));
     if (options_.vae_tiling == Tiling::kOff) {
       bands = {kWholePicture};
@@ -378,26 +408,25 @@ class Planner {
     const auto first = std::min<std::size_t>(
         bands.size() - 1, bands.size() * static_cast<std::size_t>(options_.leaner) / kLeanestStep);
     PhasePlan phase;
+    VaePlan vae;
     for (std::size_t i = first; i < bands.size(); ++i) {
       for (const bool parked : {false, true}) {
         if (parked && !on_device()) continue;
-        const auto footprint = vae_decode_footprint(model_.vae, latent_height_, latent_width_,
-                                                    element_, bands[i], on_device(), parked,
-                                                    /*num_threads=*/1, widened());
-        phase = decode_phase(weight_bytes, footprint, host);
-        plan_.vae = {bands[i], footprint.band_rows, footprint.tiled, parked};
-        if (fits(phase)) {
-          plan_.phases.push_back(std::move(phase));
-          return;
-        }
+        const VaeFootprint footprint = footprint_of(bands[i], parked);
+        phase = vae_phase(name, weight_bytes, footprint, host);
+        vae = {bands[i], footprint.band_rows, footprint.tiled, parked};
+        if (!fits(phase)) continue;
+        plan_.phases.push_back(std::move(phase));
+        return vae;
       }
     }
     plan_.phases.push_back(std::move(phase));
+    return vae;
   }
 
-  PhasePlan decode_phase(std::int64_t weight_bytes, const VaeFootprint& footprint,
-                         std::int64_t host) {
-    PhasePlan phase{.name = "decode"};
+  PhasePlan vae_phase(const char* name, std::int64_t weight_bytes, const VaeFootprint& footprint,
+                      std::int64_t host) {
+    PhasePlan phase{.name = name};
     WeightsPlan weights;
     weights.component = "vae";
     weights.fixed_bytes = weight_bytes;

@@ -67,6 +67,8 @@ struct Workload {
   std::int64_t num_images = 1;   // in all
   std::int64_t num_prompts = 1;  // different ones
   std::int64_t num_encoded = 1;  // of them: 0 where all embeddings are there already
+  std::int64_t num_init_images = 0;  // pictures that begin from one
+  std::int64_t num_masks = 0;        // and keep part of it
   std::int64_t num_tables = 1;   // of modulations: combinations of prompt, steps and guidance
   std::int64_t max_sequence_length = 512;
   int num_threads = 1;
@@ -108,7 +110,8 @@ struct WeightsPlan {
   std::int64_t total_bytes() const;  // of the units
 };
 
-// encode (unless nothing is to be encoded), modulate, denoise, decode.
+// encode (unless nothing is to be encoded), encode_image (if pictures begin from one), modulate,
+// denoise, decode.
 struct PhasePlan {
   std::string name;
   std::vector<WeightsPlan> weights = {};  // one after the other, not at the same time
@@ -141,7 +144,8 @@ struct Plan {
   Workload workload;
   bool fits = false;
   std::vector<PhasePlan> phases;
-  VaePlan vae;
+  VaePlan vae;          // of decoding
+  VaePlan vae_encoder;  // of encode_image
   std::int64_t modulation_rows = 0;  // steps whose modulations are held at once, for every table
   // Pictures, and prompts, that go in turn through each unit of weights while it is there.
   std::int64_t denoise_group = 1;

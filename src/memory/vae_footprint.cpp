@@ -50,11 +50,12 @@ struct UpChannels {
   std::int64_t in, out;
 };
 
-// Names and order are those of src/vae: autoencoder_kl.cpp, blocks.cpp, row_bands.cpp.
-class DecodeTape {
+// Names and order are those of src/vae: autoencoder_kl.cpp, autoencoder_kl_encoder.cpp, blocks.cpp,
+// row_bands.cpp.
+class VaeTape {
  public:
-  DecodeTape(const AutoencoderKlConfig& config, std::int64_t element_size, std::int64_t band_bytes,
-             bool has_device, bool park_on_host, int num_threads, bool widened)
+  VaeTape(const AutoencoderKlConfig& config, std::int64_t element_size, std::int64_t band_bytes,
+          bool has_device, bool park_on_host, int num_threads, bool widened)
       : config_(config),
         element_size_(element_size),
         band_bytes_(band_bytes),
@@ -87,12 +88,40 @@ class DecodeTape {
       if (i + 1 < blocks) upsample();
     }
     convolve(x_, config_.out_channels, Then::kLast);
-    plane_.reset();
-    return {0, device_.peak, host_.peak, band_rows_, tiled_};
+    return finish();
+  }
+
+  VaeFootprint encode(std::int64_t height, std::int64_t width) {
+    const auto factor = config_.scale_factor();
+    const auto blocks = config_.block_out_channels.size();
+    x_ = {height, width, config_.in_channels};
+    const Held pictures(computing(), bytes(x_));
+    const Held moments(computing(),
+                       bytes({height / factor, width / factor, 2 * config_.latent_channels}));
+    {
+      const Held picture(planes(), bytes(x_));
+      convolve_first(config_.block_out_channels.front());
+    }
+    for (std::size_t i = 0; i < blocks; ++i) {
+      for (std::int64_t j = 0; j < config_.layers_per_block; ++j) {
+        resnet(config_.block_out_channels[i]);
+      }
+      if (i + 1 < blocks) downsample();
+    }
+    resnet(x_.channels);
+    if (config_.mid_block_add_attention) attention();
+    resnet(x_.channels);
+    convolve(x_, 2 * config_.latent_channels, Then::kLast);
+    return finish();
   }
 
  private:
   enum class Then { kPut, kAdd, kAddShortcut, kLast };  // what becomes of a convolution's rows
+
+  VaeFootprint finish() {
+    plane_.reset();
+    return {0, device_.peak, host_.peak, band_rows_, tiled_};
+  }
 
   Meter& computing() { return has_device_ ? device_ : host_; }
   Meter& planes() { return parked_ || !has_device_ ? host_ : device_; }
@@ -171,10 +200,9 @@ class DecodeTape {
     {
       const Held q(computing(), bytes(rows)), heads(computing(), bytes(rows));
       const auto positions = x_.height * x_.width;
-      const Held wide(computing(),
-                      widened_ ? widened_attention_bytes(1, rows.height * rows.width, positions,
-                                                         x_.channels)
-                               : 0);
+      const Held wide(computing(), widened_ ? widened_attention_bytes(1, rows.height * rows.width,
+                                                                      positions, x_.channels)
+                                            : 0);
       const bool packed = !has_device_ && element_size_ != kFp32 && !widened_;
       const Held packed_kv(computing(), packed ? 2 * std::int64_t{num_threads_} * bytes(x_) : 0);
     }
@@ -187,6 +215,27 @@ class DecodeTape {
     const auto held = bytes(y);
     planes().change(held);
     convolve(y, y.channels, Then::kPut, /*upsampled=*/true);
+    planes().change(-held);
+    plane_.reset();
+    plane_.emplace(planes(), held);
+    x_ = y;
+  }
+
+  void downsample() {
+    const Size y = {x_.height / 2, x_.width / 2, x_.channels};
+    const auto held = bytes(y);
+    planes().change(held);
+    {
+      const auto unit = vae_unit_rows(y.height, y.width);
+      const Size row = {2, x_.width + 1, x_.channels};
+      const auto band = vae_band_rows(y.height, unit, bytes(row), band_bytes_);
+      if (band < y.height) tiled_ = true;
+      const Held window(computing(), bytes({2 * band + 1, x_.width + 1, x_.channels}));
+      const Size rows = {std::min(unit, y.height), y.width, y.channels};
+      widen({2 * rows.height + 1, x_.width + 1, x_.channels}, rows);
+      const Held convolved(computing(), bytes(rows));
+      moments(rows);
+    }
     planes().change(-held);
     plane_.reset();
     plane_.emplace(planes(), held);
@@ -221,11 +270,42 @@ VaeFootprint vae_decode_footprint(const AutoencoderKlConfig& config, std::int64_
                                   std::int64_t band_bytes, bool has_device, bool park_on_host,
                                   int num_threads, bool widened) {
   auto footprint =
-      DecodeTape(config, element_size, band_bytes, has_device, park_on_host, num_threads,
-                 widened)
+      VaeTape(config, element_size, band_bytes, has_device, park_on_host, num_threads, widened)
           .decode(latent_h, latent_w);
   footprint.weight_bytes = vae_decoder_weight_bytes(config, element_size);
   return footprint;
+}
+
+VaeFootprint vae_encode_footprint(const AutoencoderKlConfig& config, std::int64_t height,
+                                  std::int64_t width, std::int64_t element_size,
+                                  std::int64_t band_bytes, bool has_device, bool park_on_host,
+                                  bool widened) {
+  auto footprint = VaeTape(config, element_size, band_bytes, has_device, park_on_host,
+                           /*num_threads=*/1, widened)
+                       .encode(height, width);
+  footprint.weight_bytes = vae_encoder_weight_bytes(config, element_size);
+  return footprint;
+}
+
+std::int64_t vae_encoder_weight_bytes(const AutoencoderKlConfig& config,
+                                      std::int64_t element_size) {
+  const auto moments = 2 * config.latent_channels;
+  auto channels = config.block_out_channels.front();
+  auto values = conv_values(config.in_channels, channels, 3);
+  const auto blocks = config.block_out_channels.size();
+  for (std::size_t i = 0; i < blocks; ++i) {
+    const auto out = config.block_out_channels[i];
+    values +=
+        resnet_values(channels, out) + (config.layers_per_block - 1) * resnet_values(out, out);
+    if (i + 1 < blocks) values += conv_values(out, out, 3);
+    channels = out;
+  }
+  values += 2 * resnet_values(channels, channels);
+  if (config.mid_block_add_attention)
+    values += 2 * channels + 4 * conv_values(channels, channels, 1);
+  values += 2 * channels + conv_values(channels, moments, 3);
+  if (config.use_quant_conv) values += conv_values(moments, moments, 1);
+  return values * element_size;
 }
 
 std::int64_t vae_decoder_weight_bytes(const AutoencoderKlConfig& config,

@@ -1,5 +1,6 @@
-// What decoding one picture takes of memory, from the VAE's configuration alone. It goes through
-// the decoder layer by layer and books every tensor of src/vae as it comes and goes.
+// What decoding or encoding one picture takes of memory, from the VAE's configuration alone. It
+// goes through decoder or encoder layer by layer and books every tensor of src/vae as it comes and
+// goes.
 #pragma once
 
 #include <cstdint>
@@ -20,13 +21,21 @@ struct VaeFootprint {
 
 // latents [1, latent_channels, latent_h, latent_w]; element_size: bytes of a value. On a device the
 // attention is taken to need no score matrix; on the CPU in 16 bits each of `num_threads` keeps a
-// copy of all keys and values; `widened`: it multiplies them in fp32 only. Not counted: what the libraries behind libtorch take for themselves
-// (on the CPU, a convolution's weights once more, see vae_largest_weight_bytes).
+// copy of all keys and values; `widened`: it multiplies them in fp32 only. Not counted: what the
+// libraries behind libtorch take for themselves (on the CPU, a convolution's weights once more, see
+// vae_largest_weight_bytes).
 VaeFootprint vae_decode_footprint(const AutoencoderKlConfig& config, std::int64_t latent_h,
                                   std::int64_t latent_w, std::int64_t element_size,
                                   std::int64_t band_bytes, bool has_device, bool park_on_host,
                                   int num_threads = 1, bool widened = false);
 
+// What encoding one picture of height x width pixels takes, the picture's tensor included.
+VaeFootprint vae_encode_footprint(const AutoencoderKlConfig& config, std::int64_t height,
+                                  std::int64_t width, std::int64_t element_size,
+                                  std::int64_t band_bytes, bool has_device, bool park_on_host,
+                                  bool widened = false);
+
+std::int64_t vae_encoder_weight_bytes(const AutoencoderKlConfig& config, std::int64_t element_size);
 std::int64_t vae_decoder_weight_bytes(const AutoencoderKlConfig& config, std::int64_t element_size);
 
 // Of one convolution.

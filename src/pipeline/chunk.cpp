@@ -1,5 +1,6 @@
 #include "pipeline/chunk.h"
 
+#include <algorithm>
 #include <map>
 
 namespace steadyflux {
@@ -31,14 +32,22 @@ Chunk make_chunk(const FluxModel& model, std::span<const Request> requests) {
     const auto prompt =
         index_of({request.prompt, request.max_sequence_length}, chunk.prompts, prompts);
     const double guidance = model.transformer.guidance_embeds ? request.guidance_scale : 0.0;
-    const auto table =
-        index_of({prompt, request.num_inference_steps, image_seq_len(model, request), guidance},
-                 chunk.tables, tables);
+    const auto table = index_of({prompt, request.num_inference_steps, skipped_steps(request),
+                                 image_seq_len(model, request), guidance},
+                                chunk.tables, tables);
     for (std::int64_t index = 0; index < request.num_images; ++index) {
       chunk.pictures.push_back({i, index, prompt, table});
     }
   }
   return chunk;
+}
+
+// As diffusers rounds: the steps to make are not rounded, what is left of all of them is cut.
+std::int64_t skipped_steps(const Request& request) {
+  if (!request.init_image) return 0;
+  const auto steps = static_cast<double>(request.num_inference_steps);
+  const double made = std::min(steps * request.init_image->strength, steps);
+  return static_cast<std::int64_t>(std::max(steps - made, 0.0));
 }
 
 std::int64_t image_seq_len(const FluxModel& model, const Request& request) {

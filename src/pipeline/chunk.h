@@ -23,9 +23,11 @@ struct ChunkPrompt {
 struct ChunkTable {
   std::size_t prompt = 0;  // of Chunk::prompts
   std::int64_t num_inference_steps = 1;
-  std::int64_t image_len = 0;   // packed tokens, on which the schedule depends
-  double guidance_scale = 0.0;  // 0 for models without a guidance embedding
+  std::int64_t skipped_steps = 0;  // of them, at the beginning: of image to image
+  std::int64_t image_len = 0;      // packed tokens, on which the schedule depends
+  double guidance_scale = 0.0;     // 0 for models without a guidance embedding
   auto operator<=>(const ChunkTable&) const = default;
+  std::int64_t steps() const { return num_inference_steps - skipped_steps; }
 };
 
 struct ChunkPicture {
@@ -35,6 +37,9 @@ struct ChunkPicture {
   std::size_t table = 0;
 };
 
+// Steps that the request's strength leaves out.
+std::int64_t skipped_steps(const Request& request);
+
 struct Chunk {
   std::span<const Request> requests;
   std::vector<ChunkPrompt> prompts;  // different ones
@@ -43,7 +48,7 @@ struct Chunk {
 
   const Request& request(const ChunkPicture& picture) const { return requests[picture.request]; }
   std::int64_t steps(const ChunkPicture& picture) const {
-    return request(picture).num_inference_steps;
+    return request(picture).num_inference_steps - skipped_steps(request(picture));
   }
   std::int64_t total_steps() const;
 };

@@ -60,6 +60,11 @@ void generate_pictures(
   embeddings.resize(chunk.prompts.size());
   encode_missing(model, chunk, runner, embeddings, on_encoded);
 
+  if (const auto images = encode_image_steps(chunk); images > 0) {
+    runner.run("encode_image", images,
+               [&](const PhaseContext& context) { encode_images(context, chunk, state); });
+  }
+
   std::exception_ptr failure;
   std::int64_t steps = 0;  // of the picture that has most
   for (const auto& picture : chunk.pictures) steps = std::max(steps, chunk.steps(picture));

@@ -19,6 +19,11 @@ at::Tensor unpack_latents(const at::Tensor& packed, std::int64_t height, std::in
       .reshape({b, channels, height, width});
 }
 
+at::Tensor scale_noise(const at::Tensor& image, float sigma, const at::Tensor& noise) {
+  const auto level = at::full({1}, sigma, image.options());
+  return level * noise + (1.0 - level) * image;
+}
+
 at::Tensor prepare_latents(std::int64_t channels, std::int64_t height, std::int64_t width,
                            std::uint64_t seed, at::ScalarType dtype) {
   auto generator = at::make_generator<at::CPUGeneratorImpl>(seed);

@@ -8,6 +8,9 @@
 
 namespace steadyflux {
 
+// sigma noise + (1 - sigma) image, in the dtype of the tensors: diffusers' scale_noise.
+at::Tensor scale_noise(const at::Tensor& image, float sigma, const at::Tensor& noise);
+
 // Channel order in a packed token: (channel, row in patch, column in patch). h and w are even.
 at::Tensor pack_latents(const at::Tensor& latents);
 // height, width: of the grid, in latent pixels.

@@ -44,6 +44,7 @@ struct PromptEmbeddings {
 // cut off. So a damaged VAE is found before minutes of denoising.
 void check_encoders(const FluxModel& model);
 void check_transformer_and_vae(const FluxModel& model);
+void check_vae_encoder(const FluxModel& model);
 
 // Says what the encoders did not read of prompts whose embeddings are there already.
 void warn_of_lost_text(const FluxModel& model, std::span<const ChunkPrompt> prompts,
@@ -72,11 +73,27 @@ std::int64_t modulate_steps(const FluxModel& model);
 ModulationTables modulate(const PhaseContext& context, const Chunk& chunk,
                           const std::vector<PromptEmbeddings>& embeddings, std::int64_t first_step);
 
+// What stays as it was where nothing is painted. Packed, [1, S, in_channels], in RAM.
+struct Inpainting {
+  at::Tensor mask;           // 1 where it is painted; undefined: everywhere
+  at::Tensor image_latents;  // of the picture
+  at::Tensor noise;          // that it was mixed with
+
+  // `latents` where it is painted, elsewhere the picture at this level of noise.
+  at::Tensor keep_unmasked(const at::Tensor& latents, float sigma) const;
+};
+
 // How far the pictures of a chunk are.
 struct Denoising {
   std::vector<at::Tensor> latents;       // packed, [1, S, in_channels], in RAM; one per picture
   std::vector<std::int64_t> steps_done;  // one per picture
+  std::vector<Inpainting> inpainting;    // one per picture, or none at all
 };
+
+// Makes the latents that pictures with an init_image begin from, and what inpainting keeps. As
+// often as it is called, what is there already stays. Progress steps: encode_image_steps.
+std::int64_t encode_image_steps(const Chunk& chunk);
+void encode_images(const PhaseContext& context, const Chunk& chunk, Denoising& state);
 
 // Takes the pictures through the steps that the tables have, in groups of plan.denoise_group. Goes
 // on where `state` stands, so that it can be called again after it threw. Progress steps:

@@ -118,6 +118,7 @@ struct Pipeline::State {
                                                 PromptEmbedsStore* store) const {
     std::vector<PromptEmbeddings> embeddings(chunk.prompts.size());
     if (!uses(store)) return embeddings;
+    if (!chunk.requests.empty()) store->use_loras(chunk.requests.front().loras);
     for (std::size_t i = 0; i < embeddings.size(); ++i) {
       const auto& prompt = chunk.prompts[i];
       const auto found = store->find(prompt.text, prompt.max_sequence_length, dtype_name);
@@ -130,7 +131,7 @@ struct Pipeline::State {
 Pipeline::Pipeline(const PipelineOptions& options) : state_(std::make_unique<State>()) {
   state_->options = options;
   state_->model = open_model(options.model, options.parts);
-  check_transformer_and_vae(state_->model);
+  if (!options.parts.encode_only) check_transformer_and_vae(state_->model);
   limit_cuda_allocator(options);
   state_->device = select_device(options.device, options.local_rank);
   state_->stored = find_stored_model(state_->model);
@@ -162,6 +163,11 @@ void Pipeline::check(const Request& request) const {
     throw Error(ErrorKind::kUsage, fmt::format("max-sequence-length {} is not in 1..512",
                                                request.max_sequence_length));
   }
+  if (request.init_image &&
+      !(request.init_image->strength > 0 && request.init_image->strength <= 1)) {
+    throw Error(ErrorKind::kUsage,
+                fmt::format("strength {} is not above 0, up to 1", request.init_image->strength));
+  }
   state_->find_loras(request.loras);
 }
 
@@ -186,6 +192,9 @@ void Pipeline::take_loras(std::span<const Request> requests, Observer& observer)
 
 void Pipeline::generate(std::span<const Request> requests, Observer& observer,
                         const OnImage& on_image, PromptEmbedsStore* embeds, LatentsStore* latents) {
+  if (state_->options.parts.encode_only) {
+    throw Error(ErrorKind::kInternal, "a pipeline that only encodes was asked for pictures");
+  }
   for (const auto& request : requests) check(request);
   take_loras(requests, observer);
   const c10::InferenceMode inference_mode;
@@ -195,6 +204,7 @@ void Pipeline::generate(std::span<const Request> requests, Observer& observer,
   workload.num_encoded = std::count_if(embeddings.begin(), embeddings.end(),
                                        [](const auto& one) { return !one.defined(); });
   if (workload.num_encoded > 0) check_encoders(state_->model);
+  if (workload.num_init_images > 0) check_vae_encoder(state_->model);
   std::vector<ChunkPrompt> known;
   for (std::size_t i = 0; i < embeddings.size(); ++i) {
     if (embeddings[i].defined()) known.push_back(chunk.prompts[i]);

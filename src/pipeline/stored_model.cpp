@@ -136,6 +136,7 @@ bool has_weight_file(const fs::path& folder) {
 
 // The order is that of Checkpoint. `weights` is 0 where their number is not known.
 StoredWeights stored_weights(const fs::path& path, Component component, std::int64_t weights) {
+  if (path.empty()) return {};  // a part that is not needed
   std::error_code error;
   if (fs::is_regular_file(path, error)) return describe_file(path, component);
   for (const char* name :

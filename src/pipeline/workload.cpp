@@ -49,6 +49,11 @@ Workload make_workload(const Chunk& chunk, const StoredModel& stored, const std:
   work.num_images = static_cast<std::int64_t>(chunk.pictures.size());
   work.num_prompts = static_cast<std::int64_t>(chunk.prompts.size());
   work.num_encoded = work.num_prompts;
+  for (const auto& picture : chunk.pictures) {
+    const auto& init = chunk.request(picture).init_image;
+    work.num_init_images += init ? 1 : 0;
+    work.num_masks += init && !init->mask.empty() ? 1 : 0;
+  }
   work.num_tables = static_cast<std::int64_t>(chunk.tables.size());
   work.num_threads = num_threads;
   work.dtype = dtype != "auto" ? dtype : computed_dtype(stored.transformer);

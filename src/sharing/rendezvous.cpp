@@ -2,6 +2,7 @@
 
 #include <charconv>
 #include <cstddef>
+#include <cstdlib>
 #include <string_view>
 #include <system_error>
 
@@ -237,6 +238,16 @@ std::optional<Rendezvous> find_rendezvous(const Getenv& getenv,
   if (!place || place->world_size == 1) return std::nullopt;
   return place->launcher == "torchrun" ? from_torchrun(env, *place)
                                        : from_slurm_or_mpi(env, *place);
+}
+
+int processes_here(const std::function<const char*(const char*)>& getenv) {
+  for (const char* name : {"LOCAL_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS",
+                           "SLURM_NTASKS_PER_NODE"}) {
+    const char* text = getenv(name);
+    const int count = text == nullptr ? 0 : std::atoi(text);
+    if (count > 0) return count;
+  }
+  return 1;
 }
 
 }  // namespace steadyflux

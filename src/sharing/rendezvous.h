@@ -29,4 +29,8 @@ struct Rendezvous {
 std::optional<Rendezvous> find_rendezvous(const std::function<const char*(const char*)>& getenv,
                                           const std::optional<std::string>& option);
 
+// Processes of this launch on this machine, which share its cores and its memory; 1 if the launcher
+// does not say.
+int processes_here(const std::function<const char*(const char*)>& getenv);
+
 }  // namespace steadyflux

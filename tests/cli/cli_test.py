@@ -18,6 +18,7 @@ from batch_ends_cases import (BatchEmbeddingsTest, BatchFailuresTest,  # noqa: E
                               BatchRefusalsTest, BatchStoppedTest)
 from inspect_cases import InspectTest  # noqa: E402, F401
 from lora_cases import LoraTest  # noqa: E402, F401
+from parts_cases import PartsTest  # noqa: E402, F401
 from plan_cases import PlanTest  # noqa: E402, F401
 from program import MODEL, PHASES, PROGRAM, SMALL, CliTest, environment, png_text  # noqa: E402
 from quantize_cases import QuantizeTest  # noqa: E402, F401

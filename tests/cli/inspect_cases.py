@@ -140,6 +140,36 @@ class InspectTest(CliTest):
         self.assertEqual((held["kind"], held["tensors"], held["parameters"]), ("other", 1, 8))
         self.assertIn("llama", held["description"])
 
+    def test_other_models_are_named(self):
+        """Files with a few tensors of them."""
+        for what, tensors in [
+            ("a Stable Diffusion 3.5", {"joint_blocks.0.context_block.attn.ln_q.weight": [8],
+                                        "joint_blocks.0.x_block.attn.qkv.weight": [8, 8],
+                                        "x_embedder.proj.weight": [8, 16, 2, 2],
+                                        "context_embedder.weight": [8, 8]}),
+            ("a Wan video transformer", {"patch_embedding.weight": [8, 16, 1, 2, 2],
+                                         "blocks.0.self_attn.q.weight": [8, 8],
+                                         "blocks.0.cross_attn.q.weight": [8, 8]}),
+            ("a Qwen-Image transformer", {"transformer_blocks.0.img_mod.1.weight": [8, 8],
+                                          "transformer_blocks.0.attn.add_q_proj.weight": [8, 8]}),
+            ("a HunyuanVideo transformer",
+             {"txt_in.individual_token_refiner.blocks.0.mlp.0.weight": [8, 8],
+              "img_in.proj.weight": [8, 16, 1, 2, 2], "vector_in.in_layer.weight": [8, 8],
+              "single_blocks.0.linear1.weight": [8, 8]}),
+            ("a Chroma transformer", {"distilled_guidance_layer.in_proj.weight": [8, 8],
+                                      "img_in.weight": [8, 8],
+                                      "double_blocks.0.img_attn.qkv.weight": [24, 8]}),
+            ("a ControlNet for FLUX.1", {"controlnet_blocks.0.weight": [8, 8],
+                                         "img_in.weight": [8, 8], "vector_in.in_layer.weight": [8, 8],
+                                         "double_blocks.0.img_attn.qkv.weight": [24, 8]}),
+        ]:
+            with self.subTest(what):
+                file = write_safetensors(self.folder / "model.safetensors", {},
+                                         zeros=[(n, "BF16", shape) for n, shape in tensors.items()])
+                self.assertIn(what, self.inspect(file)["description"])
+                self.fail_with(3, "generate", "a fox", "-m", file, *SMALL, says=what)
+                self.fail_with(3, "quantize", file, "a.gguf", "--type", "q8_0", says=what)
+
     def test_what_is_no_weights(self):
         (self.folder / "old.pt").write_bytes(b"PK\x03\x04" + bytes(40))
         (self.folder / "old.bin").write_bytes(pickle.dumps({"a": 1}, protocol=2))

@@ -3,18 +3,20 @@
 import json
 import pathlib
 import random
+import shutil
 import struct
 
 from batch_program import SMALL, BatchTest, pixels
 from program import MODEL
-from weight_files import write_safetensors
+from weight_files import read_metadata, write_safetensors
 
 WIDTH = 256  # of the bundled model's transformer
+CLIP_WIDTH = 128
 RANK = 4
 
 
-def lora_layers(seed, *layers):
-    """Tensors of a LoRA on square layers of the transformer, strong enough to be seen."""
+def lora_layers(seed, *layers, component="transformer", width=WIDTH):
+    """Tensors of a LoRA on square layers of a component, strong enough to be seen."""
     values = random.Random(seed)
 
     def matrix(rows, columns):
@@ -23,8 +25,8 @@ def lora_layers(seed, *layers):
 
     tensors = {}
     for layer in layers:
-        tensors[f"transformer.{layer}.lora_A.weight"] = matrix(RANK, WIDTH)
-        tensors[f"transformer.{layer}.lora_B.weight"] = matrix(WIDTH, RANK)
+        tensors[f"{component}.{layer}.lora_A.weight"] = matrix(RANK, width)
+        tensors[f"{component}.{layer}.lora_B.weight"] = matrix(width, RANK)
     return tensors
 
 
@@ -95,6 +97,67 @@ class LoraTest(BatchTest):
         write_safetensors(self.folder / "a.safetensors",
                           lora_layers(3, "transformer_blocks.0.attn.to_q"))
         self.batch(prompts, *SMALL, code=2)
+
+    def test_a_list_in_a_configuration(self):
+        plain = pixels(self.picture())
+        full = pixels(self.picture("--lora", "a.safetensors"))
+        for text, expected in [("lora = []", plain), ("lora = [ ]", plain), ('lora = ""', plain),
+                               ('lora = ["a.safetensors"]', full)]:
+            with self.subTest(text):
+                config = self.write("my.toml", text + "\nsteps = 1\n")
+                self.assertEqual(pixels(self.picture("--config", config)), expected)
+        config = self.write("my.toml", "lora = []\n")
+        self.assertEqual(pixels(self.picture("--config", config, "--lora", "a.safetensors")), full)
+
+    def encode(self, name, *options):
+        self.succeed("encode", "a fox", "--device", "cpu", "-q", "-o", name, *options)
+        return read_metadata(self.folder / name)
+
+    def warns(self, embeds, *options):
+        done = self.succeed(*SMALL, "-o", "out.png", "--prompt-embeds", embeds, *options)
+        error = done.stderr.decode()
+        self.assertLessEqual(error.count("other LoRAs"), 1)
+        return f"{embeds}: was encoded with other LoRAs" in error
+
+    def test_embeddings_tell_the_loras_on_their_encoders(self):
+        layer = "text_model.encoder.layers.0.self_attn.q_proj"
+        clip = write_safetensors(
+            self.folder / "clip.safetensors",
+            lora_layers(4, layer, component="text_encoder", width=CLIP_WIDTH))
+        (self.folder / "copy.safetensors").write_bytes(clip.read_bytes())
+        held = self.encode("clip.e", "--lora", "clip.safetensors:0.8", "--lora", "a.safetensors")
+        self.assertRegex(held["loras.0"], r"\A[0-9a-f]{16}:0\.8\Z")
+        self.assertEqual(self.encode("plain.e", "--lora", "a.safetensors")["loras.0"], "none")
+        for embeds, options, other in [
+                ("clip.e", ["clip.safetensors:0.8"], False),
+                ("clip.e", ["b.safetensors", "copy.safetensors:0.8"], False),
+                ("clip.e", [], True),
+                ("clip.e", ["a.safetensors"], True),
+                ("clip.e", ["clip.safetensors:0.5"], True),
+                ("clip.e", ["clip.safetensors:0.8", "copy.safetensors:0.8"], True),
+                ("plain.e", [], False),
+                ("plain.e", ["a.safetensors"], False),
+                ("plain.e", ["clip.safetensors:0"], False),
+                ("plain.e", ["clip.safetensors"], True)]:
+            with self.subTest(embeds=embeds, options=options):
+                loras = [word for option in options for word in ["--lora", option]]
+                self.assertEqual(self.warns(embeds, *loras), other)
+
+    def test_the_plan_compares_shapes(self):
+        layers = lora_layers(1, "transformer_blocks.0.attn.to_q", width=64)
+        write_safetensors(self.folder / "narrow.safetensors", layers)
+        says = ["narrow.safetensors", "changes a [64, 64]", "is [256, 256]"]
+        self.fail_with(3, "x", *SMALL, "--lora", "narrow.safetensors", says=says)
+        bare = self.folder / "bare"
+        shutil.copytree(MODEL, bare, ignore=shutil.ignore_patterns("*.safetensors", "tokenizer*"))
+        for model in [[], ["-m", bare]]:
+            self.fail_with(3, "plan", "--device", "cpu", *model, "--lora", "narrow.safetensors",
+                           says=says)
+            self.succeed("plan", "--device", "cpu", *model, "--lora", "a.safetensors")
+        write_safetensors(self.folder / "other.safetensors",
+                          lora_layers(1, "transformer_blocks.99.attn.to_q"))
+        self.fail_with(3, "plan", "--device", "cpu", "--lora", "other.safetensors",
+                       says="other.safetensors")
 
     def test_what_is_wrong(self):
         self.fail_with(3, "x", "--lora", "none.safetensors", says=["none.safetensors"])

@@ -184,9 +184,75 @@ class QuantizeTest(CliTest):
         return write_safetensors(file, tensors, zeros=[("shared.weight", dtype, [1 << 18, width])])
 
     def test_what_a_killed_one_left_goes_away(self):
-        (self.folder / ".steadyflux-embeds-0123456789abcdef.tmp").write_bytes(b"half")
+        (self.folder / ".steadyflux-quantize-0123456789abcdef.tmp").write_bytes(b"half")
         self.succeed("quantize", MODEL, "a.gguf", "--type", "q8_0", "-q")
         self.assertEqual(self.files(), ["a.gguf"])
+
+    def test_two_that_write_the_same(self):
+        """The second says so and leaves the first alone; what the first wrote is whole."""
+        source = self.large_t5()
+        arguments = ["quantize", source, "a.gguf", "--type", "q4_k", "--threads", "1", "-q"]
+        first = subprocess.Popen([PROGRAM, *map(str, arguments)], cwd=self.folder,
+                                 env=environment(), stderr=subprocess.PIPE)
+        deadline = time.monotonic() + 60
+        while not any(name.endswith(".tmp") for name in self.files()):
+            self.assertLess(time.monotonic(), deadline)
+            self.assertIsNone(first.poll())
+            time.sleep(0.001)
+        [temporary] = [name for name in self.files() if name.endswith(".tmp")]
+        self.assertTrue(temporary.startswith(".steadyflux-quantize-"), temporary)
+        first.send_signal(signal.SIGSTOP)  # so that the second comes in time
+        try:
+            self.fail_with(5, *arguments, says=["a.gguf", "another process is writing it"])
+            self.fail_with(5, *arguments, "--overwrite", says="another process is writing it")
+            self.assertIn(temporary, self.files())
+        finally:
+            first.send_signal(signal.SIGCONT)
+        error = first.communicate(timeout=120)[1]
+        self.assertEqual((first.returncode, error), (0, b""))
+        self.assertEqual(self.files(), ["a.gguf", "t5.safetensors"])
+        self.succeed("quantize", source, "b.gguf", "--type", "q4_k", "-q")
+        self.assertEqual((self.folder / "a.gguf").read_bytes(),
+                         (self.folder / "b.gguf").read_bytes())
+
+    def changed_t5(self, change):
+        """The bundled encoder after change(tensors)."""
+        tensors = read_safetensors(T5 / "model.safetensors")
+        change(tensors)
+        return write_safetensors(self.folder / "t5.safetensors", tensors)
+
+    def with_value(self, number):
+        """A matrix of it has this number as its first value."""
+        def change(tensors):
+            name = "encoder.block.0.layer.1.DenseReluDense.wo.weight"
+            dtype, shape, data = tensors[name]
+            self.assertIn(dtype, ["BF16", "F32"])
+            bits = struct.pack("<f", number)
+            bits = bits[2:] if dtype == "BF16" else bits
+            tensors[name] = (dtype, shape, bits + data[len(bits):])
+        return self.changed_t5(change)
+
+    def test_values_out_of_range(self):
+        source = self.with_value(1e30)
+        for kind, file in [("q8_0", "a.gguf"), ("fp8", "a.safetensors")]:
+            report = self.quantize(source, file, kind, "-q")
+            self.assertEqual(len(report["warnings"]), 1, report["warnings"])
+            self.assertIn("has values out of the range of", report["warnings"][0])
+        done = self.succeed("quantize", source, "b.gguf", "--type", "q4_0")
+        self.assertIn(b"tensor enc.blk.0.ffn_down.weight has values out of the range of Q4_0",
+                      done.stderr)
+        source = self.with_value(float("nan"))
+        self.fail_with(3, "quantize", source, "c.gguf", "--type", "q8_0", "-q",
+                       says=["ffn_down.weight", "NaN"])
+
+    def test_shapes_that_no_such_model_has(self):
+        def change(tensors):
+            name = "encoder.block.0.layer.0.layer_norm.weight"
+            dtype, [width], data = tensors[name]
+            tensors[name] = (dtype, [width // 2], data[:len(data) // 2])
+        source = self.changed_t5(change)
+        self.fail_with(3, "quantize", source, "a.gguf", "--type", "q8_0",
+                       says=["encoder.block.0.layer.0.layer_norm.weight has shape [", "expected ["])
 
     def test_the_word_as_a_prompt(self):
         self.succeed("generate", "quantize", *SMALL, "-q")

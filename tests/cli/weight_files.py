@@ -17,6 +17,12 @@ def read_safetensors(path):
             for name, t in header.items()}
 
 
+def read_metadata(path):
+    data = path.read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    return json.loads(data[8 : 8 + length])["__metadata__"]
+
+
 def write_safetensors(path, tensors, metadata=None, zeros=()):
     """`zeros`: [(name, dtype, shape)], which take no room on most disks."""
     header, at = {"__metadata__": metadata} if metadata else {}, 0

@@ -177,6 +177,15 @@ TEST_F(ConfigTest, ResolvesModels) {
             folder_ / "bundled/b");
   EXPECT_NE(message([] { resolve_model(std::nullopt, {}); }).find("no bundled model"),
             std::string::npos);
+  try {
+    resolve_model("", {folder_ / "bundled"});
+    ADD_FAILURE() << "an empty name is a model's";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kUsage) << error.what();
+  }
+  ::setenv("STEADYFLUX_MODEL", "", 1);
+  EXPECT_EQ(resolve_model(std::nullopt, {folder_ / "bundled"}), folder_ / "bundled/b");
+  ::unsetenv("STEADYFLUX_MODEL");
   ::unsetenv("HF_HUB_CACHE");
 }
 

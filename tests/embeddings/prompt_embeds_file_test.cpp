@@ -52,9 +52,11 @@ StoredEmbeds without_values(StoredEmbeds embeds) {
 
 TEST(PromptEmbedsFile, WhatIsWrittenReadsBack) {
   const TempFolder folder;
-  const std::vector<StoredEmbeds> embeds = {
+  std::vector<StoredEmbeds> embeds = {
       make_embeds("a red apple", 1), make_embeds("", 2),
       make_embeds("quotes \" and \\ and\nlines, \xF0\x9F\x8D\x8E", 3, 7)};
+  embeds[0].loras = "none";
+  embeds[2].loras = "0123456789abcdef:0.8";
   write_prompt_embeds(folder / "e.safetensors", embeds);
   const auto read = read_prompt_embeds(folder / "e.safetensors");
   ASSERT_EQ(read.size(), 3u);

@@ -8,14 +8,20 @@
 #include <cstdint>
 #include <filesystem>
 #include <span>
+#include <string_view>
 
 namespace steadyflux {
 
 class UnfinishedFile {
  public:
-  // Made in `folder`, for `target` on the same file system, which all messages name. Throws
-  // Error{kIo}, as do the others.
-  UnfinishedFile(const std::filesystem::path& folder, std::filesystem::path target, mode_t mode);
+  // kMany: all may write the same target, the last one's stays. kOne: the file's name is made of
+  // the target's, and whoever comes while it is there is refused.
+  enum class Writers { kMany, kOne };
+
+  // Made in `folder`, for `target` on the same file system, which all messages name; `prefix` is
+  // what its own name begins with. Throws Error{kIo}, as do the others.
+  UnfinishedFile(const std::filesystem::path& folder, std::filesystem::path target, mode_t mode,
+                 std::string_view prefix, Writers writers = Writers::kMany);
   ~UnfinishedFile();  // removes it, unless it was finished
   UnfinishedFile(const UnfinishedFile&) = delete;
   UnfinishedFile& operator=(const UnfinishedFile&) = delete;
@@ -24,14 +30,16 @@ class UnfinishedFile {
   void write(std::span<const std::byte> bytes);
   // At the beginning, over what was written there before.
   void rewrite_start(std::span<const std::byte> bytes);
+  // Empty again.
+  void restart();
   // Renames it to the target. `durable`: both survive a power failure from then on.
   void finish(bool durable);
 
-  // Removes the files of this kind in `folder` that no process writes any more. Does not throw.
-  static void remove_abandoned(const std::filesystem::path& folder);
+  // Removes the files in `folder` with this prefix that no process writes any more. Does not throw.
+  static void remove_abandoned(const std::filesystem::path& folder, std::string_view prefix);
 
  private:
-  void open(const std::filesystem::path& folder, mode_t mode);
+  void open(const std::filesystem::path& temporary, mode_t mode);
 
   std::filesystem::path target_;
   std::filesystem::path temporary_;  // empty: finished

@@ -1,4 +1,4 @@
-#include "embeddings/unfinished_file.h"
+#include "base/unfinished_file.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -8,6 +8,7 @@
 
 #include <cerrno>
 #include <chrono>
+#include <cstdint>
 #include <random>
 #include <string>
 #include <system_error>
@@ -21,19 +22,27 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kPrefix = ".steadyflux-embeds-";
 constexpr const char* kSuffix = ".tmp";
 // Where files cannot be locked, one that was not written to for so long is taken as abandoned.
 constexpr std::chrono::hours kAbandonedAfter{24};
 
-fs::path random_name() {
+std::string random_digits() {
   std::random_device random;
-  return fmt::format("{}{:08x}{:08x}{}", kPrefix, random(), random(), kSuffix);
+  return fmt::format("{:08x}{:08x}", random(), random());
 }
 
-bool is_ours(const fs::path& path) {
-  const std::string name = path.filename().string();
-  return name.rfind(kPrefix, 0) == 0 && path.extension() == kSuffix;
+// The same for all who write this target: FNV-1a of its name, which may itself be as long as names
+// can be.
+std::string digits_of(const fs::path& target) {
+  std::uint64_t hash = 0xcbf29ce484222325U;
+  for (const char c : target.filename().string()) {
+    hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3U;
+  }
+  return fmt::format("{:016x}", hash);
+}
+
+bool is_ours(const fs::path& path, std::string_view prefix) {
+  return path.filename().string().starts_with(prefix) && path.extension() == kSuffix;
 }
 
 int lock(int fd, int how) {
@@ -44,6 +53,15 @@ int lock(int fd, int how) {
   return result == 0 ? 0 : errno;
 }
 
+// Is what `fd` has open still found there? It may have got its final name since it was opened, and
+// another process a file of its own under this one.
+bool is_at(const fs::path& path, int fd) {
+  struct stat opened {
+  }, there{};
+  return ::fstat(fd, &opened) == 0 && ::lstat(path.c_str(), &there) == 0 &&
+         opened.st_dev == there.st_dev && opened.st_ino == there.st_ino;
+}
+
 bool is_old(const fs::path& path) {
   std::error_code error;
   const auto written = fs::last_write_time(path, error);
@@ -52,12 +70,14 @@ bool is_old(const fs::path& path) {
 
 }  // namespace
 
-UnfinishedFile::UnfinishedFile(const fs::path& folder, fs::path target, mode_t mode)
+UnfinishedFile::UnfinishedFile(const fs::path& folder, fs::path target, mode_t mode,
+                               std::string_view prefix, Writers writers)
     : target_(std::move(target)) {
   // Whoever cleans up may come between the making of a file and its lock: then the file has lost
   // its name, and another is made. That this happens ten times in a row is out of the question.
   for (int i = 0; i < 10; ++i) {
-    open(folder, mode);
+    const auto digits = writers == Writers::kOne ? digits_of(target_) : random_digits();
+    open(folder / fmt::format("{}{}{}", prefix, digits, kSuffix), mode);
     struct stat info {};
     if (lock(fd_, LOCK_EX) != 0 || ::fstat(fd_, &info) != 0 || info.st_nlink > 0) return;
     ::close(std::exchange(fd_, -1));
@@ -65,10 +85,16 @@ UnfinishedFile::UnfinishedFile(const fs::path& folder, fs::path target, mode_t m
   throw io_error(target_, "cannot keep a file in its folder", EBUSY);
 }
 
-void UnfinishedFile::open(const fs::path& folder, mode_t mode) {
-  temporary_ = folder / random_name();
-  fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
+void UnfinishedFile::open(const fs::path& temporary, mode_t mode) {
+  fd_ = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
+  if (fd_ < 0 && errno == EEXIST) {
+    throw Error(ErrorKind::kIo,
+                fmt::format("{}: another process is writing it; wait for that one, or remove {} if "
+                            "there is none",
+                            target_.string(), temporary.string()));
+  }
   if (fd_ < 0) throw io_error(target_, "cannot make a file in its folder", errno);
+  temporary_ = temporary;
 }
 
 UnfinishedFile::~UnfinishedFile() {
@@ -81,6 +107,12 @@ void UnfinishedFile::write(std::span<const std::byte> bytes) { write_all(fd_, by
 void UnfinishedFile::rewrite_start(std::span<const std::byte> bytes) {
   if (::lseek(fd_, 0, SEEK_SET) != 0) throw io_error(target_, "cannot write", errno);
   write_all(fd_, bytes, target_);
+}
+
+void UnfinishedFile::restart() {
+  if (::ftruncate(fd_, 0) != 0 || ::lseek(fd_, 0, SEEK_SET) != 0) {
+    throw io_error(target_, "cannot write", errno);
+  }
 }
 
 void UnfinishedFile::finish(bool durable) {
@@ -98,17 +130,18 @@ void UnfinishedFile::finish(bool durable) {
   }
 }
 
-void UnfinishedFile::remove_abandoned(const fs::path& folder) {
+void UnfinishedFile::remove_abandoned(const fs::path& folder, std::string_view prefix) {
   std::error_code error;
   fs::directory_iterator entry(folder, error);
   for (; !error && entry != fs::directory_iterator(); entry.increment(error)) {
     const fs::path& path = entry->path();
-    if (!is_ours(path)) continue;
+    if (!is_ours(path, prefix)) continue;
     // O_NONBLOCK: whatever else may have this name, opening it must not wait.
     const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW);
     if (fd < 0) continue;
     const int locked = lock(fd, LOCK_EX | LOCK_NB);
-    if (locked == 0 || (locked != EWOULDBLOCK && is_old(path))) ::unlink(path.c_str());
+    const bool abandoned = locked == 0 || (locked != EWOULDBLOCK && is_old(path));
+    if (abandoned && is_at(path, fd)) ::unlink(path.c_str());
     ::close(fd);
   }
 }

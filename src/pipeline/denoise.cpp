@@ -1,0 +1,268 @@
+// The second and third phase: modulations of all steps, then step by step latents.
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <array>
+#include <map>
+#include <memory>
+#include <numeric>
+#include <span>
+#include <utility>
+
+#include "pipeline/latents.h"
+#include "pipeline/phase_weights.h"
+#include "pipeline/phases.h"
+#include "pipeline/picture_sigmas.h"
+#include "pipeline/saved_tensors.h"
+#include "scheduler/flow_match_euler.h"
+#include "transformer/flux_transformer.h"
+
+namespace steadyflux {
+
+std::int64_t modulate_steps(const FluxModel& model) {
+  return static_cast<std::int64_t>(FluxTransformer(model.transformer).modulation_units().size());
+}
+
+ModulationTables modulate(const PhaseContext& context, const Chunk& chunk,
+                          const std::vector<PromptEmbeddings>& embeddings,
+                          std::int64_t first_step) {
+  const auto& model = context.model;
+  ModulationTables tables;
+  tables.first = tables.end = first_step;
+  std::vector<float> timesteps, guidance;
+  std::vector<at::Tensor> pooled;  // [1, pooled_projection_dim]
+  for (const auto& table : chunk.tables) {
+    const auto schedule =
+        make_schedule(model.scheduler, table.num_inference_steps, table.image_len);
+    const auto end = std::min(table.steps(), first_step + context.plan.modulation_rows);
+    tables.begin.push_back(static_cast<std::int64_t>(timesteps.size()));
+    for (auto step = first_step; step < end; ++step) {
+      timesteps.push_back(schedule.timesteps[static_cast<std::size_t>(table.skipped_steps + step)]);
+      guidance.push_back(static_cast<float>(table.guidance_scale));
+      pooled.push_back(embeddings[table.prompt].pooled_prompt_embeds);
+    }
+    tables.end = std::max(tables.end, end);
+  }
+  FluxTransformer transformer(model.transformer);
+  const auto weights = open_weights(
+      context, transformer_source(), transformer.modulation_fixed_slots(),
+      transformer.modulation_units(), weights_plan(context.plan, "modulate", "modulation"));
+  std::int64_t done = 0;
+  tables.rows = transformer.modulation_table(
+      at::tensor(timesteps).to(context.device).to(context.dtype) / 1000,
+      model.transformer.guidance_embeds ? at::tensor(guidance).to(context.device) : at::Tensor(),
+      at::cat(pooled).to(context.device), *weights, [&] {
+        context.observer.phase_progress(++done);
+        throw_if_interrupted(context.observer);
+      });
+  return tables;
+}
+
+namespace {
+
+// Takes pictures through the transformer, a group of them step by step; what steps have in common
+// is made once.
+class Denoiser {
+ public:
+  Denoiser(const PhaseContext& context, const Chunk& chunk,
+           const std::vector<PromptEmbeddings>& embeddings, const ModulationTables& tables,
+           Denoising& state)
+      : context_(context),
+        chunk_(chunk),
+        embeddings_(embeddings),
+        tables_(tables),
+        state_(state),
+        transformer_(context.model.transformer),
+        group_size_(static_cast<std::size_t>(context.plan.denoise_group)) {}
+
+  void run() {
+    if (unfinished().empty()) return;
+    open(context_.plan);
+    for (auto group = unfinished(); !group.empty(); group = unfinished()) {
+      if (group.size() > group_size_) group.resize(group_size_);
+      for (const auto picture : group) prepare(picture);
+      while (!group.empty()) {
+        step(group);
+        // Asked once: what is kept must be what the interrupt finds.
+        const int signal = context_.observer.interrupt_signal();
+        keep(group, signal != 0);
+        report();
+        if (signal != 0) throw Interrupted(signal);
+        std::erase_if(group, [this](std::size_t picture) { return steps_left(picture) == 0; });
+        if (replan()) break;  // the passes over the weights were counted anew
+      }
+      brought_.clear();
+    }
+  }
+
+ private:
+  // What a picture needs in every step, where it is computed.
+  struct Brought {
+    at::Tensor prompt_embeds;
+    RotaryEmbedding image_rotary_emb;
+    std::vector<float> sigmas;  // before the first step, after it, ...
+  };
+
+  std::int64_t steps_left(std::size_t picture) const {
+    const auto end = std::min(tables_.end, chunk_.steps(chunk_.pictures[picture]));
+    return std::max<std::int64_t>(end - state_.steps_done[picture], 0);
+  }
+
+  std::vector<std::size_t> unfinished() const {
+    std::vector<std::size_t> pictures;
+    for (std::size_t i = 0; i < chunk_.pictures.size(); ++i) {
+      if (steps_left(i) > 0) pictures.push_back(i);
+    }
+    return pictures;
+  }
+
+  // Times that the weights are gone through from here on.
+  std::int64_t passes() const {
+    std::int64_t sum = 0;
+    const auto pictures = unfinished();
+    for_groups(pictures.size(), static_cast<std::int64_t>(group_size_),
+               [&](std::size_t first, std::size_t count) {
+                 std::int64_t longest = 0;
+                 for (std::size_t i = 0; i < count; ++i) {
+                   longest = std::max(longest, steps_left(pictures[first + i]));
+                 }
+                 sum += longest;
+               });
+    return sum;
+  }
+
+  void prepare(std::size_t number) {
+    const auto& picture = chunk_.pictures[number];
+    const auto& request = chunk_.request(picture);
+    const auto& model = context_.model;
+    const auto factor = model.vae.scale_factor();
+    const auto height = request.height / factor, width = request.width / factor;
+    auto& latents = state_.latents[number];
+    if (!latents.defined()) {
+      latents =
+          prepare_latents(model.transformer.in_channels / 4, height, width,
+                          request.seed + static_cast<std::uint64_t>(picture.index), context_.dtype);
+    }
+    Brought brought;
+    brought.prompt_embeds = embeddings_[picture.prompt].prompt_embeds.to(context_.device);
+    brought.image_rotary_emb =
+        rotary_embedding({request.max_sequence_length, height / 2, width / 2});
+    brought.sigmas = sigmas_to_do(model, request);
+    brought_[number] = std::move(brought);
+  }
+
+  // text_len, rows and columns of tokens. Pictures of a size share theirs.
+  RotaryEmbedding rotary_embedding(const std::array<std::int64_t, 3>& size) {
+    if (size != rotary_size_) {
+      rotary_size_ = size;
+      rotary_ =
+          make_rotary_embedding(make_position_ids(size[0], size[1], size[2]).to(context_.device),
+                                context_.model.transformer.axes_dims_rope);
+    }
+    return rotary_;
+  }
+
+  // Every picture of the group one step on.
+  void step(const std::vector<std::size_t>& group) {
+    std::vector<FluxTransformer::Input> inputs;
+    for (const auto number : group) {
+      const auto& brought = brought_.at(number);
+      const auto row =
+          tables_.row(chunk_.pictures[number].table, state_.steps_done[number]).to(context_.device);
+      inputs.push_back({state_.latents[number].to(context_.device), brought.prompt_embeds,
+                        transformer_.split_modulations(row), brought.image_rotary_emb});
+    }
+    auto noise_preds =
+        transformer_.forward(inputs, *weights_, [this](std::int64_t, std::span<const JointStream>) {
+          if (context_.latents == nullptr) throw_if_interrupted(context_.observer);
+        });
+    for (std::size_t i = 0; i < group.size(); ++i) {
+      const auto number = group[i];
+      const auto step = static_cast<std::size_t>(state_.steps_done[number]);
+      const auto& sigmas = brought_.at(number).sigmas;
+      const float dt = sigmas[step + 1] - sigmas[step];
+      const auto noise_pred = std::exchange(noise_preds[i], {});
+      // dt * v is rounded to the model dtype, the sum is made in fp32 (FlowMatchEuler step).
+      auto latents = (inputs[i].hidden_states.to(at::kFloat) + noise_pred * dt)
+                         .to(noise_pred.scalar_type())
+                         .to(at::kCPU);
+      if (state_.steps_done[number] + 1 == chunk_.steps(chunk_.pictures[number])) {
+        expect_finite(context_, latents, transformer_source());
+      }
+      if (number < state_.inpainting.size() && state_.inpainting[number].mask.defined()) {
+        latents = state_.inpainting[number].keep_unmasked(latents, sigmas[step + 1]);
+      }
+      state_.latents[number] = std::move(latents);
+      ++state_.steps_done[number];
+    }
+  }
+
+  // Unfinished pictures, when it is time or the last chance.
+  void keep(const std::vector<std::size_t>& group, bool last_chance) const {
+    if (context_.latents == nullptr) return;
+    for (const auto number : group) {
+      const auto done = state_.steps_done[number];
+      const auto& picture = chunk_.pictures[number];
+      const bool is_time = done % context_.latents->every() == 0;
+      if ((!is_time && !last_chance) || done == chunk_.steps(picture)) continue;
+      context_.latents->put(picture.request, picture.index, to_saved(state_.latents[number], done));
+    }
+  }
+
+  void report() const {
+    context_.observer.phase_progress(
+        std::accumulate(state_.steps_done.begin(), state_.steps_done.end(), std::int64_t{0}));
+  }
+
+  // True if another plan is followed from here on.
+  bool replan() {
+    if (!context_.replan || passes() == 0) return false;
+    const Plan* plan = context_.replan(read_before_ + weights_->bytes_read());
+    if (plan == nullptr) return false;
+    group_size_ = static_cast<std::size_t>(plan->denoise_group);
+    auto next = weights_plan(*plan, "denoise", "transformer");
+    if (mapped_ || next.mapped) {
+      read_before_ += weights_->bytes_read();
+      weights_.reset();
+      open(*plan);
+    } else {
+      next.passes = passes();
+      weights_->restart(next);
+    }
+    return true;
+  }
+
+  void open(const Plan& plan) {
+    auto weights = weights_plan(plan, "denoise", "transformer");
+    weights.passes = passes();
+    mapped_ = weights.mapped;
+    weights_ = open_weights(context_, transformer_source(), transformer_.fixed_slots(),
+                            transformer_.units(), weights);
+  }
+
+  const PhaseContext& context_;
+  const Chunk& chunk_;
+  const std::vector<PromptEmbeddings>& embeddings_;
+  const ModulationTables& tables_;
+  Denoising& state_;
+  FluxTransformer transformer_;
+  std::size_t group_size_;
+  std::map<std::size_t, Brought> brought_;  // of the present group
+  std::array<std::int64_t, 3> rotary_size_{};
+  RotaryEmbedding rotary_;
+  bool mapped_ = false;
+  std::int64_t read_before_ = 0;  // by weights_ of earlier plans
+  std::unique_ptr<StreamedWeights> weights_;
+};
+
+}  // namespace
+
+void denoise(const PhaseContext& context, const Chunk& chunk,
+             const std::vector<PromptEmbeddings>& embeddings, const ModulationTables& tables,
+             Denoising& state) {
+  state.latents.resize(chunk.pictures.size());
+  state.steps_done.resize(chunk.pictures.size(), 0);
+  Denoiser(context, chunk, embeddings, tables, state).run();
+}
+
+}  // namespace steadyflux

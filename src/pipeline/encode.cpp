@@ -1,0 +1,187 @@
+// The first phase: prompts -> embeddings.
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <memory>
+#include <span>
+#include <utility>
+
+#include "pipeline/phase_weights.h"
+#include "pipeline/phases.h"
+#include "text_encoder/clip_text_model.h"
+#include "text_encoder/t5_encoder.h"
+#include "tokenizer/clip_tokenizer.h"
+#include "tokenizer/t5_tokenizer.h"
+
+namespace steadyflux {
+namespace {
+
+constexpr std::int64_t kClipLength = 77;
+
+at::Tensor ids_tensor(const TokenizedPrompt& tokens) {
+  return at::tensor(tokens.ids, at::kLong).unsqueeze(0);  // [1, length]
+}
+
+// The beginning of a text that may be long, cut between two characters.
+std::string beginning(const std::string& text) {
+  constexpr std::size_t kMost = 200;  // bytes
+  if (text.size() <= kMost) return text;
+  auto end = kMost;
+  while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) --end;
+  return fmt::format("{}... ({} bytes)", text.substr(0, end), text.size());
+}
+
+void warn_if_truncated(Observer& observer, const TokenizedPrompt& tokens, const char* encoder,
+                       std::int64_t length, const char* advice) {
+  if (tokens.lost_text.empty()) return;
+  observer.warning(fmt::format("{} reads only the first {} tokens of the prompt; lost: \"{}\"{}",
+                               encoder, length, beginning(tokens.lost_text), advice));
+}
+
+// The numbers of the prompts that still need what `of` gives.
+std::vector<std::size_t> missing(const std::vector<PromptEmbeddings>& embeddings,
+                                 at::Tensor PromptEmbeddings::*of) {
+  std::vector<std::size_t> numbers;
+  for (std::size_t i = 0; i < embeddings.size(); ++i) {
+    if (!(embeddings[i].*of).defined()) numbers.push_back(i);
+  }
+  return numbers;
+}
+
+// Progress of the encode phase over both encoders.
+class EncodeProgress {
+ public:
+  explicit EncodeProgress(Observer& observer) : observer_(observer) {}
+  void add(std::int64_t steps) { observer_.phase_progress(done_ += steps); }
+
+ private:
+  Observer& observer_;
+  std::int64_t done_ = 0;
+};
+
+std::unique_ptr<Tokenizer> clip_tokenizer(const FluxModel& model) {
+  return load_clip_tokenizer(model.paths.tokenizer, model.text_encoder.vocab_size);
+}
+std::unique_ptr<Tokenizer> t5_tokenizer(const FluxModel& model) {
+  return load_t5_tokenizer(model.paths.tokenizer_2, model.text_encoder_2.vocab_size);
+}
+
+std::int64_t clip_length(const FluxModel& model) {
+  return std::min(kClipLength, model.text_encoder.max_position_embeddings);
+}
+
+void warn_of_lost_clip_text(Observer& observer, const TokenizedPrompt& tokens,
+                            std::int64_t length) {
+  warn_if_truncated(observer, tokens, "CLIP", length, "");
+}
+void warn_of_lost_t5_text(Observer& observer, const TokenizedPrompt& tokens, std::int64_t length) {
+  warn_if_truncated(observer, tokens, "T5", length,
+                    length < 512 ? "; raise --max-sequence-length to keep more" : "");
+}
+
+// Runs one encoder for the prompts that lack `result`: tokenize(numbers) gives the ids of each,
+// forward(model, ids, weights) the results of a group.
+template <typename Model, typename Tokenize, typename Forward>
+void run_encoder(const PhaseContext& context, const WeightsSource& source, Model model,
+                 at::Tensor PromptEmbeddings::*result, std::vector<PromptEmbeddings>& embeddings,
+                 Tokenize tokenize, Forward forward) {
+  const auto numbers = missing(embeddings, result);
+  if (numbers.empty()) return;
+  const std::vector<at::Tensor> ids = tokenize(numbers);
+  auto plan = weights_plan(context.plan, "encode", source.name);
+  const auto group = context.plan.encode_group;
+  plan.passes = group_count(numbers.size(), group);
+  const auto weights = open_weights(context, source, model.fixed_slots(), model.units(), plan);
+  for_groups(numbers.size(), group, [&](std::size_t first, std::size_t count) {
+    auto results = forward(model, std::span(ids).subspan(first, count), *weights);
+    for (std::size_t i = 0; i < count; ++i) {
+      expect_finite(context, results[i], source);
+      embeddings[numbers[first + i]].*result = std::exchange(results[i], {}).to(at::kCPU);
+    }
+  });
+}
+
+void encode_clip(const PhaseContext& context, const Chunk& chunk, EncodeProgress& progress,
+                 std::vector<PromptEmbeddings>& embeddings) {
+  const auto tokenize = [&](const std::vector<std::size_t>& numbers) {
+    const auto length = clip_length(context.model);
+    const auto tokenizer = clip_tokenizer(context.model);
+    std::vector<at::Tensor> ids;
+    for (const auto i : numbers) {
+      const auto tokens = tokenizer->tokenize(chunk.prompts[i].text, length);
+      warn_of_lost_clip_text(context.observer, tokens, length);
+      ids.push_back(ids_tensor(tokens));
+    }
+    return ids;
+  };
+  const auto forward = [&](const ClipTextModel& model, std::span<const at::Tensor> ids,
+                           WeightProvider& weights) {
+    auto pooled = model.forward(ids, weights);
+    progress.add(static_cast<std::int64_t>(ids.size()));
+    throw_if_interrupted(context.observer);
+    return pooled;
+  };
+  run_encoder(context, clip_source(), ClipTextModel(context.model.text_encoder),
+              &PromptEmbeddings::pooled_prompt_embeds, embeddings, tokenize, forward);
+}
+
+void encode_t5(const PhaseContext& context, const Chunk& chunk, EncodeProgress& progress,
+               std::vector<PromptEmbeddings>& embeddings) {
+  const auto tokenize = [&](const std::vector<std::size_t>& numbers) {
+    const auto tokenizer = t5_tokenizer(context.model);
+    std::vector<at::Tensor> ids;
+    for (const auto i : numbers) {
+      const auto length = chunk.prompts[i].max_sequence_length;
+      const auto tokens = tokenizer->tokenize(chunk.prompts[i].text, length);
+      warn_of_lost_t5_text(context.observer, tokens, length);
+      ids.push_back(ids_tensor(tokens));
+    }
+    return ids;
+  };
+  const auto forward = [&](const T5Encoder& model, std::span<const at::Tensor> ids,
+                           WeightProvider& weights) {
+    return model.forward(ids, weights, [&](std::int64_t) {
+      progress.add(static_cast<std::int64_t>(ids.size()));
+      throw_if_interrupted(context.observer);
+    });
+  };
+  run_encoder(context, t5_source(), T5Encoder(context.model.text_encoder_2),
+              &PromptEmbeddings::prompt_embeds, embeddings, tokenize, forward);
+}
+
+}  // namespace
+
+void warn_of_lost_text(const FluxModel& model, std::span<const ChunkPrompt> prompts,
+                       Observer& observer) try {
+  std::unique_ptr<Tokenizer> clip, t5;  // opened for the first prompt that may be too long
+  for (const auto& prompt : prompts) {
+    // A token stands for a byte at least; two more mark beginning and end.
+    const auto most = static_cast<std::int64_t>(prompt.text.size()) + 2;
+    if (most > clip_length(model)) {
+      if (!clip) clip = clip_tokenizer(model);
+      const auto length = clip_length(model);
+      warn_of_lost_clip_text(observer, clip->tokenize(prompt.text, length), length);
+    }
+    if (most > prompt.max_sequence_length) {
+      if (!t5) t5 = t5_tokenizer(model);
+      const auto length = prompt.max_sequence_length;
+      warn_of_lost_t5_text(observer, t5->tokenize(prompt.text, length), length);
+    }
+  }
+} catch (const Error&) {  // no tokenizers: the embeddings came from where there are some
+}
+
+std::int64_t encode_steps(const FluxModel& model, std::int64_t prompts) {
+  return prompts * (1 + model.text_encoder_2.num_layers);
+}
+
+void encode(const PhaseContext& context, const Chunk& chunk,
+            std::vector<PromptEmbeddings>& embeddings) {
+  embeddings.resize(chunk.prompts.size());
+  EncodeProgress progress(context.observer);
+  encode_clip(context, chunk, progress, embeddings);
+  encode_t5(context, chunk, progress, embeddings);
+}
+
+}  // namespace steadyflux

@@ -1,0 +1,118 @@
+// The phase of image to image: a picture -> the latents that denoising begins from.
+#include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
+
+#include <algorithm>
+#include <memory>
+
+#include "pipeline/latents.h"
+#include "pipeline/phase_weights.h"
+#include "pipeline/phases.h"
+#include "pipeline/picture_sigmas.h"
+#include "vae/autoencoder_kl.h"
+
+namespace steadyflux {
+namespace {
+
+// [1, 3, H, W], -1..1.
+at::Tensor pixels_of(const Image& image, at::ScalarType dtype) {
+  const auto bytes = at::from_blob(const_cast<std::uint8_t*>(image.rgb.data()),
+                                   {1, image.height, image.width, 3}, at::kByte);
+  const auto values = bytes.permute({0, 3, 1, 2}).to(at::kFloat).div(255.0);
+  return values.mul(2.0).sub(1.0).to(dtype).contiguous();
+}
+
+// Of one value for every cell of the latents, packed as they are: [1, S, in_channels].
+at::Tensor pack_mask(const InitImage::Pixels& init, std::int64_t channels, std::int64_t height,
+                     std::int64_t width, at::ScalarType dtype) {
+  const auto bytes = at::from_blob(const_cast<std::uint8_t*>(init.mask.data()),
+                                   {1, 1, init.image.height, init.image.width}, at::kByte);
+  const auto painted = bytes.ge(128).to(at::kFloat);
+  const auto cells = at::upsample_nearest2d(painted, at::IntArrayRef{height, width});
+  return pack_latents(cells.repeat({1, channels, 1, 1}).to(dtype));
+}
+
+// Draws what diffusers draws, in its order: first of the distribution of latents, then the noise.
+class ImageLatents {
+ public:
+  ImageLatents(const PhaseContext& context, std::uint64_t seed)
+      : context_(context), generator_(at::make_generator<at::CPUGeneratorImpl>(seed)) {}
+
+  // moments [1, 2 C, h, w], on the CPU -> latents [1, C, h, w] as the transformer takes them.
+  at::Tensor sample(const at::Tensor& moments) {
+    const auto& vae = context_.model.vae;
+    const auto parts = moments.chunk(2, 1);
+    const auto deviation = at::exp(0.5 * parts[1].clamp(-30.0, 20.0));
+    const auto latents = parts[0] + deviation * draw(parts[0].sizes());
+    return (latents - vae.shift_factor) * vae.scaling_factor;
+  }
+  at::Tensor draw(at::IntArrayRef sizes) {
+    return at::randn(sizes, generator_, at::TensorOptions().dtype(context_.dtype));
+  }
+
+ private:
+  const PhaseContext& context_;
+  at::Generator generator_;
+};
+
+}  // namespace
+
+at::Tensor Inpainting::keep_unmasked(const at::Tensor& latents, float sigma) const {
+  const auto kept = sigma > 0 ? scale_noise(image_latents, sigma, noise) : image_latents;
+  return (1.0 - mask) * kept + mask * latents;
+}
+
+std::int64_t encode_image_steps(const Chunk& chunk) {
+  return std::count_if(chunk.pictures.begin(), chunk.pictures.end(), [&](const auto& picture) {
+    return chunk.request(picture).init_image != nullptr;
+  });
+}
+
+void encode_images(const PhaseContext& context, const Chunk& chunk, Denoising& state) {
+  const auto& config = context.model.vae;
+  AutoencoderKlEncoder vae(config);
+  {
+    const LoadTimer timer{context.load_seconds};
+    auto options = load_options(context, Component::kVae);
+    options.ignored_prefixes = vae_encoder_source().ignored_prefixes;
+    load_slots(vae_encoder_source().open(context.model), vae.slots(), options);
+  }
+  const auto& mode = context.plan.vae_encoder;
+  state.inpainting.resize(chunk.pictures.size());
+  // Pictures of a request share theirs, and stand next to each other.
+  std::shared_ptr<const InitImage> loaded;
+  InitImage::Pixels pixels;
+  at::Tensor moments;
+  std::int64_t done = 0;
+  for (std::size_t i = 0; i < chunk.pictures.size(); ++i) {
+    const auto& picture = chunk.pictures[i];
+    const auto& request = chunk.request(picture);
+    if (!request.init_image) continue;
+    context.observer.phase_progress(done++);
+    throw_if_interrupted(context.observer);
+    auto& latents = state.latents[i];
+    auto& inpainting = state.inpainting[i];
+    const bool lacks_mask = !request.init_image->mask.empty() && !inpainting.mask.defined();
+    if (latents.defined() && !lacks_mask) continue;
+    if (loaded != request.init_image) {
+      loaded = request.init_image;
+      pixels = loaded->load();
+      const auto values = pixels_of(pixels.image, context.dtype).to(context.device);
+      moments = vae.encode(values, {mode.band_bytes, mode.parked_in_ram}).to(at::kCPU);
+      expect_finite(context, moments, vae_encoder_source());
+    }
+    ImageLatents drawn(context, request.seed + static_cast<std::uint64_t>(picture.index));
+    const auto image = drawn.sample(moments);
+    const auto noise = drawn.draw(image.sizes());
+    if (!latents.defined()) {
+      const auto sigmas = sigmas_to_do(context.model, request);
+      latents = pack_latents(scale_noise(image, sigmas.front(), noise));
+    }
+    if (!lacks_mask) continue;
+    inpainting = {pack_mask(pixels, image.size(1), image.size(2), image.size(3), context.dtype),
+                  pack_latents(image), pack_latents(noise)};
+  }
+  context.observer.phase_progress(done);
+}
+
+}  // namespace steadyflux

@@ -79,46 +79,7 @@ class Shapes {
   const std::string& where_;
 };
 
-// VAE attention: [c, c, 1, 1] where the model has a Linear [c, c].
-bool is_vae_matrix(Component component, const std::string& name) {
-  return component == Component::kVae && name.find(".attentions.0.to_") != std::string::npos;
-}
-
 }  // namespace
-
-TensorShapes component_shapes(const TensorShapes& stored, const FilePart& part,
-                              const std::string& where) {
-  TensorShapes own;
-  int up_blocks = 0;
-  for (const auto& [stored_name, shape] : stored) {
-    const auto name = strip_prefix(stored_name, part.prefix);
-    if (!name) continue;
-    own.emplace(*name, shape);
-    up_blocks = std::max(up_blocks, least_up_blocks(*name));
-  }
-  TensorShapes result;
-  for (const auto& [name, shape] : own) {
-    for (const RowPlacement& placement : placements(part.component, name, up_blocks)) {
-      auto ours = shape;
-      if (placement.of > 1) {
-        if (shape.empty() || shape[0] % placement.of != 0) {
-          throw Error(ErrorKind::kBadInput,
-                      fmt::format("{}: tensor {} has shape {}, expected a multiple of {} rows; the "
-                                  "file is damaged, or no FLUX.1",
-                                  where, printable(part.prefix + name), shape_to_string(shape),
-                                  placement.of));
-        }
-        ours[0] = shape[0] / placement.of * (placement.end - placement.begin);
-      }
-      if (is_vae_matrix(part.component, placement.name)) {
-        while (ours.size() > 2 && ours.back() == 1) ours.pop_back();
-      }
-      const auto [it, is_new] = result.emplace(placement.name, ours);
-      if (!is_new && placement.stretches > 1) it->second[0] += ours[0];
-    }
-  }
-  return result;
-}
 
 FluxTransformerConfig infer_flux_transformer_config(const TensorShapes& all,
                                                     const std::string& where) {

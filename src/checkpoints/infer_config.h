@@ -14,7 +14,6 @@
 #include <string>
 #include <vector>
 
-#include "checkpoints/recognise.h"
 #include "config/model_config.h"
 
 namespace steadyflux {
@@ -22,17 +21,10 @@ namespace steadyflux {
 // Tensors' shapes, of values (not of packed bytes), by name.
 using TensorShapes = std::map<std::string, std::vector<std::int64_t>>;
 
-// The shapes that a part's tensors have under the models' names: fused tensors cut, stretches put
-// together, 1 x 1 convolutions of the VAE's attention as matrices. Names that are none of the
-// part's are passed over. Throws kBadInput, naming `where` (the file), for rows that cannot be
-// shared out.
-TensorShapes component_shapes(const TensorShapes& stored, const FilePart& part,
-                              const std::string& where);
-
 // All of them take shapes by the models' names, and throw kBadInput naming `where`, the first
 // tensor that is missing (blocks are counted, and none may be left out) or whose shape makes no
 // sense, and what to do. Whether every tensor is there, in the shape that the config asks for, is
-// left to loading.
+// left to loading, and to expected_shapes.h.
 FluxTransformerConfig infer_flux_transformer_config(const TensorShapes& shapes,
                                                     const std::string& where);
 ClipTextConfig infer_clip_text_config(const TensorShapes& shapes, const std::string& where);

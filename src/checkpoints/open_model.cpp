@@ -49,22 +49,26 @@ Config part_config(const fs::path& path, Component component, Config (*read)(con
 struct PartDescription {
   Component component;
   fs::path FluxModel::Paths::*path;
-  fs::path ModelParts::*option;
+  fs::path ModelParts::*named;
+  const char* option;
   const char* folder;
 };
 
 constexpr std::array<PartDescription, 3> kParts = {{
-    {Component::kTextEncoder, &FluxModel::Paths::text_encoder, &ModelParts::clip_l, "text_encoder"},
-    {Component::kTextEncoder2, &FluxModel::Paths::text_encoder_2, &ModelParts::t5,
+    {Component::kTextEncoder, &FluxModel::Paths::text_encoder, &ModelParts::clip_l, "--clip-l",
+     "text_encoder"},
+    {Component::kTextEncoder2, &FluxModel::Paths::text_encoder_2, &ModelParts::t5, "--t5",
      "text_encoder_2"},
-    {Component::kVae, &FluxModel::Paths::vae, &ModelParts::vae, "vae"},
+    {Component::kVae, &FluxModel::Paths::vae, &ModelParts::vae, "--vae", "vae"},
 }};
 
 // A part that was named: is it one?
 void check_named(const fs::path& path, const PartDescription& part) {
   std::error_code error;
   if (!fs::exists(path, error)) {
-    throw Error(ErrorKind::kBadInput, path.string() + ": no such file or folder");
+    throw Error(ErrorKind::kBadInput,
+                fmt::format("{}: no such file or folder; {} names a file or a component folder",
+                            path.string(), part.option));
   }
   const auto file = recognise_file(Checkpoint::open(path));
   if (file.has(part.component)) return;
@@ -73,6 +77,26 @@ void check_named(const fs::path& path, const PartDescription& part) {
                           part.component == Component::kVae           ? "VAE of FLUX.1"
                           : part.component == Component::kTextEncoder ? "CLIP-L text encoder"
                                                                       : "T5 encoder"));
+}
+
+bool is_tokenizer(const fs::path& folder) {
+  std::error_code error;
+  for (const char* file : {"merges.txt", "spiece.model", "tokenizer.json"}) {
+    if (fs::exists(folder / file, error)) return true;
+  }
+  return false;
+}
+
+// The folder `name` in that which --tokenizers names.
+fs::path named_tokenizer(const fs::path& tokenizers, const std::string& name) {
+  std::error_code error;
+  if (fs::is_directory(tokenizers / name, error)) return tokenizers / name;
+  const auto found = !fs::is_directory(tokenizers, error) ? "no such folder"
+                     : is_tokenizer(tokenizers)           ? "is a single tokenizer"
+                                                          : "holds no " + name + "/";
+  throw Error(ErrorKind::kBadInput, fmt::format("{}: {}; --tokenizers names the folder that holds "
+                                                "tokenizer/ and tokenizer_2/",
+                                                tokenizers.string(), found));
 }
 
 // Fills in the paths of all parts of a single file's model.
@@ -98,37 +122,46 @@ class PartsFinder {
   }
 
   fs::path find(const PartDescription& part) {
-    if (const fs::path& named = parts_.*part.option; !named.empty()) return named;
+    if (const fs::path& named = parts_.*part.named; !named.empty()) return named;
+    if (part.component == Component::kVae && parts_.encode_only) return {};
     if (recognised_.has(part.component)) return file_;
     if (auto found = find_part(part.component, places())) return *found;
     if (part.component != Component::kVae && !parts_.encoders_needed) return {};
-    missing_.emplace_back(part.folder);
+    missing_.push_back({part.folder, part.option});
     return {};
   }
 
   fs::path tokenizer(const std::string& name) {
-    if (!parts_.tokenizers.empty()) return parts_.tokenizers / name;
+    if (!parts_.tokenizers.empty()) return named_tokenizer(parts_.tokenizers, name);
     if (auto found = find_tokenizer(name, places())) return *found;
     if (!parts_.encoders_needed) return {};
-    missing_.push_back(name);
+    missing_.push_back({name, "--tokenizers"});
     return {};
   }
 
   Error missing_error() const {
-    std::string patterns;
-    for (const std::string& name : missing_) patterns += fmt::format(" \"{}/*\"", name);
+    std::string names, patterns;
+    for (const auto& [folder, option] : missing_) {
+      names += fmt::format("{}{} ({})", names.empty() ? "" : ", ", folder, option);
+      patterns += fmt::format(" \"{}/*\"", folder);
+    }
     return {ErrorKind::kBadInput,
-            fmt::format("{}: has no {} in it, beside it or in the Hugging Face cache; name them "
-                        "(--clip-l, --t5, --vae, --tokenizers) or fetch them: hf download "
+            fmt::format("{}: has no {} in it, beside it or in the Hugging Face cache; name what is "
+                        "missing with these options or fetch it: hf download "
                         "black-forest-labs/FLUX.1-schnell --include{}",
-                        file_.string(), fmt::join(missing_, ", "), patterns)};
+                        file_.string(), names, patterns)};
   }
+
+  struct MissingPart {
+    std::string folder;  // of the diffusers layout
+    std::string option;  // that names it
+  };
 
   const fs::path& file_;
   const RecognisedFile& recognised_;
   const ModelParts& parts_;
   std::vector<Place> places_;
-  std::vector<std::string> missing_;
+  std::vector<MissingPart> missing_;
 };
 
 void read_configs(FluxModel& model) {
@@ -145,7 +178,11 @@ void read_configs(FluxModel& model) {
   } else {
     model.text_encoder_2 = text_encoder_2_config(paths.text_encoder_2);
   }
-  model.vae = vae_config(paths.vae);
+  if (paths.vae.empty()) {
+    model.assume_vae();
+  } else {
+    model.vae = vae_config(paths.vae);
+  }
 }
 
 FluxModel open_file(const fs::path& file, const ModelParts& parts) {
@@ -166,7 +203,7 @@ FluxModel open_file(const fs::path& file, const ModelParts& parts) {
   model.name = file.stem().string();
   model.paths = PartsFinder(file, recognised, parts).find();
   for (const PartDescription& part : kParts) {
-    if (!(parts.*part.option).empty()) check_named(model.paths.*part.path, part);
+    if (!(parts.*part.named).empty()) check_named(model.paths.*part.path, part);
   }
   read_configs(model);
   model.scheduler = infer_flow_match_euler_config(model.transformer);
@@ -199,18 +236,19 @@ std::optional<fs::path> checkpoint_in(const fs::path& folder) {
 }
 
 FluxModel open_folder(const fs::path& folder, const ModelParts& parts) {
-  FluxModel model = FluxModel::open(folder);
+  FluxModel model = FluxModel::open(folder, parts.encode_only);
   ModelParts none;
   none.encoders_needed = parts.encoders_needed;
+  none.encode_only = parts.encode_only;
   if (parts == none) return model;
   for (const PartDescription& part : kParts) {
-    if ((parts.*part.option).empty()) continue;
-    model.paths.*part.path = parts.*part.option;
+    if ((parts.*part.named).empty()) continue;
+    model.paths.*part.path = parts.*part.named;
     check_named(model.paths.*part.path, part);
   }
   if (!parts.tokenizers.empty()) {
-    model.paths.tokenizer = parts.tokenizers / "tokenizer";
-    model.paths.tokenizer_2 = parts.tokenizers / "tokenizer_2";
+    model.paths.tokenizer = named_tokenizer(parts.tokenizers, "tokenizer");
+    model.paths.tokenizer_2 = named_tokenizer(parts.tokenizers, "tokenizer_2");
   }
   read_configs(model);
   check_parts(model);

@@ -26,7 +26,6 @@ constexpr Other kDiffusionModels[] = {
     {"a FLUX.2 transformer", {"single_stream_modulation."}},
     {"a FLUX.3 transformer", {"early_stream_modulations."}},
     {"a Chroma transformer", {"distilled_guidance_layer."}},
-    {"a HunyuanVideo transformer", {"txt_in.individual_token_refiner."}},
     {"a HunyuanVideo transformer", {"context_embedder.token_refiner."}},
     {"an Ovis-Image transformer", {"double_blocks.0.img_mlp.gate_proj."}},
     {"a Hunyuan3D transformer", {"latent_in.", "cond_in."}},
@@ -39,7 +38,11 @@ constexpr Other kDiffusionModels[] = {
     {"a FLUX.1 transformer in Nunchaku's SVDQuant format",
      {"single_transformer_blocks.0.mlp_fc1.", "transformer_blocks.0.qkv_proj."}},
     // Others.
+    {"a Stable Diffusion 3.5 checkpoint", {"joint_blocks.0.context_block.attn.ln_q."}},
     {"a Stable Diffusion 3 checkpoint", {"joint_blocks.0.context_block."}},
+    {"a Stable Diffusion 3 checkpoint", {"joint_blocks.0.", "x_embedder.", "context_embedder."}},
+    {"a Stable Diffusion 3.5 transformer",
+     {"pos_embed.proj.", "transformer_blocks.0.attn.norm_added_q.", "context_embedder."}},
     {"a Stable Diffusion 3 transformer",
      {"pos_embed.proj.", "transformer_blocks.0.attn.add_q_proj.", "context_embedder."}},
     {"a Qwen-Image transformer", {"transformer_blocks.0.img_mod.1."}},
@@ -49,6 +52,8 @@ constexpr Other kDiffusionModels[] = {
     {"a Bria Fibo transformer", {"caption_projection.0.linear.", "x_embedder."}},
     {"a Wan video transformer", {"head.modulation"}},
     {"a Wan video transformer", {"condition_embedder.time_proj.", "patch_embedding."}},
+    {"a Wan video transformer",
+     {"patch_embedding.", "blocks.0.self_attn.", "blocks.0.cross_attn."}},
     {"a PixArt transformer", {"t_block.1."}},
     {"a PixArt transformer", {"adaln_single.emb.", "pos_embed.proj."}},
     {"a Sana transformer", {"blocks.0.cross_attn.q_linear."}},
@@ -175,6 +180,11 @@ std::string describe_other_model(const TensorNames& names) {
     const std::string front(prefix);
     for (const Other& other : kDiffusionModels) {
       if (has_signs(names, front, other)) return other.what;
+    }
+    if (names.begins(front + "txt_in.individual_token_refiner.")) {
+      // The same model for stills: patches without an axis for time.
+      return names.axes(front + "img_in.proj.weight") == 4 ? "a HunyuanImage transformer"
+                                                           : "a HunyuanVideo transformer";
     }
     if (auto unet = describe_unet(names, front); !unet.empty()) return unet;
     // In FLUX.1's names, but without the pooled text that FLUX.1 takes.

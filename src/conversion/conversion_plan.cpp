@@ -82,11 +82,15 @@ class Planner {
       plan_t5();
     }
     for (const auto& [name, tensor] : source_.weights.tensors()) {
-      if (used_.count(name) != 0) continue;
+      if (used_.count(name) != 0 && has_place(name)) continue;
       throw fail(fmt::format("tensor {} is none of {}; take another copy of this model",
                              printable(name), transformer() ? "FLUX.1's" : "a T5 encoder's"));
     }
-    for (PlannedTensor& tensor : plan_.tensors) tensor.dtype = type_of(tensor);
+    for (const auto& [name, shape] : source_.shapes) take(name);
+    for (PlannedTensor& tensor : plan_.tensors) {
+      tensor.dtype = type_of(tensor);
+      tensor.wide = own_type(tensor);
+    }
     warn();
     add_metadata();
     return std::move(plan_);
@@ -94,6 +98,10 @@ class Planner {
 
  private:
   bool transformer() const { return source_.component == Component::kTransformer; }
+  // Names of blocks and embedders that the configuration does not have are FLUX.1's all the same.
+  bool has_place(const std::string& name) const {
+    return !transformer() || source_.shapes.count(name) != 0;
+  }
   bool fp8() const { return plan_.type == DType::kF8E4M3; }
 
   Error fail(const std::string& what) const {
@@ -126,7 +134,8 @@ class Planner {
   }
 
   void add(const std::string& name, const std::vector<RowSource>& sources) {
-    PlannedTensor result{.name = name, .dtype = DType::kF32, .shape = {}, .rows = {}};
+    PlannedTensor result{
+        .name = name, .dtype = DType::kF32, .wide = DType::kF32, .shape = {}, .rows = {}};
     for (const RowSource& part : sources) {
       const StoredTensor& tensor = take(part.name);
       auto shape = tensor.shape;

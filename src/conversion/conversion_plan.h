@@ -29,6 +29,7 @@ std::string conversion_extension(DType type);
 struct PlannedTensor {
   std::string name;  // in the new file
   DType dtype = DType::kF32;
+  DType wide = DType::kF32;  // instead, where the values are out of the range of `dtype`
   std::vector<std::int64_t> shape;
   std::vector<StoredRows> rows;  // one after the other
 };

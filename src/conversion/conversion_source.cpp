@@ -6,9 +6,12 @@
 #include <set>
 #include <utility>
 
+#include "base/json.h"
 #include "checkpoints/config_metadata.h"
+#include "checkpoints/expected_shapes.h"
 #include "checkpoints/infer_config.h"
 #include "checkpoints/recognise.h"
+#include "config/config_reader.h"
 #include "steadyflux/error.h"
 
 namespace steadyflux {
@@ -57,14 +60,13 @@ struct FoundConfig {
 
 template <typename Config>
 FoundConfig<Config> find_config(const fs::path& path, const Checkpoint& checkpoint,
-                                const ConversionSource& source, Config (*read)(const fs::path&),
+                                const TensorShapes& shapes, Component component,
+                                Config (*read)(const ConfigReader&),
                                 Config (*infer)(const TensorShapes&, const std::string&)) {
-  TensorShapes shapes;
-  for (const auto& [name, tensor] : source.weights.tensors()) shapes.emplace(name, tensor.shape);
   const auto file = path / "config.json";
   std::error_code error;
   const bool beside = fs::is_directory(path, error) && fs::exists(file, error);
-  const auto inside = config_in_metadata(checkpoint.metadata(), source.component);
+  const auto inside = config_in_metadata(checkpoint.metadata(), component);
   FoundConfig<Config> found;
   std::optional<json> inferred;
   try {
@@ -74,10 +76,12 @@ FoundConfig<Config> find_config(const fs::path& path, const Checkpoint& checkpoi
     if (!beside && !inside) throw;
   }
   if (beside) {
-    found.config = read(file);
+    found.config = read(ConfigReader(file));
     const auto own = as_json(found.config);
     if (own != inferred) found.text = own.dump();
   } else if (inside) {
+    const auto where = checkpoint.path().string() + ": " + config_metadata_key(component);
+    found.config = read(ConfigReader(parse_json(*inside, where), where));
     found.text = inside;
   }
   return found;
@@ -109,6 +113,27 @@ Component choose(const fs::path& path, const RecognisedFile& file,
                           path.string(), file.description, expected));
 }
 
+// Fills in what the source's configuration tells, and checks its tensors against it.
+void read_configuration(ConversionSource& source, const fs::path& path,
+                        const Checkpoint& checkpoint) {
+  TensorShapes shapes;
+  for (const auto& [name, tensor] : source.weights.tensors()) shapes.emplace(name, tensor.shape);
+  if (source.component == Component::kTransformer) {
+    auto found = find_config<FluxTransformerConfig>(path, checkpoint, shapes, source.component,
+                                                    read_flux_transformer_config,
+                                                    infer_flux_transformer_config);
+    source.shapes = expected_shapes(found.config);
+    source.config = std::move(found.text);
+  } else {
+    auto found = find_config<T5Config>(path, checkpoint, shapes, source.component, read_t5_config,
+                                       infer_t5_config);
+    source.t5 = found.config;
+    source.shapes = expected_shapes(found.config);
+    source.config = std::move(found.text);
+  }
+  check_shapes(shapes, source.shapes, source.weights.path().string());
+}
+
 }  // namespace
 
 ConversionSource open_conversion_source(const fs::path& path, std::optional<Component> component) {
@@ -126,20 +151,11 @@ ConversionSource open_conversion_source(const fs::path& path, std::optional<Comp
                           .weights = std::move(*weights),
                           .description = recognised.description,
                           .t5 = {},
+                          .shapes = {},
                           .config = {},
                           .packed_types = {},
                           .files = {}};
-  if (chosen == Component::kTransformer) {
-    source.config = find_config<FluxTransformerConfig>(own_path, checkpoint, source,
-                                                       read_flux_transformer_config,
-                                                       infer_flux_transformer_config)
-                        .text;
-  } else {
-    auto found =
-        find_config<T5Config>(own_path, checkpoint, source, read_t5_config, infer_t5_config);
-    source.t5 = found.config;
-    source.config = std::move(found.text);
-  }
+  read_configuration(source, own_path, checkpoint);
   std::set<std::string> types;
   std::set<fs::path> files;
   for (const auto& [name, tensor] : source.weights.tensors()) {

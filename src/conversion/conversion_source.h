@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "checkpoints/infer_config.h"
 #include "config/model_config.h"
 #include "weights/component_weights.h"
 
@@ -18,6 +19,7 @@ struct ConversionSource {
   ComponentWeights weights;
   std::string description;            // "a FLUX.1-dev transformer in diffusers' names"
   T5Config t5;                        // of kTextEncoder2
+  TensorShapes shapes;                // that its configuration asks for
   std::optional<std::string> config;  // JSON, where it differs from what infer_config.h takes
 
   // Types of packed values in it, "Q4_K" or "NF4"; empty: it is not quantised.

@@ -7,7 +7,7 @@
 #include <exception>
 #include <functional>
 #include <map>
-#include <optional>
+#include <set>
 #include <thread>
 #include <utility>
 
@@ -87,6 +87,17 @@ struct TypeSums {
   double squared_values = 0;
 };
 
+// Is it the type's range that the values went wrong by? In range, rounding takes at most a third of
+// them away (blocks of 4 bits, one large value in each); an 8-bit float's scale, which the whole
+// tensor shares, may be so large that the others become 0, and the error is still small beside the
+// largest.
+bool out_of_range(const PackedPiece& sums, DType dtype) {
+  constexpr double kMostError = 0.5;  // relative
+  if (sums.beyond > 0) return true;
+  if (sums.squared_error > kMostError * kMostError * sums.squared_values) return true;
+  return dtype == DType::kF8E4M3 && sums.vanished > sums.not_zero / 2;
+}
+
 class Converter {
  public:
   using Write = std::function<void(const PlannedTensor&, std::span<const std::byte>)>;
@@ -114,7 +125,7 @@ class Converter {
   void tensor(const PlannedTensor& tensor, float scale, const Write& write) {
     const auto pieces = pieces_of(tensor);
     TypeSums& sums = sums_[tensor.dtype];
-    std::int64_t not_finite = 0;
+    PackedPiece all;
     for_waves(pieces.size(), [&](std::size_t first, std::size_t count) {
       std::vector<PackedPiece> packed(count);
       side_by_side(count, [&](std::size_t i) {
@@ -122,19 +133,16 @@ class Converter {
         packed[i] = pack_piece(*piece.rows, piece.first, piece.count, tensor.dtype, scale);
       });
       for (std::size_t i = 0; i < count; ++i) {
-        if (packed[i].beyond_half > 0) throw too_large(tensor);
+        if (packed[i].not_finite > 0) throw not_finite(tensor);
         write(tensor, packed[i].bytes);
         sums.report.bytes_after += packed[i].bytes.size();
-        sums.squared_error += packed[i].squared_error;
-        sums.squared_values += packed[i].squared_values;
-        not_finite += packed[i].not_finite;
+        add(packed[i], all);
         done_ += pieces[first + i].count;
       }
     });
-    if (not_finite > 0) {
-      warnings_.push_back(fmt::format("tensor {} has {} values that are NaN or infinite",
-                                      printable(tensor.name), not_finite));
-    }
+    if (out_of_range(all, tensor.dtype)) out_of_range_.insert(tensor.name);
+    sums.squared_error += all.squared_error;
+    sums.squared_values += all.squared_values;
     ++sums.report.tensors;
     sums.report.values += value_count(tensor.shape);
     for (const StoredRows& rows : tensor.rows) {
@@ -142,6 +150,9 @@ class Converter {
     }
     forget(tensor);
   }
+
+  // Names of tensors whose type has to be another one.
+  const std::set<std::string>& out_of_range_tensors() const { return out_of_range_; }
 
   ConversionReport report() {
     progress_(done_, total_);
@@ -168,10 +179,18 @@ class Converter {
     }
   }
 
-  static Error too_large(const PlannedTensor& tensor) {
+  static void add(const PackedPiece& piece, PackedPiece& sums) {
+    sums.squared_error += piece.squared_error;
+    sums.squared_values += piece.squared_values;
+    sums.beyond += piece.beyond;
+    sums.not_zero += piece.not_zero;
+    sums.vanished += piece.vanished;
+  }
+
+  static Error not_finite(const PlannedTensor& tensor) {
     return {ErrorKind::kBadInput,
-            fmt::format("{}: tensor {} has values beyond 65504, the largest that F16 holds; take "
-                        "bf16 or another type",
+            fmt::format("{}: tensor {} has values that are NaN, infinite or beyond F32; the file "
+                        "is damaged, take another copy of this model",
                         tensor.rows.front().values.file->path().string(), printable(tensor.name))};
   }
 
@@ -179,6 +198,7 @@ class Converter {
   const ConversionProgress& progress_;
   std::map<DType, TypeSums> sums_;
   std::vector<std::string> warnings_;
+  std::set<std::string> out_of_range_;
   std::int64_t done_ = 0;
   std::int64_t total_ = 0;
 };
@@ -191,13 +211,15 @@ std::vector<TensorLayout> gguf_layouts(const ConversionPlan& plan) {
   return layouts;
 }
 
-// The tensors of a scaled fp8 file in the order of its data: scales, then those of 16 bits, then
-// those of 8, so that all are aligned; the marker has no data.
+// The tensors of a scaled fp8 file in the order of its data: scales and other F32, then those of 16
+// bits, then those of 8, so that all are aligned; the marker has no data.
 struct Fp8File {
   explicit Fp8File(const ConversionPlan& plan) {
     for (const PlannedTensor& tensor : plan.tensors) {
       (tensor.dtype == DType::kF8E4M3 ? scaled : others).push_back(&tensor);
     }
+    std::stable_partition(others.begin(), others.end(),
+                          [](const PlannedTensor* tensor) { return tensor->dtype == DType::kF32; });
     std::vector<TensorLayout> layouts;
     for (const PlannedTensor* tensor : scaled)
       layouts.push_back({scale_name(*tensor), DType::kF32, {}});
@@ -243,6 +265,28 @@ void write_fp8(const ConversionPlan& plan, const ConversionOutput& output, Conve
   output.rewrite_start(beginning());
 }
 
+void write_gguf(const ConversionPlan& plan, const ConversionOutput& output, Converter& converter) {
+  GgufWriter writer(gguf_layouts(plan), plan.gguf_metadata, output.append);
+  for (const PlannedTensor& tensor : plan.tensors) {
+    converter.tensor(tensor, 1, [&](const PlannedTensor& of, std::span<const std::byte> bytes) {
+      writer.write(of.name, bytes);
+    });
+  }
+  writer.finish();
+}
+
+// Those named get their wide type, or F32 if that is what they had.
+void widen(ConversionPlan& plan, const std::set<std::string>& names) {
+  for (PlannedTensor& tensor : plan.tensors) {
+    if (names.count(tensor.name) == 0) continue;
+    const DType before = tensor.dtype;
+    tensor.dtype = before == tensor.wide ? DType::kF32 : tensor.wide;
+    plan.warnings.push_back(fmt::format("tensor {} has values out of the range of {}: kept as {}",
+                                        printable(tensor.name), to_string(before),
+                                        to_string(tensor.dtype)));
+  }
+}
+
 }  // namespace
 
 std::uint64_t converted_file_bytes(const ConversionPlan& plan) {
@@ -256,19 +300,23 @@ std::uint64_t converted_file_bytes(const ConversionPlan& plan) {
 
 ConversionReport convert(const ConversionPlan& plan, const ConversionOutput& output, int threads,
                          const ConversionProgress& progress) {
-  Converter converter(plan, threads, progress);
-  if (plan.type == DType::kF8E4M3) {
-    write_fp8(plan, output, converter);
-  } else {
-    GgufWriter writer(gguf_layouts(plan), plan.gguf_metadata, output.append);
-    for (const PlannedTensor& tensor : plan.tensors) {
-      converter.tensor(tensor, 1, [&](const PlannedTensor& of, std::span<const std::byte> bytes) {
-        writer.write(of.name, bytes);
-      });
+  // Ends: each time round some types are wider, and F32 holds all that is read.
+  for (ConversionPlan current = plan;;) {
+    Converter converter(current, threads, progress);
+    if (current.type == DType::kF8E4M3) {
+      write_fp8(current, output, converter);
+    } else {
+      write_gguf(current, output, converter);
     }
-    writer.finish();
+    const auto& names = converter.out_of_range_tensors();
+    if (names.empty()) {
+      auto report = converter.report();
+      report.file_bytes = converted_file_bytes(current);
+      return report;
+    }
+    widen(current, names);
+    output.restart();
   }
-  return converter.report();
 }
 
 }  // namespace steadyflux

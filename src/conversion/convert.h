@@ -18,6 +18,8 @@ struct ConversionOutput {
   std::function<void(std::span<const std::byte>)> append;
   // Writes over the beginning of what was appended: scales are known last and stand first.
   std::function<void(std::span<const std::byte>)> rewrite_start;
+  // Forgets what was written: some tensor turned out to need another type.
+  std::function<void()> restart;
 };
 
 // Called between pieces, from the thread that converts; what it throws ends the conversion.
@@ -35,12 +37,16 @@ struct TypeReport {
 struct ConversionReport {
   std::vector<TypeReport> types;  // the one that takes most bytes first
   std::vector<std::string> warnings;
+  std::uint64_t file_bytes = 0;
 };
 
-// Bytes of the file to come. Throws Error{kInternal} for a plan that the format cannot hold.
+// Bytes of the file to come, if all values are in the range of their types. Throws Error{kInternal}
+// for a plan that the format cannot hold.
 std::uint64_t converted_file_bytes(const ConversionPlan& plan);
 
-// `threads`: at least 1. Throws Error{kBadInput} for values that the type cannot hold.
+// Tensors whose values are out of the range of their type get a wider one, with a warning; that is
+// known when all are done, and then it begins anew. `threads`: at least 1. Throws Error{kBadInput}
+// for values that are NaN or infinite.
 ConversionReport convert(const ConversionPlan& plan, const ConversionOutput& output, int threads,
                          const ConversionProgress& progress);
 

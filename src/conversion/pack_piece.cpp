@@ -11,8 +11,6 @@
 namespace steadyflux {
 namespace {
 
-constexpr float kRoundsToInfinity = 65520.0F;
-
 template <std::uint16_t kConvert(float)>
 void store_16_bits(const std::vector<float>& values, std::byte* to) {
   for (std::size_t i = 0; i < values.size(); ++i) {
@@ -77,10 +75,12 @@ PackedPiece pack_piece(const StoredRows& rows, std::int64_t first, std::int64_t 
       ++piece.not_finite;
       continue;
     }
-    if (dtype == DType::kF16 && std::fabs(values[i]) >= kRoundsToInfinity) {
-      ++piece.beyond_half;
+    if (!std::isfinite(found[i])) {
+      ++piece.beyond;
       continue;
     }
+    piece.not_zero += old != 0;
+    piece.vanished += old != 0 && found[i] == 0;
     const double error = found[i] - old;
     piece.squared_error += error * error;
     piece.squared_values += old * old;

@@ -12,10 +12,12 @@ namespace steadyflux {
 
 struct PackedPiece {
   std::vector<std::byte> bytes;
-  double squared_error = 0;      // sum of (new - old)^2
-  double squared_values = 0;     // sum of old^2
-  std::int64_t not_finite = 0;   // old values that are NaN or infinite; in no sum
-  std::int64_t beyond_half = 0;  // finite ones that would become infinite
+  double squared_error = 0;     // sum of (new - old)^2
+  double squared_values = 0;    // sum of old^2
+  std::int64_t not_finite = 0;  // old values that are NaN or infinite; in no sum
+  std::int64_t beyond = 0;      // finite ones that became NaN or infinite; in no sum either
+  std::int64_t not_zero = 0;    // finite old values that are not 0
+  std::int64_t vanished = 0;    // of these, those that became 0
 };
 
 // Values [first, first + count) of `rows` as `dtype`; whole rows, or any number of values for types

@@ -196,6 +196,13 @@ at::Tensor numbers_from(std::int64_t first, std::int64_t count, const at::Device
 
 at::Tensor as_floats(const at::Tensor& bytes) { return bytes.contiguous().view(at::kFloat); }
 
+at::Tensor scales_as_floats(const PackedValues& layout, const at::Tensor& bytes) {
+  const auto type = layout.scale_dtype == DType::kF32    ? at::kFloat
+                    : layout.scale_dtype == DType::kBF16 ? at::kBFloat16
+                                                         : at::kHalf;
+  return bytes.contiguous().view(type).to(at::kFloat);
+}
+
 at::Tensor scaled_chunk(const PackedValues& layout, const std::array<at::Tensor, 4>& parts,
                         std::int64_t first, std::int64_t count) {
   const auto type = layout.dtype == DType::kI8       ? at::kChar
@@ -203,7 +210,7 @@ at::Tensor scaled_chunk(const PackedValues& layout, const std::array<at::Tensor,
                                                      : at::kFloat8_e5m2;
   const auto values = parts[0].narrow(0, first, count).view(type).to(at::kFloat);
   if (!parts[1].defined()) return values;
-  auto scales = as_floats(parts[1]);
+  auto scales = scales_as_floats(layout, parts[1]);
   if (layout.scale_count > 1) {
     const auto rows = numbers_from(first, count, values.device()).div_(layout.row_values, "floor");
     scales = scales.index_select(0, rows);

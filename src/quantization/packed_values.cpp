@@ -4,10 +4,12 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstring>
 
 #include "quantization/block_formats.h"
 #include "quantization/code_formats.h"
+#include "quantization/half_float.h"
 #include "quantization/instruction_set.h"
 #include "quantization/isa.h"
 #include "steadyflux/error.h"
@@ -130,13 +132,23 @@ struct CodeRun {
   }
 };
 
+// Of 16 or 32 bits.
+float read_scale(const std::byte* bytes, DType dtype, std::int64_t index) {
+  if (dtype == DType::kF32) return read_float(bytes, index);
+  std::uint16_t bits = 0;
+  std::memcpy(&bits, bytes + index * static_cast<std::int64_t>(sizeof bits), sizeof bits);
+  return dtype == DType::kF16 ? half_to_float(bits)
+                              : std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16);
+}
+
 // None, one, or one for each row.
 struct RowScales {
   const std::byte* bytes;
+  DType dtype;
   std::int64_t count;
   float operator[](std::int64_t row) const {
     if (count == 0) return 1;
-    return read_float(bytes, count == 1 ? 0 : row);
+    return read_scale(bytes, dtype, count == 1 ? 0 : row);
   }
 };
 
@@ -157,10 +169,9 @@ void unpack_scaled(InstructionSet with, const Format& format, const PackedValues
   const auto end = first + count;
   const auto values_per_scale =
       from.scale_count > 1 ? from.row_values : std::max<std::int64_t>(end, 1);
-  run_with(
-      with,
-      CodeRun<Format, RowScales, Out>{
-          format, {from.scales, from.scale_count}, codes, 0, values_per_scale, first, end, to});
+  const RowScales scales{from.scales, from.scale_dtype, from.scale_count};
+  run_with(with, CodeRun<Format, RowScales, Out>{format, scales, codes, 0, values_per_scale, first,
+                                                 end, to});
 }
 
 template <typename Out>

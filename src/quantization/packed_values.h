@@ -24,8 +24,9 @@ struct PackedValues {
   std::int64_t row_values = 0;      // values in a row
   const std::byte* data = nullptr;  // no alignment is promised, nor for what follows
 
-  // kScaled: fp32; scale_count 0 (none), 1 (one for all) or one for each row.
+  // kScaled: scale_count 0 (none), 1 (one for all) or one for each row.
   const std::byte* scales = nullptr;
+  DType scale_dtype = DType::kF32;  // or kBF16, kF16: become fp32 before they multiply
   std::int64_t scale_count = 0;
   float scale_factor = 1;  // multiplies value * scale: 1 / 127 as a float for LLM.int8
 

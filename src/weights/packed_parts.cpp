@@ -146,6 +146,10 @@ StoredRows bnb_codes(const TensorView& values, const std::string& name,
   return rows;
 }
 
+bool is_scale_dtype(DType dtype) {
+  return dtype == DType::kF32 || dtype == DType::kBF16 || dtype == DType::kF16;
+}
+
 StoredRows scaled(const TensorView& values, const std::string& name, const Companions& companions) {
   StoredRows rows{values, PackedCompanions{}};
   rows.packed->packing = Packing::kScaled;
@@ -154,10 +158,10 @@ StoredRows scaled(const TensorView& values, const std::string& name, const Compa
     if (scales == nullptr) continue;
     const auto count = value_count(scales->shape);
     const auto out = values.shape.empty() ? 1 : values.shape.front();
-    if (scales->dtype != DType::kF32 || (count != 1 && count != out)) {
+    if (!is_scale_dtype(scales->dtype) || (count != 1 && count != out)) {
       throw fail(*scales, name,
-                 fmt::format("has as its {} {} of {}, expected one value of F32 or one for each of "
-                             "{} rows",
+                 fmt::format("has as its {} {} of {}, expected one value of F32, BF16 or F16, or "
+                             "one for each of {} rows",
                              suffix, count, to_string(scales->dtype), out));
     }
     rows.packed->scales = *scales;
@@ -183,17 +187,20 @@ StoredRows llm_int8(const TensorView& values, const std::string& name,
   return rows;
 }
 
+bool is_one(const TensorView& scale) {
+  if (!is_scale_dtype(scale.dtype) || value_count(scale.shape) != 1) return false;
+  float value = 0;
+  read_values({scale, std::nullopt}, 0, 1, &value);
+  return value == 1.0F;
+}
+
 // Plain weights have none; passing one over would give other values.
 void refuse_scales(const TensorView& values, const std::string& name,
                    const Companions& companions) {
   for (const char* suffix : {"scale_weight", "weight_scale", "SCB"}) {
     const TensorView* scales = find(companions, suffix);
     if (scales == nullptr) continue;
-    float scale = 0;
-    if (scales->dtype == DType::kF32 && scales->nbytes == sizeof scale) {
-      std::memcpy(&scale, scales->data, sizeof scale);
-    }
-    if (scale == 1.0F) continue;
+    if (is_one(*scales)) continue;
     throw fail(
         values, name,
         fmt::format("is {} with a {} beside it: a quantisation that steadyflux does not know",
@@ -289,9 +296,10 @@ StoredRows cut_rows(const StoredRows& rows, std::int64_t begin, std::int64_t end
   const auto items = item_values(values.dtype);
   result.values = part_of(values, begin * row / items, (end - begin) * row / items, shape,
                           item_size(values.dtype));
-  if (rows.packed && rows.packed->scales.nbytes > sizeof(float)) {
-    result.packed->scales =
-        part_of(rows.packed->scales, begin, end - begin, {end - begin}, sizeof(float));
+  if (!rows.packed) return result;
+  const auto& scales = rows.packed->scales;
+  if (const auto size = item_size(scales.dtype); scales.nbytes > size) {  // one for each row
+    result.packed->scales = part_of(scales, begin, end - begin, {end - begin}, size);
   }
   return result;
 }

@@ -44,7 +44,9 @@ PackedValues packed_values(const StoredRows& rows) {
   result.row_values = rows.values.shape.empty() ? 1 : rows.values.shape.back();
   result.data = rows.values.data;
   result.scales = packed.scales.data;
-  result.scale_count = static_cast<std::int64_t>(packed.scales.nbytes / sizeof(float));
+  result.scale_dtype = packed.scales.dtype;
+  result.scale_count =
+      static_cast<std::int64_t>(packed.scales.nbytes / item_size(packed.scales.dtype));
   result.scale_factor = packed.scale_factor;
   result.block = packed.block;
   result.first_value = packed.first_value;

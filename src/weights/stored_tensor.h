@@ -24,7 +24,7 @@ struct CodeTables {
 // Where the bytes of a packed tensor are, apart from its codes: beside it in the file.
 struct PackedCompanions {
   Packing packing = Packing::kBlocks;
-  TensorView scales;  // kScaled; no data: there are none
+  TensorView scales;  // kScaled, F32, BF16 or F16; no data: there are none
   float scale_factor = 1;
   TensorView absmax;         // kCodes4
   TensorView nested_absmax;  // no data: absmax is not quantised itself

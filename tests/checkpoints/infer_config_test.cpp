@@ -14,49 +14,10 @@ namespace {
 
 using testing::flux1_names;
 using testing::shapes_of;
-using testing::stored_shapes_of;
 
 void expect_bad(const std::string& part, const std::function<void()>& action) {
   expect_error(ErrorKind::kBadInput, part, action);
   expect_error(ErrorKind::kBadInput, "file.x: ", action);
-}
-
-TensorShapes with_prefix(const TensorShapes& shapes, const std::string& prefix) {
-  TensorShapes result;
-  for (const auto& [name, shape] : shapes) result[prefix + name] = shape;
-  return result;
-}
-
-TEST(ComponentShapes, OfEveryNaming) {
-  const std::pair<Component, const char*> kComponents[] = {
-      {Component::kTransformer, "transformer"},
-      {Component::kTextEncoder, "text_encoder"},
-      {Component::kTextEncoder2, "text_encoder_2"},
-      {Component::kVae, "vae"}};
-  for (const auto& [component, name] : kComponents) {
-    const auto tensors = flux1_names(name);
-    auto stored = with_prefix(stored_shapes_of(tensors), "a.");
-    stored["b.img_in.weight"] = {1, 1};  // not under the prefix
-    stored["a.img_in.weight.absmax"] = {1};
-    stored["a.scaled_fp8"] = {1};
-    EXPECT_EQ(component_shapes(stored, {component, Naming::kBfl, "a."}, "file.x"),
-              shapes_of(tensors))
-        << name;
-    EXPECT_EQ(component_shapes(shapes_of(tensors), {component, Naming::kDiffusers, ""}, "file.x"),
-              shapes_of(tensors))
-        << name;
-  }
-}
-
-TEST(ComponentShapes, RowsThatCannotBeShared) {
-  const FilePart part{Component::kTransformer, Naming::kBfl, "a."};
-  expect_bad("tensor a.single_blocks.0.linear1.weight has shape [20, 3], expected a multiple of 7",
-             [&] {
-               component_shapes({{"a.single_blocks.0.linear1.weight", {20, 3}}}, part, "file.x");
-             });
-  expect_bad("shape []", [&] {
-    component_shapes({{"a.double_blocks.0.img_attn.qkv.bias", {}}}, part, "file.x");
-  });
 }
 
 // Equal to the configs that were published with FLUX.1, which are our structs' defaults except for

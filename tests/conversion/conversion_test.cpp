@@ -3,107 +3,27 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
+#include <cstdint>
 #include <string>
 
 #include "checkpoints/config_metadata.h"
-#include "conversion/convert.h"
-#include "conversion/tiny_models.h"
+#include "conversion/convert_for_tests.h"
 #include "expect_error.h"
-#include "temp_folder.h"
 #include "weights/gguf.h"
 #include "weights/safetensors.h"
 
 namespace steadyflux {
 namespace {
 
+using Conversion = testing::ConversionTest;
 using testing::bfl_named;
+using testing::convert_file;
+using testing::error_of;
+using testing::expect_values;
 using testing::safetensors_text;
 using testing::tiny_flux;
 using testing::tiny_t5;
 using testing::TinyTensors;
-
-struct Converted {
-  std::string bytes;
-  ConversionReport report;
-};
-
-Converted convert_file(const std::filesystem::path& path, DType type,
-                       std::optional<Component> component = {}, int threads = 1) {
-  const auto source = open_conversion_source(path, component);
-  const auto plan = plan_conversion(source, type);
-  Converted result;
-  const auto text = [](std::span<const std::byte> bytes) {
-    return std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-  };
-  result.report =
-      convert(plan,
-              {.append = [&](std::span<const std::byte> bytes) { result.bytes += text(bytes); },
-               .rewrite_start =
-                   [&](std::span<const std::byte> bytes) {
-                     ASSERT_LE(bytes.size(), result.bytes.size());
-                     result.bytes.replace(0, bytes.size(), text(bytes));
-                   }},
-              threads, [](std::int64_t, std::int64_t) {});
-  EXPECT_EQ(result.bytes.size(), converted_file_bytes(plan));
-  return result;
-}
-
-std::vector<float> values_of(const StoredTensor& tensor) {
-  std::vector<float> values;
-  for (const StoredRows& rows : tensor.rows) {
-    const auto& shape = rows.values.shape;
-    const auto count =
-        std::accumulate(shape.begin(), shape.end(), std::int64_t{1}, std::multiplies<>());
-    std::vector<float> part(static_cast<std::size_t>(count));
-    read_values(rows, 0, count, part.data());
-    values.insert(values.end(), part.begin(), part.end());
-  }
-  return values;
-}
-
-// Every tensor of `file`, read back as the models do, against what it was made from; the errors
-// over each type are those of the report.
-void expect_values(const std::filesystem::path& file, Component component,
-                   const TinyTensors& expected, const ConversionReport& report) {
-  const auto weights = ComponentWeights::open(file, component);
-  EXPECT_EQ(weights.tensors().size(), expected.size());
-  std::map<DType, double> errors, powers;
-  for (const auto& [name, tensor] : expected) {
-    const StoredTensor* stored = weights.find(name);
-    ASSERT_NE(stored, nullptr) << name;
-    EXPECT_EQ(stored->shape, tensor.shape) << name;
-    const auto found = values_of(*stored);
-    ASSERT_EQ(found.size(), tensor.values.size()) << name;
-    for (std::size_t i = 0; i < found.size(); ++i) {
-      const double error = static_cast<double>(found[i]) - tensor.values[i];
-      errors[stored->dtype()] += error * error;
-      powers[stored->dtype()] += static_cast<double>(tensor.values[i]) * tensor.values[i];
-    }
-  }
-  for (const TypeReport& type : report.types) {
-    // Summed in another order.
-    EXPECT_NEAR(type.relative_rms_error, std::sqrt(errors[type.dtype] / powers[type.dtype]), 1e-9)
-        << to_string(type.dtype);
-  }
-}
-
-double error_of(const ConversionReport& report, DType dtype) {
-  for (const TypeReport& type : report.types) {
-    if (type.dtype == dtype) return type.relative_rms_error;
-  }
-  ADD_FAILURE() << "nothing is " << to_string(dtype);
-  return -1;
-}
-
-class Conversion : public ::testing::Test {
- protected:
-  std::filesystem::path put(const std::string& name, const std::string& text) const {
-    folder_.write(name, text);
-    return folder_ / name;
-  }
-  TempFolder folder_;
-};
 
 TEST_F(Conversion, NamesTypesAndMetadataOfATransformer) {
   const auto source = put("flux.safetensors", safetensors_text(tiny_flux()));
@@ -276,19 +196,6 @@ TEST_F(Conversion, QuantisedSourcesAreSaidToBe) {
   EXPECT_EQ(wide.tensors.at("single_blocks.0.linear2.weight").dtype, DType::kBF16);
 }
 
-TEST_F(Conversion, ValuesThatCannotBeKept) {
-  auto tensors = tiny_flux();
-  tensors["transformer_blocks.0.attn.to_k.weight"].values[5] = 1e6F;
-  tensors["proj_out.weight"].values[0] = NAN;
-  const auto source = put("flux.safetensors", safetensors_text(tensors));
-  expect_error(ErrorKind::kBadInput, "double_blocks.0.img_attn.qkv.weight has values beyond 65504",
-               [&] { convert_file(source, DType::kF16); });
-  const auto warnings = convert_file(source, DType::kBF16).report.warnings;
-  EXPECT_EQ(warnings,
-            std::vector<std::string>{
-                "tensor final_layer.linear.weight has 1 values that are NaN or infinite"});
-}
-
 TEST_F(Conversion, WhatIsRefused) {
   const auto tensors = tiny_flux();
   const auto refused = [&](const TinyTensors& changed, const std::string& says,
@@ -303,12 +210,25 @@ TEST_F(Conversion, WhatIsRefused) {
   less = tensors;
   less.erase("single_transformer_blocks.1.proj_out.bias");
   refused(less, "tensor single_blocks.1.linear2.bias is missing");
+  less.erase("single_transformer_blocks.0.proj_out.bias");  // from all blocks alike
+  refused(less, "tensor single_transformer_blocks.0.proj_out.bias is missing");
   auto more = tensors;
   more["somewhere.else"] = more["proj_out.bias"];
   refused(more, "tensor somewhere.else is none of FLUX.1's");
   auto uneven = tensors;
   uneven["transformer_blocks.0.attn.to_k.weight"].shape = {128, 512};
-  refused(uneven, "does not go with");
+  refused(uneven,
+          "tensor transformer_blocks.0.attn.to_k.weight has shape [128, 512], expected [256, 256]");
+  // As many rows as can be shared out, and more than the model has.
+  auto longer = bfl_named(tensors);
+  auto& fused = longer["double_blocks.0.txt_attn.qkv.bias"];
+  fused.shape = {3 * 257};
+  fused.values.resize(3 * 257);
+  refused(longer,
+          "tensor transformer_blocks.0.attn.add_k_proj.bias has shape [257], expected [256]");
+  auto t5 = tiny_t5(64);
+  t5["encoder.block.1.layer.0.layer_norm.weight"] = {{64}, std::vector<float>(64, 1.0F)};
+  refused(t5, "layer_norm.weight has shape [64], expected [128]");
   refused(tensors, "a FLUX.1-schnell transformer in diffusers' names, expected a T5 encoder",
           Component::kTextEncoder2);
   refused({{"a", tensors.at("proj_out.bias")}}, "expected a FLUX.1 transformer or a T5 encoder");
@@ -319,7 +239,8 @@ TEST_F(Conversion, ProgressReachesTheEndAndCanStopIt) {
   const auto source =
       open_conversion_source(put("t5.safetensors", safetensors_text(tiny_t5())), {});
   const auto plan = plan_conversion(source, DType::kQ8_0);
-  const ConversionOutput output{.append = [](std::span<const std::byte>) {}, .rewrite_start = {}};
+  const ConversionOutput output{
+      .append = [](std::span<const std::byte>) {}, .rewrite_start = {}, .restart = {}};
   std::int64_t last = -1, all = 0;
   convert(plan, output, 2, [&](std::int64_t done, std::int64_t total) {
     EXPECT_GE(done, last);

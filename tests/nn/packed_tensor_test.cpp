@@ -57,12 +57,27 @@ Packed make(Packing packing, DType dtype) {
   return packed;
 }
 
-Packed scaled(DType dtype, std::int64_t scales, float factor = 1) {
+at::ScalarType torch_type(DType dtype) {
+  switch (dtype) {
+    case DType::kBF16:
+      return at::kBFloat16;
+    case DType::kF16:
+      return at::kHalf;
+    case DType::kF8E4M3:
+      return at::kFloat8_e4m3fn;
+    case DType::kF8E5M2:
+      return at::kFloat8_e5m2;
+    default:
+      return at::kFloat;
+  }
+}
+
+Packed scaled(DType dtype, std::int64_t scales, float factor = 1, DType type = DType::kF32) {
   auto packed = make(Packing::kScaled, dtype);
   packed.rows.packed->scale_factor = factor;
   if (scales > 0) {
-    packed.parts[1] = bytes_of(random_floats(scales, 5));
-    packed.rows.packed->scales = view_of(DType::kF32, {scales}, packed.parts[1]);
+    packed.parts[1] = bytes_of(random_floats(scales, 5).to(torch_type(type)));
+    packed.rows.packed->scales = view_of(type, {scales}, packed.parts[1]);
   }
   return packed;
 }
@@ -120,6 +135,25 @@ TEST(PackedTensor, ScaledValuesAreTheSameOnDevices) {
     expect_same_on_devices(scaled(DType::kF8E5M2, scales), "e5m2");
   }
   expect_same_on_devices(scaled(DType::kI8, kRows, 1.0F / 127.0F), "LLM.int8");
+}
+
+// Scales of 16 bits multiply as the fp32 numbers that they are: what torch gives for
+// weight.to(float32) * scale.to(float32).
+TEST(PackedTensor, ScalesOf16Bits) {
+  for (const auto type : {DType::kBF16, DType::kF16}) {
+    for (const auto dtype : {DType::kF8E4M3, DType::kF8E5M2}) {
+      for (const std::int64_t scales : {std::int64_t{1}, kRows}) {
+        const auto packed = scaled(dtype, scales, 1, type);
+        expect_same_on_devices(packed, to_string(dtype) + " with " + to_string(type));
+        const auto values = packed.parts[0].view(torch_type(dtype)).to(at::kFloat);
+        const auto expected = values.view({kRows, kColumns}) *
+                              packed.parts[1].view(torch_type(type)).to(at::kFloat).view({-1, 1});
+        const auto found = packed.tensor(at::kFloat).unpacked();
+        EXPECT_TRUE(at::equal(found.isnan(), expected.isnan()));
+        EXPECT_TRUE(at::equal(found.nan_to_num(), expected.nan_to_num()));
+      }
+    }
+  }
 }
 
 TEST(PackedTensor, CodesAreTheSameOnDevices) {

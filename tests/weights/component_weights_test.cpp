@@ -6,6 +6,7 @@
 
 #include <cstring>
 #include <numeric>
+#include <span>
 
 #include "expect_error.h"
 #include "temp_folder.h"
@@ -34,6 +35,12 @@ class FileOfBytes {
     std::vector<std::byte> data(sizeof value);
     std::memcpy(data.data(), &value, sizeof value);
     return add({name, DType::kF32, {1}}, std::move(data));
+  }
+  FileOfBytes& add_bits(const std::string& name, DType dtype,
+                        const std::vector<std::uint16_t>& bits) {
+    const auto bytes = std::as_bytes(std::span(bits));
+    return add({name, dtype, {static_cast<std::int64_t>(bits.size())}},
+               {bytes.begin(), bytes.end()});
   }
   ComponentWeights open(Component component) const {
     std::vector<TensorToWrite> tensors;
@@ -108,6 +115,44 @@ TEST(ComponentWeights, ScalesAreOfTheirRows) {
   EXPECT_EQ(static_cast<int>(k->first().packed->scales.data[0]), 8);
 }
 
+// Numbers that both 16-bit floats have, so that the bits are easily made.
+TEST(ComponentWeights, ScalesOf16BitsAreOfTheirRows) {
+  const std::pair<DType, std::vector<std::uint16_t>> kTypes[] = {
+      {DType::kBF16, {0x3f80, 0x3fc0, 0x4000, 0x3f00, 0x4040, 0x3e80}},
+      {DType::kF16, {0x3c00, 0x3e00, 0x4000, 0x3800, 0x4200, 0x3400}}};
+  const std::vector<float> kScales = {1, 1.5F, 2, 0.5F, 3, 0.25F};
+  for (const auto& [dtype, bits] : kTypes) {
+    SCOPED_TRACE(to_string(dtype));
+    FileOfBytes file, one;
+    file.add(std::string(kLayer) + ".weight", DType::kF8E4M3, {6, 4})
+        .add_bits(std::string(kLayer) + ".weight_scale", dtype, bits);
+    one.add(std::string(kLayer) + ".weight", DType::kF8E4M3, {6, 4})
+        .add_bits(std::string(kLayer) + ".scale_weight", dtype, {bits[4]});
+    FileOfBytes plain;
+    plain.add(std::string(kLayer) + ".weight", DType::kF8E4M3, {6, 4});
+    const auto rows_scaled = file.open(Component::kTransformer);
+    const auto all_scaled = one.open(Component::kTransformer);
+    const auto not_scaled = plain.open(Component::kTransformer);
+    std::size_t row = 0;
+    for (const char* layer : {"to_q", "to_k", "to_v"}) {
+      const auto name = std::string("transformer_blocks.0.attn.") + layer + ".weight";
+      const auto values = values_of(*not_scaled.find(name));
+      const auto by_row = values_of(*rows_scaled.find(name));
+      const auto by_one = values_of(*all_scaled.find(name));
+      for (std::size_t i = 0; i < values.size(); ++i) {
+        EXPECT_EQ(by_row[i], values[i] * kScales[row + i / 4]) << name << " " << i;
+        EXPECT_EQ(by_one[i], values[i] * kScales[4]) << name << " " << i;
+      }
+      row += 2;
+    }
+  }
+  // Beside plain weights a scale of 1 says nothing.
+  FileOfBytes file;
+  file.add(std::string(kLayer) + ".weight", DType::kBF16, {6, 4})
+      .add_bits(std::string(kLayer) + ".scale_weight", DType::kBF16, {0x3f80});
+  EXPECT_NO_THROW(file.open(Component::kTransformer));
+}
+
 std::string state(const std::string& more) {
   return R"({"quant_type":"nf4","dtype":"bfloat16","blocksize":64,)" + more + "}";
 }
@@ -154,7 +199,7 @@ TEST(ComponentWeights, PartsThatDoNotFitTogetherAreRefused) {
   FileOfBytes scales;
   scales.add(name, DType::kF8E4M3, {6, 4})
       .add(std::string(kLayer) + ".scale_weight", DType::kF32, {5});
-  refuse("one value of F32 or one for each of 6 rows", scales);
+  refuse("one value of F32, BF16 or F16, or one for each of 6 rows", scales);
   FileOfBytes beside_plain;
   beside_plain.add(name, DType::kBF16, {6, 4})
       .add_float(std::string(kLayer) + ".scale_weight", 2.0F);

@@ -17,6 +17,7 @@
 namespace steadyflux {
 
 struct Plan;            // memory/plan.h
+struct Aspect;          // memory/largest_size.h
 struct MemoryTimeline;  // memory/timeline.h
 struct StoredEmbeds;    // embeddings/prompt_embeds_file.h
 
@@ -46,6 +47,7 @@ struct InitImage {
   std::filesystem::path mask = {};  // empty: none
   // Both in the request's size. Called when they are needed, and again if need be.
   std::function<Pixels()> load;
+  std::int64_t load_bytes = 0;  // of RAM that it takes at most, for the plan
   // How much of the way from noise is gone, above 0 to 1: of n steps the first (1 - strength) n are
   // left out.
   double strength = 0.6;
@@ -168,6 +170,10 @@ class Pipeline {
 
   // How the requests would be carried out in one go with the memory there is now.
   Plan plan(std::span<const Request> requests) const;
+
+  // The request in the largest size of this aspect whose plan fits now. Throws Error{kDoesNotFit}
+  // if none does.
+  Request with_largest_size(Request request, const Aspect& aspect) const;
 
   // How many of `requests`, from the first on, are best made in one go: weights are brought in once
   // for all of them, and what waits between the phases has to fit into memory. At least 1.

@@ -1,5 +1,7 @@
 #include "cli/batch_answers.h"
 
+#include "cli/picture_output.h"
+
 namespace steadyflux::cli {
 
 namespace fs = std::filesystem;
@@ -27,6 +29,7 @@ Json batch_answer(const BatchItem& item, const fs::path& folder) {
   for (const auto& lora : metadata.loras) {
     answer["loras"].push_back({{"path", lora.path}, {"strength", lora.strength}});
   }
+  if (metadata.init_image) answer["init_image"] = init_image_json(*metadata.init_image);
   return answer;
 }
 

@@ -109,7 +109,7 @@ void BatchProgress::phase_progress(std::int64_t steps_done) {
 void BatchProgress::phase_finished(const PhaseStats& stats) {
   in_phase_ = false;
   chunk_phases_[stats.name] += stats.seconds;
-  console_.debug(fmt::format("{:<9}{:.2f} s, {} steps", stats.name, stats.seconds, clock_.total()));
+  console_.debug(fmt::format("{:<8} {:.2f} s, {} steps", stats.name, stats.seconds, clock_.total()));
   const auto same = std::find_if(phases_.begin(), phases_.end(),
                                  [&](const PhaseStats& phase) { return phase.name == stats.name; });
   if (same == phases_.end()) {
@@ -196,7 +196,7 @@ std::string BatchProgress::status_text(std::size_t columns) const {
   // What is no bar: the name, brackets, blanks, room for a longer ETA.
   const std::size_t rest = 16 + steps.size() + tail.size();
   const std::size_t bar = std::clamp<std::size_t>(columns > rest ? columns - rest : 0, 5, 30);
-  return fmt::format("{:<9}{} {}  {}", clock_.name(), bar_text(clock_.done(), clock_.total(), bar),
+  return fmt::format("{:<8} {} {}  {}", clock_.name(), bar_text(clock_.done(), clock_.total(), bar),
                      steps, tail);
 }
 

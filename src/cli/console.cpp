@@ -86,7 +86,7 @@ void Progress::phase_progress(std::int64_t steps_done) {
   const std::size_t room = console_.width();
   const std::size_t bar = room > 60 ? std::min<std::size_t>(40, room - 45) : 10;
   const auto remaining = clock_.remaining();
-  console_.status(fmt::format("{:<9}{} {}/{}  {}{}", clock_.name(),
+  console_.status(fmt::format("{:<8} {} {}/{}  {}{}", clock_.name(),
                               bar_text(steps_done, clock_.total(), bar), steps_done, clock_.total(),
                               duration_text(clock_.seconds()),
                               remaining ? "  ETA " + duration_text(*remaining) : ""));
@@ -96,7 +96,7 @@ void Progress::phase_finished(const PhaseStats& stats) {
   phases_.push_back(stats);
   console_.status("");
   const std::string line =
-      fmt::format("{:<9}{:.2f} s, {} steps", stats.name, stats.seconds, clock_.total());
+      fmt::format("{:<8} {:.2f} s, {} steps", stats.name, stats.seconds, clock_.total());
   if (console_.is_terminal()) {
     console_.debug(line);
   } else {
@@ -126,8 +126,10 @@ std::string phase_table(const std::vector<PhaseStats>& phases, bool verbose) {
     return fmt::format("{:>12}", name) +
            (predicted ? fmt::format("{:>12}{:>7}", "predicted", "") : "");
   };
+  std::size_t names = 9;  // the column's width
+  for (const auto& phase : phases) names = std::max(names, phase.name.size() + 1);
   const auto row = [&](const PhaseStats& phase) {
-    std::string text = fmt::format("{:<9}{:>8.2f}", phase.name, phase.seconds);
+    std::string text = fmt::format("{:<{}}{:>8.2f}", phase.name, names, phase.seconds);
     if (on_device) text += peak(phase.device_peak_allocated, phase.predicted_device);
     if (on_device && verbose) {
       text += fmt::format("{:>12}", format_bytes(phase.device_peak_reserved));
@@ -139,7 +141,7 @@ std::string phase_table(const std::vector<PhaseStats>& phases, bool verbose) {
     }
     return text + fmt::format("{:>7}{:>12}", phase.major_faults, format_bytes(phase.swap));
   };
-  std::string table = fmt::format("{:<9}{:>8}", "phase", "seconds");
+  std::string table = fmt::format("{:<{}}{:>8}", "phase", names, "seconds");
   if (on_device) table += peak_title("GPU peak");
   if (on_device && verbose) table += fmt::format("{:>12}", "reserved");
   table += peak_title("RSS peak");

@@ -111,6 +111,7 @@ Json result_json(const PictureMetadata& metadata, const Json& pictures, const Pr
   for (const auto& lora : metadata.loras) {
     result["loras"].push_back({{"path", lora.path}, {"strength", lora.strength}});
   }
+  if (metadata.init_image) result["init_image"] = init_image_json(*metadata.init_image);
   result["device"] = metadata.device;
   result["dtype"] = metadata.dtype;
   result["threads"] = metadata.num_threads;
@@ -132,6 +133,11 @@ void run_generate(const CommandLine& line) {
                        line.typed.max_sequence_length.has_value());
 
   Pipeline pipeline(job.pipeline);
+  if (job.finds_largest) {
+    job.request = pipeline.with_largest_size(std::move(job.request), job.aspect);
+    console.info(
+        fmt::format("the largest size that fits: {} x {}", job.request.width, job.request.height));
+  }
   pipeline.check(job.request);
   const PictureMetadata metadata = describe(job, job.request, pipeline, model_hash_of(job));
   if (job.recorded) compare_with_record(metadata, *job.recorded, console);

@@ -37,9 +37,11 @@ void fill_size_from(const fs::path& image, std::int64_t& width, std::int64_t& he
 std::shared_ptr<const InitImage> make_init_image(const fs::path& image, const fs::path& mask,
                                                  double strength, std::int64_t width,
                                                  std::int64_t height) {
-  read_picture_size(image);
-  if (!mask.empty()) read_picture_size(mask);
   auto init = std::make_shared<InitImage>();
+  init->load_bytes = read_picture_size(image).reading_bytes();
+  if (!mask.empty()) {
+    init->load_bytes = std::max(init->load_bytes, read_picture_size(mask).reading_bytes());
+  }
   init->image = image;
   init->mask = mask;
   init->strength = strength;

@@ -86,6 +86,10 @@ constexpr std::array kValueOptions = {
                 "a multiple of 16"},
     ValueOption{&Options::height, kForPictures | kForPlan, kPictureGroup, "height", "-H", "PIXELS",
                 "a multiple of 16"},
+    ValueOption{&Options::size, kForPictures | kForPlan, kPictureGroup, "size", "", "WxH|Xmp|auto",
+                "both sides in one, an area (1mp is 1024 x 1024 pixels), or the largest that fits"},
+    ValueOption{&Options::aspect, kForPictures | kForPlan, kPictureGroup, "aspect", "", "W:H",
+                "the picture's shape, such as 16:9, for an area or auto"},
     ValueOption{&Options::image, kForPictures | kForPlan, kPictureGroup, "image", "", "FILE",
                 "begin from this picture (PNG, JPEG), resized to width x height; without them its "
                 "own size counts"},
@@ -145,6 +149,8 @@ constexpr std::array kValueOptions = {
 constexpr std::array kFlags = {
     Flag{&Options::no_cache, kForPictures, kPictureGroup, "no-cache", "",
          "encode the prompt anew, and keep nothing"},
+    Flag{&Options::max_size, kForPlan, kPictureGroup, "max-size", "",
+         "plan the largest picture that fits, of --aspect"},
     Flag{&Options::keep_going, kForBatch, kBatchGroup, "keep-going", "",
          "go on after a picture that failed, and end with exit code 6"},
     Flag{&Options::overwrite, kForBatch, kBatchGroup, "overwrite", "",

@@ -20,6 +20,8 @@ struct Options {
   std::optional<std::string> lora;  // several: one a line
   std::optional<std::string> width;
   std::optional<std::string> height;
+  std::optional<std::string> size;
+  std::optional<std::string> aspect;
   std::optional<std::string> image;
   std::optional<std::string> mask;
   std::optional<std::string> strength;
@@ -48,6 +50,7 @@ struct Options {
   std::optional<std::string> rendezvous;
   std::optional<std::string> type;       // of quantize
   std::optional<std::string> component;  // of quantize
+  bool max_size = false;                 // of plan
   bool no_cache = false;
   bool keep_going = false;
   bool overwrite = false;

@@ -83,6 +83,13 @@ void write_picture(const std::string& output, const PictureMetadata& metadata, c
   }
 }
 
+nlohmann::ordered_json init_image_json(const InitImageRecord& record) {
+  nlohmann::ordered_json result = {{"image", record.image}};
+  if (!record.mask.empty()) result["mask"] = record.mask;
+  result["strength"] = record.strength;
+  return result;
+}
+
 nlohmann::json picture_settings(const PictureMetadata& metadata, bool any_seed) {
   nlohmann::json settings = {{"version", 1},
                              {"prompt", metadata.prompt},

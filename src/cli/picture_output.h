@@ -23,6 +23,9 @@ PictureMetadata describe(const GenerateJob& job, const Request& request, const P
 // As PNG or JPEG by the extension; "-" is standard output, as PNG. Throws Error{kIo}.
 void write_picture(const std::string& output, const PictureMetadata& metadata, const Image& image);
 
+// For --json: "image", "mask" if there is one, "strength".
+nlohmann::ordered_json init_image_json(const InitImageRecord& record);
+
 // What decides the bytes of a picture, for settings_key(). `any_seed`: whatever was drawn.
 nlohmann::json picture_settings(const PictureMetadata& metadata, bool any_seed);
 

@@ -99,6 +99,13 @@ PlanInputs make_plan_inputs(const GenerateJob& job) {
       pipeline.dtype, threads, inputs.budget, inputs.options);
   inputs.workload = make_workload(make_chunk(job.model, std::span(requests).first(chunk)), stored,
                                   pipeline.dtype, threads);
+  if (job.finds_largest) {
+    const auto sides =
+        largest_size(job.model, inputs.workload, inputs.budget, inputs.options, job.aspect);
+    const auto smallest = 2 * job.model.vae.scale_factor();
+    inputs.workload.width = sides ? sides->width : smallest;
+    inputs.workload.height = sides ? sides->height : smallest;
+  }
   inputs.title.chunks = static_cast<std::int64_t>((requests.size() + chunk - 1) / chunk);
   return inputs;
 }

@@ -137,12 +137,14 @@ std::string bar(std::int64_t value, std::int64_t budget, std::int64_t scale, std
 }
 
 std::string chart(const Plan& plan, const TextStyle& style) {
-  constexpr std::size_t kBeside = 14 + 2 + 11;  // labels, and the peak in numbers
+  std::size_t names = 9;
+  for (const PhasePlan& phase : plan.phases) names = std::max(names, phase.name.size() + 1);
+  const std::size_t beside = names + 5 + 2 + 11;  // labels, and the peak in numbers
   const std::size_t width = std::clamp<std::size_t>(style.width, 40, 120);
-  const std::size_t cells = width - kBeside - 1;  // some terminals wrap a full line
+  const std::size_t cells = width - beside - 1;  // some terminals wrap a full line
   const auto line = [&](const std::string& phase, const char* kind, std::int64_t peak,
                         std::int64_t budget, std::int64_t largest) {
-    return fmt::format("{:<9}{:<5}{}  {}\n", phase, kind,
+    return fmt::format("{:<{}}{:<5}{}  {}\n", phase, names, kind,
                        bar(peak, budget, std::max(budget, largest), cells, style.unicode),
                        format_bytes(peak));
   };

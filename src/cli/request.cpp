@@ -1,6 +1,8 @@
 #include "cli/request.h"
 
 #include "cli/init_image.h"
+#include "cli/parse_number.h"
+#include "cli/picture_size.h"
 
 #include <fmt/format.h>
 #include <unistd.h>
@@ -29,20 +31,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::int64_t kMaxSide = 16384;                          // pixels
-constexpr std::int64_t kMaxPixelBytes = std::int64_t{512} << 20;  // what the image writers take
-
 [[noreturn]] void usage_error(const std::string& message) {
   throw Error(ErrorKind::kUsage, message);
-}
-
-template <typename Number>
-std::optional<Number> parse_number(const std::string& text) {
-  Number value{};
-  const char* end = text.data() + text.size();
-  const auto parsed = std::from_chars(text.data(), end, value);
-  if (parsed.ec != std::errc() || parsed.ptr != end) return std::nullopt;
-  return value;
 }
 
 std::int64_t parse_in_range(const char* name, const std::string& text, std::int64_t lowest,
@@ -56,7 +46,7 @@ std::int64_t parse_in_range(const char* name, const std::string& text, std::int6
 }
 
 std::int64_t parse_side(const char* name, const std::string& text) {
-  const std::int64_t side = parse_in_range(name, text, 1, kMaxSide);
+  const std::int64_t side = parse_in_range(name, text, 1, kMostSide);
   if (side % 16 == 0) return side;
   if (side < 16)
     usage_error(fmt::format("{} {} is not a multiple of 16: use 16 or 32", name, side));
@@ -194,6 +184,9 @@ class Layers {
     if (line_.typed.*option || has_record_) return line_.typed.*option;
     return line_.configured.*option;
   }
+  const std::optional<std::string>& typed(std::optional<std::string> Options::*option) const {
+    return line_.typed.*option;
+  }
   // For options that a record says nothing about.
   std::optional<std::string> other(std::optional<std::string> Options::*option) const {
     return line_.typed.*option ? line_.typed.*option : line_.configured.*option;
@@ -251,11 +244,42 @@ double parse_strength(const std::string& text) {
   return *value;
 }
 
-void apply_size_and_image(GenerateJob& job, const Layers& layers) {
+// --size and --aspect, or --width and --height. A size on the command line goes before sides in a
+// configuration file.
+void apply_size(GenerateJob& job, const Layers& layers) {
   Request& request = job.request;
+  const auto size = layers.picture(&Options::size), aspect = layers.picture(&Options::aspect);
   const auto width = layers.picture(&Options::width), height = layers.picture(&Options::height);
   if (width) request.width = parse_side("width", *width);
   if (height) request.height = parse_side("height", *height);
+  if (aspect) job.aspect = parse_aspect(*aspect);
+  if (job.finds_largest || (size && *size == "auto")) {
+    job.finds_largest = true;
+    if (!aspect) job.aspect = {request.width, request.height};
+    if (layers.picture(&Options::image)) {
+      usage_error("--size auto with --image: give the size, or none for the picture's own");
+    }
+    return;
+  }
+  if (!size && !aspect) return;
+  if (layers.typed(&Options::width) || layers.typed(&Options::height)) {
+    usage_error(fmt::format("--{} with --width or --height: give one or the other",
+                            size ? "size" : "aspect"));
+  }
+  const auto spec =
+      size ? parse_size(*size, aspect ? &job.aspect : nullptr)
+           : SizeSpec{.is_auto = false,
+                      .sides = sides_of_area(
+                          job.aspect, static_cast<double>(request.width * request.height), 16)};
+  request.width = spec.sides.width;
+  request.height = spec.sides.height;
+}
+
+void apply_size_and_image(GenerateJob& job, const Layers& layers) {
+  Request& request = job.request;
+  apply_size(job, layers);
+  const auto width = layers.picture(&Options::width), height = layers.picture(&Options::height);
+  const bool sized = layers.picture(&Options::size) || layers.picture(&Options::aspect);
   const auto image = layers.picture(&Options::image), mask = layers.picture(&Options::mask),
              strength = layers.picture(&Options::strength);
   const auto recorded = job.recorded ? job.recorded->init_image : std::nullopt;
@@ -267,7 +291,7 @@ void apply_size_and_image(GenerateJob& job, const Layers& layers) {
   const fs::path path = image ? *image : recorded->image;
   if (image) {
     // A size that a model or a record would give is not meant for this picture.
-    auto w = width ? request.width : 0, h = height ? request.height : 0;
+    auto w = width || sized ? request.width : 0, h = height || sized ? request.height : 0;
     fill_size_from(path, w, h);
     request.width = w;
     request.height = h;
@@ -303,9 +327,9 @@ void apply_options(GenerateJob& job, const Layers& layers) {
     usage_error(fmt::format("--seed {} with --num-images {}: the last seed would be above 2^64-1",
                             request.seed, request.num_images));
   }
-  if (request.width * request.height * 3 > kMaxPixelBytes) {
+  if (request.width * request.height > kMostPixels) {
     usage_error(fmt::format("{} x {} is larger than the {} pixels a picture may have",
-                            request.width, request.height, kMaxPixelBytes / 3));
+                            request.width, request.height, kMostPixels));
   }
   std::int64_t threads = job.recorded ? job.recorded->num_threads : 0;
   number(&Options::threads, "threads", 1024, threads);
@@ -481,6 +505,11 @@ BatchJob make_batch_job(const CommandLine& line) {
   }
   job.rendezvous = layers.other(&Options::rendezvous);
   apply_options(defaults, layers);
+  if (defaults.finds_largest) {
+    usage_error(
+        "--size auto in a batch: it would depend on the memory that is free at the moment; "
+        "see steadyflux plan --max-size, and give that size");
+  }
   apply_memory_options(defaults, layers);
   take_model(defaults, layers, resolve_model(layers.other(&Options::model), bundled_model_dirs()));
   if (layers.picture(&Options::guidance) && !defaults.model.transformer.guidance_embeds) {
@@ -502,6 +531,10 @@ BatchEntry make_batch_entry(const CommandLine& line, const BatchJob& job, const 
     const auto option = find_value_option(name);
     if (option == nullptr) throw Error(ErrorKind::kInternal, "no option --" + name);
     own.typed.*option = text;
+  }
+  if (entry.options.contains("width") || entry.options.contains("height")) {
+    own.typed.size.reset();
+    own.typed.aspect.reset();
   }
   GenerateJob filled = job.defaults;
   try {
@@ -527,6 +560,7 @@ GenerateJob make_plan_job(const CommandLine& line) {
   GenerateJob job;
   const Layers layers(line, false);
   apply_other_options(job, line, layers);
+  job.finds_largest = line.typed.max_size || line.configured.max_size;
   apply_options(job, layers);  // as above
   apply_memory_options(job, layers);
   if (const auto text = layers.other(&Options::prompts)) {

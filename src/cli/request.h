@@ -12,6 +12,7 @@
 #include "cli/options.h"
 #include "config/model_config.h"
 #include "image/metadata.h"
+#include "memory/largest_size.h"
 #include "steadyflux/pipeline.h"
 
 namespace steadyflux::cli {
@@ -27,6 +28,10 @@ struct GenerateJob {
   bool use_cache = true;
   bool has_random_seed = false;  // --seed -1
   std::size_t num_prompts = 1;   // plan --prompts
+  // --size auto, plan --max-size: the largest picture of this aspect that fits is still to be
+  // found.
+  bool finds_largest = false;
+  Aspect aspect = {};
   // At most so many prompts in one go. More would save little, and make the first picture wait.
   std::size_t chunk_size = 16;
   bool json = false;

@@ -373,8 +373,11 @@ class Planner {
     const auto pixels = workload_.width * workload_.height * 3 * (1 + kFp32Bytes);
     const auto host = vae_host(kDecodeOverhead) + parked_embeds_ + latents_ + pixels;
     plan_.vae_encoder = plan_vae("encode_image", weight_bytes, host, [&](auto bands, bool parked) {
-      return vae_encode_footprint(model_.vae, workload_.height, workload_.width, element_, bands,
-                                  on_device(), parked, widened());
+      auto footprint = vae_encode_footprint(model_.vae, workload_.height, workload_.width, element_,
+                                            bands, on_device(), parked, widened());
+      // A file may hold more pixels than are asked for. It is read before the encoder begins.
+      footprint.host_peak = std::max(footprint.host_peak, workload_.image_load_bytes);
+      return footprint;
     });
   }
 

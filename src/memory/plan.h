@@ -64,12 +64,13 @@ struct Workload {
   std::int64_t width = 1024;   // pixels
   std::int64_t height = 1024;  // pixels
   std::int64_t num_inference_steps = 4;
-  std::int64_t num_images = 1;   // in all
-  std::int64_t num_prompts = 1;  // different ones
-  std::int64_t num_encoded = 1;  // of them: 0 where all embeddings are there already
-  std::int64_t num_init_images = 0;  // pictures that begin from one
-  std::int64_t num_masks = 0;        // and keep part of it
-  std::int64_t num_tables = 1;   // of modulations: combinations of prompt, steps and guidance
+  std::int64_t num_images = 1;        // in all
+  std::int64_t num_prompts = 1;       // different ones
+  std::int64_t num_encoded = 1;       // of them: 0 where all embeddings are there already
+  std::int64_t num_init_images = 0;   // pictures that begin from one
+  std::int64_t num_masks = 0;         // and keep part of it
+  std::int64_t image_load_bytes = 0;  // of RAM, to read one of those pictures
+  std::int64_t num_tables = 1;        // of modulations: combinations of prompt, steps and guidance
   std::int64_t max_sequence_length = 512;
   int num_threads = 1;
   std::string dtype = "bf16";   // computed with: bf16, fp16, fp32
@@ -144,8 +145,8 @@ struct Plan {
   Workload workload;
   bool fits = false;
   std::vector<PhasePlan> phases;
-  VaePlan vae;          // of decoding
-  VaePlan vae_encoder;  // of encode_image
+  VaePlan vae;                       // of decoding
+  VaePlan vae_encoder;               // of encode_image
   std::int64_t modulation_rows = 0;  // steps whose modulations are held at once, for every table
   // Pictures, and prompts, that go in turn through each unit of weights while it is there.
   std::int64_t denoise_group = 1;

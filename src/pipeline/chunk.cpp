@@ -42,12 +42,14 @@ Chunk make_chunk(const FluxModel& model, std::span<const Request> requests) {
   return chunk;
 }
 
-// As diffusers rounds: the steps to make are not rounded, what is left of all of them is cut.
+// As diffusers rounds: the steps to make are not rounded, what is left of all of them is cut. One
+// step at least is made, where the sum below is too coarse for a strength near 0.
 std::int64_t skipped_steps(const Request& request) {
   if (!request.init_image) return 0;
   const auto steps = static_cast<double>(request.num_inference_steps);
   const double made = std::min(steps * request.init_image->strength, steps);
-  return static_cast<std::int64_t>(std::max(steps - made, 0.0));
+  const auto skipped = static_cast<std::int64_t>(std::max(steps - made, 0.0));
+  return std::min(skipped, request.num_inference_steps - 1);
 }
 
 std::int64_t image_seq_len(const FluxModel& model, const Request& request) {

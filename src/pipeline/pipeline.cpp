@@ -10,6 +10,7 @@
 #include "base/bytes.h"
 #include "checkpoints/open_model.h"
 #include "config/model_config.h"
+#include "memory/largest_size.h"
 #include "memory/plan.h"
 #include "memory/plan_advice.h"
 #include "memory/probe.h"
@@ -176,6 +177,26 @@ Plan Pipeline::plan(std::span<const Request> requests) const {
   state_->take_loras(requests);
   const auto setting = state_->setting(state_->workload(make_chunk(state_->model, requests)));
   return make_plan(setting.model, setting.workload, setting.budget, setting.plan_options);
+}
+
+Request Pipeline::with_largest_size(Request request, const Aspect& aspect) const {
+  const auto factor = 2 * state_->model.vae.scale_factor();
+  request.width = request.height = factor;
+  check(request);
+  state_->take_loras({&request, 1});
+  const auto setting = state_->setting(state_->workload(make_chunk(state_->model, {&request, 1})));
+  const auto sides =
+      largest_size(setting.model, setting.workload, setting.budget, setting.plan_options, aspect);
+  if (!sides) {
+    const auto plan =
+        make_plan(setting.model, setting.workload, setting.budget, setting.plan_options);
+    throw Error(ErrorKind::kDoesNotFit,
+                does_not_fit_text(plan, find_remedies(state_->model, plan.workload, plan.budget,
+                                                      setting.plan_options)));
+  }
+  request.width = sides->width;
+  request.height = sides->height;
+  return request;
 }
 
 std::size_t Pipeline::chunk_size(std::span<const Request> requests) const {

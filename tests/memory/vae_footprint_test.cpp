@@ -1,8 +1,10 @@
 // The VAE's footprint with FLUX.1's real configuration: what it must be, and how it moves. That it
-// is what decoding takes is measured in tests/device/vae_bands_test.cpp.
+// is what decoding and encoding take is measured in tests/device/vae_bands_test.cpp.
 #include "memory/vae_footprint.h"
 
 #include <gtest/gtest.h>
+
+#include "memory/plan.h"
 
 namespace steadyflux {
 namespace {
@@ -58,6 +60,85 @@ TEST(VaeFootprint, SmallerBandsAndParkingNeverTakeMore) {
         }
       }
     }
+  }
+}
+
+TEST(VaeFootprint, OfFluxEncoding1024Pixels) {
+  EXPECT_EQ(vae_encoder_weight_bytes(kFlux, 2), 2 * 34274208);  // the checkpoint's parameters
+  const auto smallest = vae_smallest_band_bytes(kFlux, 2);
+  // The first resnet: its input and h, of 128 channels each; a window of 32 rows and 2, 16 rows of
+  // its convolution. The picture and the moments wait all the while.
+  const std::int64_t planes = (128 + 128) * 1024 * 1024 * 2;
+  const std::int64_t waiting = (3 * 1024 * 1024 + 32 * 128 * 128) * 2;
+  const auto host = vae_encode_footprint(kFlux, 1024, 1024, 2, smallest, false, false);
+  EXPECT_EQ(host.device_peak, 0);
+  EXPECT_GE(host.host_peak, planes + waiting);
+  EXPECT_LT(host.host_peak, planes + waiting + 40 * kMiB);
+  EXPECT_TRUE(host.tiled);
+
+  const auto parked = vae_encode_footprint(kFlux, 1024, 1024, 2, smallest, true, true);
+  EXPECT_EQ(parked.host_peak, planes);
+  EXPECT_LT(parked.device_peak, 110 * kMiB);
+
+  const auto whole = vae_encode_footprint(kFlux, 1024, 1024, 2, kWhole, true, false);
+  EXPECT_FALSE(whole.tiled);
+  EXPECT_EQ(whole.host_peak, 0);
+  EXPECT_GT(whole.device_peak, planes + waiting + 256 * kMiB);
+}
+
+TEST(VaeFootprint, EncodingInSmallerBandsAndParkingNeverTakeMore) {
+  for (const std::int64_t element_size : {2, 4}) {
+    for (std::int64_t height = 16; height <= 2048; height = 2 * height + 48) {
+      for (std::int64_t width = 16; width <= 2048; width = 2 * width + 48) {
+        std::int64_t last = 0, last_parked = 0;
+        for (auto bytes = vae_smallest_band_bytes(kFlux, element_size); bytes < kWhole;
+             bytes *= 4) {
+          const auto device =
+              vae_encode_footprint(kFlux, height, width, element_size, bytes, true, false);
+          const auto parked =
+              vae_encode_footprint(kFlux, height, width, element_size, bytes, true, true);
+          EXPECT_GE(device.device_peak, last);
+          EXPECT_GE(parked.device_peak, last_parked);
+          EXPECT_GE(device.device_peak, parked.device_peak);
+          EXPECT_GE(device.device_peak, parked.host_peak);
+          EXPECT_EQ(device.host_peak, 0);
+          last = device.device_peak;
+          last_parked = parked.device_peak;
+        }
+      }
+    }
+  }
+}
+
+Plan plan_with_picture(bool has_device, std::int64_t load_bytes) {
+  Workload work;
+  work.width = work.height = 512;
+  work.num_init_images = load_bytes > 0 ? 1 : 0;
+  work.image_load_bytes = load_bytes;
+  const std::int64_t plenty = std::int64_t{1} << 42;
+  return make_plan(FluxModel{}, work,
+                   {.has_device = has_device, .vram = has_device ? plenty : 0, .ram = plenty});
+}
+
+TEST(PlanOfAPicture, HasAPhaseToEncodeIt) {
+  for (const bool has_device : {false, true}) {
+    const auto plan = plan_with_picture(has_device, 1);
+    ASSERT_EQ(plan.phases.size(), plan_with_picture(has_device, 0).phases.size() + 1);
+    EXPECT_EQ(plan.phases[1].name, "encode_image");
+    EXPECT_GE(has_device ? plan.phases[1].device_peak_bytes : plan.phases[1].ram_peak_bytes,
+              vae_encoder_weight_bytes(kFlux, 2));
+  }
+}
+
+// A large file is read before the encoder begins: the larger of the two counts.
+TEST(PlanOfAPicture, KnowsWhatReadingItTakes) {
+  for (const bool has_device : {false, true}) {
+    const auto small = plan_with_picture(has_device, 1).phase("encode_image");
+    const auto large = plan_with_picture(has_device, std::int64_t{4} << 30).phase("encode_image");
+    EXPECT_EQ(large.device_peak_bytes, small.device_peak_bytes);
+    EXPECT_GT(large.ram_peak_bytes, std::int64_t{4} << 30);
+    if (has_device) continue;
+    EXPECT_LT(large.ram_peak_bytes, small.ram_peak_bytes + (std::int64_t{4} << 30));
   }
 }
 

@@ -110,7 +110,8 @@ PictureSize read_picture_size(const fs::path& path) {
   }
   bytes.resize(static_cast<std::size_t>(stream.gcount()));
   const StbSize size = checked_size(as_bytes(bytes), path.string());
-  return {.width = size.width, .height = size.height};
+  const auto file_bytes = static_cast<std::int64_t>(fs::file_size(path, error));
+  return {.width = size.width, .height = size.height, .file_bytes = error ? 0 : file_bytes};
 }
 
 }  // namespace steadyflux

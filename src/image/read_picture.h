@@ -21,6 +21,11 @@ Image decode_picture(std::span<const std::uint8_t> bytes, const std::string& nam
 struct PictureSize {
   std::int64_t width = 0;   // pixels
   std::int64_t height = 0;  // pixels
+  std::int64_t file_bytes = 0;
+
+  // What read_picture() takes of RAM at most, with the picture: the file, and the pixels twice, one
+  // copy of them perhaps with transparency. (PNGs of 16 bits a channel take more.)
+  std::int64_t reading_bytes() const { return file_bytes + 8 * width * height; }
 };
 // From the first bytes of the file alone. Throws as above.
 PictureSize read_picture_size(const std::filesystem::path& path);

@@ -101,6 +101,16 @@ TEST(PromptJsonLines, LorasAreOneOrAList) {
   }
 }
 
+TEST(PromptJsonLines, TakePicturesToBeginFrom) {
+  const Options all = {{"image", "a b.png"}, {"mask", "m/1.png"}, {"strength", "0.50"}};
+  EXPECT_EQ(options_of(R"("image": "a b.png", "mask": "m/1.png", "strength": 0.50)"), all);
+  EXPECT_EQ(options_of(R"("strength": "0.50", "mask": "m/1.png", "image": "a b.png")"), all);
+  EXPECT_EQ(options_of(R"("image": "1.0", "strength": 1.0)"),  // no whole numbers
+            (Options{{"image", "1.0"}, {"strength", "1.0"}}));
+  EXPECT_EQ(parse("prompt,image,mask,strength\np,a b.png,m/1.png,0.50\nq,,,\n", kCsv),
+            (Entries{{2, "p", all}, {3, "q", {}}}));
+}
+
 TEST(PromptJsonLines, KeepEveryDigitOfANumber) {
   for (const std::string number :
        {"0", "-1", "18446744073709551615", "9223372036854775808", "-9223372036854775808",
@@ -171,7 +181,7 @@ struct BadInput {
 TEST(BadPrompts, AreReportedWithLineReasonAndRemedy) {
   const std::string known =
       "; known are prompt, seed, width, height, steps, guidance, max-sequence-length, num-images "
-      "(or n), lora and output";
+      "(or n), lora, image, mask, strength and output";
   const std::string brace = "; a prompt that begins with a brace is written {\"prompt\": \"{...\"}";
   const std::string utf16 = "this is UTF-16; convert it to UTF-8 (iconv -f UTF-16 -t UTF-8)";
   const std::string not_closed =
@@ -230,6 +240,10 @@ TEST(BadPrompts, AreReportedWithLineReasonAndRemedy) {
       {kText, "{\"prompt\": \"a\", \"Seed\": 1}", "1: unknown key 'Seed'" + known},
       {kText, "{\"prompt\": \"a\", \"\": 1}", "1: unknown key ''" + known},
       {kText, "{\"prompt\": \"a\", \"loras\": \"x\"}", "1: unknown key 'loras'" + known},
+      {kText, "{\"prompt\": \"a\", \"image\": 1}", "1: 'image' is a number, expected a string"},
+      {kText, "{\"prompt\": \"a\", \"mask\": [\"x\"]}", "1: 'mask' is an array, expected a string"},
+      {kText, "{\"prompt\": \"a\", \"image\": \"\"}",
+       "1: 'image' is empty; give it a value or leave it out"},
       {kJsonLines, "{\"prompt\": \"a\", \"lora\": [\"x\", 1]}",
        "1: 'lora' is a number, expected a string or a list of strings"},
       {kJsonLines, "{\"prompt\": \"a\", \"lora\": [[\"x\"]]}",
@@ -406,7 +420,8 @@ TEST(PromptFile, TheExamplesOfTheDocumentationAreRead) {
                      {2,
                       "a castle\non a hill",
                       {{"width", "128"}, {"height", "64"}, {"steps", "4"}, {"num-images", "2"}}},
-                     {3, "a cat", {{"guidance", "3.5"}, {"output", "pets/cat.png"}}}}));
+                     {3, "a cat", {{"guidance", "3.5"}, {"output", "pets/cat.png"}}},
+                     {4, "a cat in oil", {{"image", "cat.jpg"}, {"strength", "0.7"}}}}));
   EXPECT_EQ(parse(documented("csv"), kCsv),
             (Entries{{2, "a red apple", {{"seed", "1"}, {"width", "64"}}},
                      {3, "a fox, sitting", {{"seed", "2"}, {"output", "fox.png"}}},

@@ -16,6 +16,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 from batch_cases import BatchAgainTest, BatchFilesTest  # noqa: E402, F401
 from batch_ends_cases import (BatchEmbeddingsTest, BatchFailuresTest,  # noqa: E402, F401
                               BatchRefusalsTest, BatchStoppedTest)
+from image_cases import (ImageBatchTest, ImageChangesTest, ImageGoldensTest,  # noqa: E402, F401
+                         ImageRefusalsTest, ImageRepeatTest, ImageSizeTest)
 from inspect_cases import InspectTest  # noqa: E402, F401
 from lora_cases import LoraTest  # noqa: E402, F401
 from parts_cases import PartsTest  # noqa: E402, F401

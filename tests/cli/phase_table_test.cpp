@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <set>
 #include <sstream>
 
 #include "cli/console.h"
@@ -39,6 +40,16 @@ TEST(PhaseTable, SaysHowFarOffThePlanWas) {
   EXPECT_NE(table.find("110.00 MiB  100.00 MiB +10.0%"), std::string::npos) << table;
   EXPECT_NE(table.find("190.00 MiB  200.00 MiB  -5.0%"), std::string::npos) << table;
   EXPECT_NE(last_line(table).find("-5.0%"), std::string::npos) << table;  // peak of peaks
+}
+
+TEST(PhaseTable, LongNamesKeepTheColumns) {
+  auto phases = some_phases();
+  phases[0].name = "encode_image";
+  std::istringstream lines(phase_table(phases, false));
+  std::set<std::size_t> lengths;
+  for (std::string line; std::getline(lines, line);) lengths.insert(line.size());
+  EXPECT_EQ(lengths.size(), 1U);
+  EXPECT_NE(phase_table(phases, false).find("encode_image     1.50 "), std::string::npos);
 }
 
 TEST(PhaseTable, FitsHundredColumnsWithADeviceAndAPlan) {

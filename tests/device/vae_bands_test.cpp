@@ -1,5 +1,5 @@
-// Decoding in bands on a device that is not the CPU: the same bits however the picture is cut and
-// wherever it is parked, and the memory that was foretold from the configuration alone.
+// Decoding and encoding in bands on a device that is not the CPU: the same bits however the picture
+// is cut and wherever it is parked, and the memory that was foretold from the configuration alone.
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Parallel.h>
@@ -44,6 +44,7 @@ class VaeBandsOnDevice : public ::testing::TestWithParam<at::ScalarType> {
   VaeBandsOnDevice() {
     at::set_num_threads(1);  // many small operations: threads would be in the way
     fill_randomly(decoder_.slots(), options_);
+    fill_randomly(encoder_.slots(), options_);
   }
   ~VaeBandsOnDevice() override { at::set_num_threads(threads_); }
 
@@ -57,11 +58,20 @@ class VaeBandsOnDevice : public ::testing::TestWithParam<at::ScalarType> {
         .to(simulated_device());
   }
 
+  // On the CPU, -1..1.
+  at::Tensor picture(std::int64_t height, std::int64_t width) const {
+    return at::rand({1, 3, height, width}, at::detail::createCPUGenerator(5))
+        .mul(2)
+        .sub(1)
+        .to(GetParam());
+  }
+
   const int threads_ = at::get_num_threads();
   const c10::InferenceMode inference_mode_;
   const at::TensorOptions options_ =
       at::TensorOptions().dtype(GetParam()).device(simulated_device());
   AutoencoderKlDecoder decoder_{narrow_config()};
+  AutoencoderKlEncoder encoder_{narrow_config()};
 };
 
 // So wide that the last two levels are cut into two and eight units.
@@ -105,15 +115,58 @@ TEST_P(VaeBandsOnDevice, TakeWhatWasForetold) {
   }
 }
 
+TEST_P(VaeBandsOnDevice, EncodeToTheSameBits) {
+  const auto input = picture(16, 4096).to(simulated_device());
+  const auto expected = encoder_.encode(input, {.band_bytes = kWhole}).cpu();
+  ASSERT_TRUE(at::isfinite(expected).all().item<bool>());
+  for (const bool park_on_host : {false, true}) {
+    for (const std::int64_t band_bytes : {std::int64_t{1}, std::int64_t{2} << 20}) {
+      const auto found =
+          encoder_.encode(input, {.band_bytes = band_bytes, .park_on_host = park_on_host});
+      EXPECT_TRUE(at::equal(found.cpu(), expected)) << band_bytes << " " << park_on_host;
+    }
+  }
+}
+
+TEST_P(VaeBandsOnDevice, EncodingTakesWhatWasForetold) {
+  for (const auto& [height, width] : {std::pair{320, 320}, {16, 4096}}) {
+    for (const bool park_on_host : {false, true}) {
+      for (const std::int64_t band_bytes :
+           {vae_smallest_band_bytes(encoder_.config, element_size()), std::int64_t{2} << 20,
+            kWhole}) {
+        const auto before = device_bytes();
+        reset_device_peak(simulated_device());
+        encoder_.encode(picture(height, width).to(simulated_device()),
+                        {.band_bytes = band_bytes, .park_on_host = park_on_host});
+        const auto measured = device_peak(simulated_device()).peak_allocated - before;
+        const auto foretold =
+            vae_encode_footprint(encoder_.config, height, width, element_size(), band_bytes,
+                                 /*has_device=*/true, park_on_host);
+        std::cout << height << " x " << width << ", bands of " << band_bytes << ", parked "
+                  << park_on_host << ": " << measured << " bytes, foretold " << foretold.device_peak
+                  << ", " << foretold.band_rows << " rows\n";
+        EXPECT_NEAR(static_cast<double>(foretold.device_peak), static_cast<double>(measured),
+                    0.02 * static_cast<double>(measured));
+        EXPECT_EQ(device_bytes(), before);
+      }
+    }
+  }
+}
+
 TEST_P(VaeBandsOnDevice, WeightsAreWhatWasForetold) {
   EXPECT_EQ(vae_decoder_weight_bytes(decoder_.config, element_size()),
             slot_bytes(decoder_.slots(), GetParam()));
+  EXPECT_EQ(vae_encoder_weight_bytes(encoder_.config, element_size()),
+            slot_bytes(encoder_.slots(), GetParam()));
   AutoencoderKlConfig other;  // FLUX's, but for these
   other.use_post_quant_conv = true;
   other.mid_block_add_attention = false;
   other.layers_per_block = 1;
   EXPECT_EQ(vae_decoder_weight_bytes(other, element_size()),
             slot_bytes(AutoencoderKlDecoder(other).slots(), GetParam()));
+  other.use_quant_conv = true;
+  EXPECT_EQ(vae_encoder_weight_bytes(other, element_size()),
+            slot_bytes(AutoencoderKlEncoder(other).slots(), GetParam()));
 }
 
 INSTANTIATE_TEST_SUITE_P(Dtypes, VaeBandsOnDevice, ::testing::Values(at::kFloat, at::kBFloat16),

@@ -50,6 +50,50 @@ TEST(Metadata, JsonBringsAllBack) {
   }
 }
 
+PictureMetadata example_from_picture() {
+  PictureMetadata metadata = example();
+  metadata.init_image = {.image = "/pictures/\u00e9 \"1\".png",
+                         .image_hash = "00112233aabbccdd",
+                         .mask = "/pictures/mask.jpg",
+                         .mask_hash = "ffeeddcc00112233",
+                         .strength = 1.0 / 3.0};
+  return metadata;
+}
+
+TEST(Metadata, JsonBringsThePictureToBeginFromBack) {
+  auto metadata = example_from_picture();
+  EXPECT_EQ(metadata_from_json(to_json(metadata), "x.png"), metadata);
+  metadata.init_image->mask.clear();
+  metadata.init_image->mask_hash.clear();
+  metadata.init_image->strength = 1;
+  EXPECT_EQ(metadata_from_json(to_json(metadata), "x.png"), metadata);
+  EXPECT_EQ(to_json(metadata).find("mask"), std::string::npos);
+  EXPECT_EQ(to_json(example()).find("init_image"), std::string::npos);
+}
+
+TEST(Metadata, ThePictureToBeginFromIsChecked) {
+  const auto good = nlohmann::json::parse(to_json(example_from_picture()));
+  const auto refuse = [&](const char* names, const nlohmann::json& init) {
+    auto changed = good;
+    changed["init_image"] = init;
+    expect_error(ErrorKind::kBadInput, names, [&] { metadata_from_json(changed.dump(), "x.png"); });
+  };
+  refuse("'init_image'", nullptr);
+  refuse("'init_image'", nlohmann::json::array());
+  for (const char* key : {"image", "image_hash", "mask", "mask_hash", "strength"}) {
+    auto init = good["init_image"];
+    init[key] = nlohmann::json::array();
+    refuse(key, init);
+    init.erase(key);
+    if (std::string(key) != "mask") refuse(key, init);  // may be absent
+  }
+  for (const double strength : {0.0, -0.5, 1.001}) {
+    auto init = good["init_image"];
+    init["strength"] = strength;
+    refuse("strength", init);
+  }
+}
+
 TEST(Metadata, BytesThatAreNoUtf8AreReplaced) {
   PictureMetadata metadata = example();
   metadata.model_path = "models/\xff";
@@ -120,6 +164,10 @@ TEST(Metadata, A1111) {
   EXPECT_EQ(a1111_parameters(metadata),
             "x y\nSteps: 28, Sampler: Euler, Schedule type: Simple, CFG scale: 1, Seed: 7, "
             "Size: 512x768, Model: \"a, b: c\", Version: steadyflux 0.1.0");
+  metadata.model = "m";
+  metadata.init_image = {.image = "a.png", .image_hash = "0", .strength = 0.75};
+  EXPECT_NE(a1111_parameters(metadata).find("Model: m, Denoising strength: 0.75, Version"),
+            std::string::npos);
 }
 
 std::string model_identity(const std::filesystem::path& folder) {

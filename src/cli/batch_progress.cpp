@@ -109,7 +109,8 @@ void BatchProgress::phase_progress(std::int64_t steps_done) {
 void BatchProgress::phase_finished(const PhaseStats& stats) {
   in_phase_ = false;
   chunk_phases_[stats.name] += stats.seconds;
-  console_.debug(fmt::format("{:<8} {:.2f} s, {} steps", stats.name, stats.seconds, clock_.total()));
+  console_.debug(
+      fmt::format("{:<8} {:.2f} s, {} steps", stats.name, stats.seconds, clock_.total()));
   const auto same = std::find_if(phases_.begin(), phases_.end(),
                                  [&](const PhaseStats& phase) { return phase.name == stats.name; });
   if (same == phases_.end()) {

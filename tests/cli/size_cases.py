@@ -1,0 +1,65 @@
+"""--size, --aspect, and the largest picture that fits. Part of cli_test.py."""
+
+import json
+
+from program import CliTest
+
+
+class SizeTest(CliTest):
+    def size_of(self, *arguments):
+        plan = json.loads(self.succeed("plan", "--json", "--device", "cpu", *arguments).stdout)
+        return plan["workload"]["width"], plan["workload"]["height"]
+
+    def fail_saying(self, code, says, *arguments):
+        self.fail_with(code, *arguments, says=[says])
+
+    def test_spellings(self):
+        self.assertEqual(self.size_of("--size", "96x64"), (96, 64))
+        self.assertEqual(self.size_of("--size", "128"), (128, 128))
+        self.assertEqual(self.size_of("--size", "1mp"), (1024, 1024))
+        self.assertEqual(self.size_of("--size", "1mp", "--aspect", "16:9"), (1360, 768))
+        self.assertEqual(self.size_of("--size", "1mp", "--aspect", "9:16"), (768, 1360))
+        # The model's area, 64 x 64, in another shape.
+        self.assertEqual(self.size_of("--aspect", "4:1"), (128, 32))
+
+    def test_wrong_spellings_say_what_is_expected(self):
+        for size in ["1x", "x64", "64x", "mp", "0mp", "-1mp", "nanmp", "999mp", "64x64x64", "8", "",
+                     "huge", "1e3mp", "70000"]:
+            self.fail_saying(2, "--size", "plan", "--size", size)
+        self.fail_saying(2, "use 96 or 112", "plan", "--size", "100x64")
+        for aspect in ["16", "0:1", "1:0", "-16:9", "a:b", "1:1000", "nan:1", ""]:
+            self.fail_saying(2, "--aspect", "plan", "--size", "1mp", "--aspect", aspect)
+        self.fail_saying(2, "--aspect", "plan", "--size", "64x64", "--aspect", "1:1")
+        self.fail_saying(2, "--width", "plan", "--size", "64x64", "-W", "64")
+
+    def test_a_typed_size_goes_before_a_configured_width(self):
+        (self.folder / "sides.toml").write_text("width = 96\nheight = 32\n")
+        self.assertEqual(self.size_of("--config", "sides.toml"), (96, 32))
+        self.assertEqual(self.size_of("--config", "sides.toml", "--size", "64x48"), (64, 48))
+
+    def test_the_largest_fits_and_the_next_does_not(self):
+        for ram in ["300MiB", "450MiB"]:
+            for aspect in ["1:1", "2:1"]:
+                found = self.size_of("--max-size", "--aspect", aspect, "--max-ram", ram)
+                self.assertEqual(found, self.size_of("--size", "auto", "--aspect", aspect,
+                                                     "--max-ram", ram))
+                width, height = found[0] + 16, found[1] + (16 if aspect == "1:1" else 8)
+                height = (height + 8) // 16 * 16
+                done = self.run_program("plan", "--device", "cpu", "--max-ram", ram, "--size",
+                                        f"{width}x{height}")
+                self.assertEqual(done.returncode, 4, f"{width} x {height} in {ram}")
+
+    def test_nothing_fits(self):
+        self.fail_saying(4, "does not fit", "a red apple", "--size", "auto", "--device", "cpu",
+                         "--max-ram", "64MiB")
+
+    def test_a_picture_of_the_largest_size_stays_below_the_limit(self):
+        done = self.succeed("a red apple", "--size", "auto", "--steps", "1", "--device", "cpu",
+                            "--max-ram", "230MiB", "--json", "-o", "out.png")
+        told = json.loads(done.stdout)
+        self.assertGreater(told["width"], 64)
+        self.assertLess(max(phase["peak_rss"] for phase in told["phases"]), 230 << 20)
+
+    def test_a_batch_wants_a_size(self):
+        (self.folder / "prompts.txt").write_text("a red apple\n")
+        self.fail_saying(2, "--size auto in a batch", "batch", "prompts.txt", "--size", "auto")

@@ -26,13 +26,13 @@ inline std::int64_t widened_linear_bytes(std::int64_t rows, std::int64_t in_feat
 // together.
 inline std::int64_t widened_heads(std::int64_t heads, std::int64_t queries, std::int64_t keys,
                                   std::int64_t head_dim) {
-  const auto head = std::max<std::int64_t>(4 * 2 * (queries + keys) * head_dim, 1);
+  const auto head = std::max<std::int64_t>(8 * (queries + keys) * head_dim, 1);
   return std::clamp<std::int64_t>(kWidenedBytes / head, 1, heads);
 }
 
 inline std::int64_t widened_attention_bytes(std::int64_t heads, std::int64_t queries,
                                             std::int64_t keys, std::int64_t head_dim) {
-  return widened_heads(heads, queries, keys, head_dim) * 4 * 2 * (queries + keys) * head_dim;
+  return widened_heads(heads, queries, keys, head_dim) * 8 * (queries + keys) * head_dim;
 }
 
 }  // namespace steadyflux

@@ -35,8 +35,8 @@ std::vector<Window> make_windows(std::int64_t in, std::int64_t out) {
   std::vector<Window> windows;
   for (std::int64_t i = 0; i < out; ++i) {
     const double center = (static_cast<double>(i) + 0.5) * scale;
-    const auto begin = std::max<std::int64_t>(static_cast<std::int64_t>(center - reach + 0.5), 0);
-    const auto end = std::min<std::int64_t>(static_cast<std::int64_t>(center + reach + 0.5), in);
+    const auto begin = std::max<std::int64_t>(std::llround(center - reach), 0);
+    const auto end = std::min<std::int64_t>(std::llround(center + reach), in);
     std::vector<double> weights;
     double sum = 0;
     for (auto at = begin; at < end; ++at) {
@@ -46,7 +46,7 @@ std::vector<Window> make_windows(std::int64_t in, std::int64_t out) {
     Window window{begin, {}};
     for (const double weight : weights) {
       const double scaled = weight / sum * static_cast<double>(1 << kWeightBits);
-      window.weights.push_back(static_cast<std::int32_t>(scaled < 0 ? scaled - 0.5 : scaled + 0.5));
+      window.weights.push_back(static_cast<std::int32_t>(std::lround(scaled)));
     }
     windows.push_back(std::move(window));
   }

@@ -184,7 +184,10 @@ Request Pipeline::with_largest_size(Request request, const Aspect& aspect) const
   request.width = request.height = factor;
   check(request);
   state_->take_loras({&request, 1});
-  const auto setting = state_->setting(state_->workload(make_chunk(state_->model, {&request, 1})));
+  auto setting = state_->setting(state_->workload(make_chunk(state_->model, {&request, 1})));
+  // The process grows by as much until its picture is planned.
+  constexpr std::int64_t kGrowth = std::int64_t{4} << 20;
+  setting.budget.ram -= kGrowth;
   const auto sides =
       largest_size(setting.model, setting.workload, setting.budget, setting.plan_options, aspect);
   if (!sides) {

@@ -1,120 +1,29 @@
 #include "cli/request.h"
 
-#include "cli/init_image.h"
-#include "cli/parse_number.h"
-#include "cli/picture_size.h"
-
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <charconv>
-#include <cmath>
 #include <filesystem>
 #include <iostream>
 #include <iterator>
 #include <limits>
-#include <random>
 #include <utility>
 
-#include "base/bytes.h"
 #include "base/utf8.h"
 #include "checkpoints/open_model.h"
+#include "cli/init_image.h"
+#include "cli/layers.h"
 #include "cli/model_places.h"
+#include "cli/option_values.h"
+#include "cli/picture_size.h"
 #include "image/output_file.h"
 #include "image/png.h"
-#include "lora/lora_spec.h"
-#include "memory/memory_report.h"
 #include "steadyflux/error.h"
 
 namespace steadyflux::cli {
 namespace {
 
 namespace fs = std::filesystem;
-
-[[noreturn]] void usage_error(const std::string& message) {
-  throw Error(ErrorKind::kUsage, message);
-}
-
-std::int64_t parse_in_range(const char* name, const std::string& text, std::int64_t lowest,
-                            std::int64_t highest) {
-  const auto value = parse_number<std::int64_t>(text);
-  if (!value || *value < lowest || *value > highest) {
-    usage_error(fmt::format("--{} {}: expected a whole number from {} to {}", name, printable(text),
-                            lowest, highest));
-  }
-  return *value;
-}
-
-std::int64_t parse_side(const char* name, const std::string& text) {
-  const std::int64_t side = parse_in_range(name, text, 1, kMostSide);
-  if (side % 16 == 0) return side;
-  if (side < 16)
-    usage_error(fmt::format("{} {} is not a multiple of 16: use 16 or 32", name, side));
-  const std::int64_t below = side / 16 * 16;
-  usage_error(
-      fmt::format("{} {} is not a multiple of 16: use {} or {}", name, side, below, below + 16));
-}
-
-double parse_guidance(const std::string& text) {
-  const auto value = parse_number<double>(text);
-  if (!value || !std::isfinite(*value) || *value < 0) {
-    usage_error(fmt::format("--guidance {}: expected a number, 0 or more", printable(text)));
-  }
-  return *value;
-}
-
-std::uint64_t parse_seed(const std::string& text) {
-  if (text == "-1") return std::random_device{}();  // 32 bits: short enough to type again
-  const auto value = parse_number<std::uint64_t>(text);
-  if (!value) {
-    usage_error(
-        fmt::format("--seed {}: expected a whole number from 0 to {}, or -1 for a random "
-                    "one",
-                    printable(text), std::numeric_limits<std::uint64_t>::max()));
-  }
-  return *value;
-}
-
-void check_one_of(const char* name, const std::string& text,
-                  std::initializer_list<const char*> accepted) {
-  for (const char* word : accepted) {
-    if (text == word) return;
-  }
-  usage_error(
-      fmt::format("--{} {}: expected {}", name, printable(text), fmt::join(accepted, ", ")));
-}
-
-void check_device(const std::string& text) {
-  if (text.rfind("cuda:", 0) == 0 && parse_number<std::uint8_t>(text.substr(5))) return;
-  check_one_of("device", text, {"auto", "cpu", "cuda", "cuda:N"});
-  if (text == "cuda:N") usage_error("--device cuda:N: N is the number of a GPU, such as cuda:0");
-}
-
-constexpr std::int64_t kLeastLimit = std::int64_t{1} << 20;  // less is a forgotten unit
-
-std::int64_t parse_limit(const char* name, const std::string& text) {
-  std::int64_t bytes = 0;
-  try {
-    bytes = parse_bytes(text);
-  } catch (const Error& error) {
-    usage_error(fmt::format("--{}: {}", name, error.what()));
-  }
-  if (bytes < kLeastLimit) {
-    usage_error(fmt::format("--{} {}: is {}, expected 1MiB or more; write for example 6GiB", name,
-                            printable(text), format_bytes(bytes)));
-  }
-  return bytes;
-}
-
-fs::path parse_report(const std::string& text) {
-  const fs::path path = text;
-  try {
-    memory_report_format(path);
-  } catch (const Error& error) {
-    usage_error(fmt::format("--memory-report {}", error.what()));
-  }
-  return path;
-}
 
 std::string read_prompt(const std::string& positional) {
   if (positional != "-") return positional;
@@ -153,50 +62,6 @@ fs::path find_recorded_model(const PictureMetadata& recorded, const std::string&
   }
 }
 
-fs::path checked_lora(const fs::path& path) {
-  std::error_code error;
-  if (fs::is_regular_file(path, error)) return path;
-  throw Error(ErrorKind::kBadInput,
-              fmt::format("LoRA {}: {}", printable(path.string(), 200),
-                          fs::exists(path, error) ? "is no file" : "no such file"));
-}
-
-// One LoRA a line, FILE or FILE:SCALE. An empty text is none.
-std::vector<LoraUse> parse_loras(const std::string& text) {
-  std::vector<LoraUse> loras;
-  std::size_t begin = 0;
-  while (begin < text.size()) {
-    const auto end = std::min(text.find('\n', begin), text.size());
-    const auto spec = parse_lora_spec(text.substr(begin, end - begin));
-    loras.push_back({checked_lora(spec.path), spec.scale});
-    begin = end + 1;
-  }
-  return loras;
-}
-
-// What was typed, else what was recorded, else what was configured: in this order.
-class Layers {
- public:
-  Layers(const CommandLine& line, bool has_record) : line_(line), has_record_(has_record) {}
-
-  // The text given for an option, unless the record has a say in between.
-  std::optional<std::string> picture(std::optional<std::string> Options::*option) const {
-    if (line_.typed.*option || has_record_) return line_.typed.*option;
-    return line_.configured.*option;
-  }
-  const std::optional<std::string>& typed(std::optional<std::string> Options::*option) const {
-    return line_.typed.*option;
-  }
-  // For options that a record says nothing about.
-  std::optional<std::string> other(std::optional<std::string> Options::*option) const {
-    return line_.typed.*option ? line_.typed.*option : line_.configured.*option;
-  }
-
- private:
-  const CommandLine& line_;
-  bool has_record_;
-};
-
 void check_output(const GenerateJob& job) {
   if (job.output != "-") {
     check_output_path(job.output);
@@ -234,14 +99,6 @@ void fill_defaults(GenerateJob& job) {
   request.num_inference_steps = defaults.num_inference_steps;
   request.guidance_scale = defaults.guidance_scale;
   request.max_sequence_length = defaults.max_sequence_length;
-}
-
-double parse_strength(const std::string& text) {
-  const auto value = parse_number<double>(text);
-  if (!value || !(*value > 0 && *value <= 1)) {
-    usage_error(fmt::format("--strength {}: expected a number above 0, up to 1", printable(text)));
-  }
-  return *value;
 }
 
 // --size and --aspect, or --width and --height. A size on the command line goes before sides in a

@@ -1,0 +1,35 @@
+// What the values of options mean, one by one. Each throws Error: kUsage that names the option and
+// says what is expected, or kBadInput for a file that is not there.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <initializer_list>
+#include <string>
+#include <vector>
+
+#include "steadyflux/pipeline.h"
+
+namespace steadyflux::cli {
+
+[[noreturn]] void usage_error(const std::string& message);
+
+// A whole number from `lowest` to `highest`.
+std::int64_t parse_in_range(const char* name, const std::string& text, std::int64_t lowest,
+                            std::int64_t highest);
+std::int64_t parse_side(const char* name, const std::string& text);  // a multiple of 16
+double parse_guidance(const std::string& text);
+std::uint64_t parse_seed(const std::string& text);  // -1: a random one
+double parse_strength(const std::string& text);
+void check_one_of(const char* name, const std::string& text,
+                  std::initializer_list<const char*> accepted);
+void check_device(const std::string& text);
+std::int64_t parse_limit(const char* name, const std::string& text);  // bytes
+std::filesystem::path parse_report(const std::string& text);
+
+// A LoRA that is there.
+std::filesystem::path checked_lora(const std::filesystem::path& path);
+// One LoRA a line, FILE or FILE:SCALE. An empty text is none.
+std::vector<LoraUse> parse_loras(const std::string& text);
+
+}  // namespace steadyflux::cli

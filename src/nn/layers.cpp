@@ -94,9 +94,9 @@ at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor&
     const double default_scale = 1.0 / std::sqrt(static_cast<double>(q.size(3)));
     return flash_attention_cpu(q, k, v, scale.value_or(default_scale));
   }
-  const auto out =
-      products::scaled_dot_product_attention(q, k, v, mask, is_causal, scale);  // [B, heads, S, head_dim]
-  return out.transpose(1, 2).flatten(2);                              // [B, S, heads * head_dim]
+  const auto out = products::scaled_dot_product_attention(q, k, v, mask, is_causal,
+                                                          scale);  // [B, heads, S, head_dim]
+  return out.transpose(1, 2).flatten(2);                           // [B, S, heads * head_dim]
 }
 
 at::Tensor split_heads(const at::Tensor& x, std::int64_t head_dim) {

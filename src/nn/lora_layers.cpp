@@ -266,7 +266,8 @@ class KroneckerBranch final : public LoraBranch {
       : first_(std::move(first)), second_(std::move(second)), rows_(std::move(rows)) {}
   at::Tensor operator()(const at::Tensor& x, const at::Tensor&) const override {
     const auto matrix = x.unflatten(-1, {first_.size(1), second_.size(1)});  // [..., a, b]
-    const auto product = products::matmul(products::matmul(first_, matrix), second_.t()).flatten(-2);
+    const auto product =
+        products::matmul(products::matmul(first_, matrix), second_.t()).flatten(-2);
     return rows_.defined() ? product.index_select(-1, rows_) : product;
   }
 

@@ -42,8 +42,8 @@ at::Tensor matmul(const at::Tensor& a, const at::Tensor& b) {
 }
 
 at::Tensor scaled_dot_product_attention(const at::Tensor& q, const at::Tensor& k,
-                                        const at::Tensor& v, const at::Tensor& mask,
-                                        bool is_causal, std::optional<double> scale) {
+                                        const at::Tensor& v, const at::Tensor& mask, bool is_causal,
+                                        std::optional<double> scale) {
   if (is_widened(q)) {
     return widened::scaled_dot_product_attention(q, k, v, mask, is_causal, scale);
   }
@@ -79,8 +79,8 @@ at::Tensor conv2d(const at::Tensor& x, const at::Tensor& weight, const at::Tenso
 }
 
 at::Tensor scaled_dot_product_attention(const at::Tensor& q, const at::Tensor& k,
-                                        const at::Tensor& v, const at::Tensor& mask,
-                                        bool is_causal, std::optional<double> scale) {
+                                        const at::Tensor& v, const at::Tensor& mask, bool is_causal,
+                                        std::optional<double> scale) {
   const auto heads = q.size(1);
   // As libtorch's kernels leave it: the heads of a position side by side.
   auto result = at::empty({q.size(0), q.size(2), heads, v.size(3)}, q.options()).transpose(1, 2);

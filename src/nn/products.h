@@ -28,8 +28,8 @@ at::Tensor matmul(const at::Tensor& a, const at::Tensor& b);
 // softmax(q k^T * scale + mask) v, all [B, heads, S, head_dim]; mask broadcastable to
 // [B, heads, S, S] or undefined.
 at::Tensor scaled_dot_product_attention(const at::Tensor& q, const at::Tensor& k,
-                                        const at::Tensor& v, const at::Tensor& mask,
-                                        bool is_causal, std::optional<double> scale);
+                                        const at::Tensor& v, const at::Tensor& mask, bool is_causal,
+                                        std::optional<double> scale);
 
 }  // namespace products
 
@@ -39,8 +39,8 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tenso
 at::Tensor conv2d(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
                   at::IntArrayRef stride, at::IntArrayRef padding);
 at::Tensor scaled_dot_product_attention(const at::Tensor& q, const at::Tensor& k,
-                                        const at::Tensor& v, const at::Tensor& mask,
-                                        bool is_causal, std::optional<double> scale);
+                                        const at::Tensor& v, const at::Tensor& mask, bool is_causal,
+                                        std::optional<double> scale);
 }  // namespace widened
 
 }  // namespace steadyflux

@@ -17,7 +17,7 @@ at::Tensor as_rows(const at::Tensor& picture) { return picture.permute({0, 2, 3,
 at::Tensor conv2d(const Conv2d& conv, const at::Tensor& rows, std::int64_t stride,
                   std::int64_t side_padding) {
   return as_rows(products::conv2d(as_picture(rows), conv.weight, conv.bias, {stride, stride},
-                                    {0, side_padding}));
+                                  {0, side_padding}));
 }
 
 }  // namespace

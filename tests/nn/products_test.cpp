@@ -59,8 +59,8 @@ TEST_P(Widened, AttentionRoundsOnce) {
   const auto mask = values({1, heads, 70, keys});  // one for each head, as T5's
   const auto masked = at::scaled_dot_product_attention(q.to(at::kDouble), k.to(at::kDouble),
                                                        v.to(at::kDouble), mask.to(at::kDouble));
-  expect_rounded_once(
-      widened::scaled_dot_product_attention(q, k, v, mask, false, std::nullopt), masked);
+  expect_rounded_once(widened::scaled_dot_product_attention(q, k, v, mask, false, std::nullopt),
+                      masked);
 }
 
 INSTANTIATE_TEST_SUITE_P(Dtypes, Widened, testing::Values(at::kBFloat16, at::kHalf));

@@ -8,12 +8,12 @@
 
 #include <cerrno>
 #include <chrono>
-#include <cstdint>
 #include <random>
 #include <string>
 #include <system_error>
 #include <utility>
 
+#include "base/file_identity.h"
 #include "base/file_io.h"
 #include "steadyflux/error.h"
 
@@ -31,14 +31,12 @@ std::string random_digits() {
   return fmt::format("{:08x}{:08x}", random(), random());
 }
 
-// The same for all who write this target: FNV-1a of its name, which may itself be as long as names
-// can be.
+// The same for all who write this target: a hash, as its name may itself be as long as names can
+// be.
 std::string digits_of(const fs::path& target) {
-  std::uint64_t hash = 0xcbf29ce484222325U;
-  for (const char c : target.filename().string()) {
-    hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3U;
-  }
-  return fmt::format("{:016x}", hash);
+  Fnv1a hash;
+  hash.add(target.filename().string());
+  return fmt::format("{:016x}", hash.value());
 }
 
 bool is_ours(const fs::path& path, std::string_view prefix) {

@@ -28,10 +28,6 @@
 namespace steadyflux::cli {
 namespace {
 
-void throw_if_interrupted() {
-  if (const int signal = pending_signal()) throw Interrupted(signal);
-}
-
 // The entries of the prompt file, or of the file of embeddings.
 std::vector<std::pair<PromptEntry, std::string>> read_entries(const CommandLine& line,
                                                               const BatchJob& job) {

@@ -26,10 +26,7 @@ Json batch_answer(const BatchItem& item, const fs::path& folder) {
   answer["height"] = metadata.height;
   answer["steps"] = metadata.num_inference_steps;
   if (metadata.guidance_scale) answer["guidance"] = *metadata.guidance_scale;
-  for (const auto& lora : metadata.loras) {
-    answer["loras"].push_back({{"path", lora.path}, {"strength", lora.strength}});
-  }
-  if (metadata.init_image) answer["init_image"] = init_image_json(*metadata.init_image);
+  add_inputs(answer, metadata);
   return answer;
 }
 

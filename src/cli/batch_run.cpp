@@ -35,10 +35,6 @@ void make_folder(const fs::path& folder) {
   }
 }
 
-void throw_if_interrupted() {
-  if (const int signal = pending_signal()) throw Interrupted(signal);
-}
-
 }  // namespace
 
 Batch::Batch(const BatchJob& job, Pipeline& pipeline, Console& console,

@@ -108,10 +108,7 @@ Json result_json(const PictureMetadata& metadata, const Json& pictures, const Pr
   result["max_sequence_length"] = metadata.max_sequence_length;
   result["model"] = metadata.model;
   result["model_path"] = metadata.model_path;
-  for (const auto& lora : metadata.loras) {
-    result["loras"].push_back({{"path", lora.path}, {"strength", lora.strength}});
-  }
-  if (metadata.init_image) result["init_image"] = init_image_json(*metadata.init_image);
+  add_inputs(result, metadata);
   result["device"] = metadata.device;
   result["dtype"] = metadata.dtype;
   result["threads"] = metadata.num_threads;

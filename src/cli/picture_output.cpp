@@ -83,11 +83,15 @@ void write_picture(const std::string& output, const PictureMetadata& metadata, c
   }
 }
 
-nlohmann::ordered_json init_image_json(const InitImageRecord& record) {
-  nlohmann::ordered_json result = {{"image", record.image}};
-  if (!record.mask.empty()) result["mask"] = record.mask;
-  result["strength"] = record.strength;
-  return result;
+void add_inputs(nlohmann::ordered_json& answer, const PictureMetadata& metadata) {
+  for (const auto& lora : metadata.loras) {
+    answer["loras"].push_back({{"path", lora.path}, {"strength", lora.strength}});
+  }
+  if (!metadata.init_image) return;
+  auto& init = answer["init_image"];
+  init["image"] = metadata.init_image->image;
+  if (!metadata.init_image->mask.empty()) init["mask"] = metadata.init_image->mask;
+  init["strength"] = metadata.init_image->strength;
 }
 
 nlohmann::json picture_settings(const PictureMetadata& metadata, bool any_seed) {

@@ -23,8 +23,8 @@ PictureMetadata describe(const GenerateJob& job, const Request& request, const P
 // As PNG or JPEG by the extension; "-" is standard output, as PNG. Throws Error{kIo}.
 void write_picture(const std::string& output, const PictureMetadata& metadata, const Image& image);
 
-// For --json: "image", "mask" if there is one, "strength".
-nlohmann::ordered_json init_image_json(const InitImageRecord& record);
+// For --json: "loras" and "init_image", where there are any.
+void add_inputs(nlohmann::ordered_json& answer, const PictureMetadata& metadata);
 
 // What decides the bytes of a picture, for settings_key(). `any_seed`: whatever was drawn.
 nlohmann::json picture_settings(const PictureMetadata& metadata, bool any_seed);

@@ -2,6 +2,8 @@
 
 #include <csignal>
 
+#include "steadyflux/error.h"
+
 namespace steadyflux::cli {
 namespace {
 
@@ -35,5 +37,9 @@ void install_signal_handlers() {
 }
 
 int pending_signal() { return g_pending_signal; }
+
+void throw_if_interrupted() {
+  if (const int signal = pending_signal()) throw Interrupted(signal);
+}
 
 }  // namespace steadyflux::cli

@@ -7,5 +7,7 @@ namespace steadyflux::cli {
 void install_signal_handlers();
 // SIGINT or SIGTERM if one came, else 0.
 int pending_signal();
+// Throws Interrupted if one came.
+void throw_if_interrupted();
 
 }  // namespace steadyflux::cli

@@ -73,9 +73,8 @@ void encode_images(const PhaseContext& context, const Chunk& chunk, Denoising& s
   AutoencoderKlEncoder vae(config);
   {
     const LoadTimer timer{context.load_seconds};
-    auto options = load_options(context, Component::kVae);
-    options.ignored_prefixes = vae_encoder_source().ignored_prefixes;
-    load_slots(vae_encoder_source().open(context.model), vae.slots(), options);
+    load_slots(vae_encoder_source().open(context.model), vae.slots(),
+               load_options(context, Component::kVae));
   }
   const auto& mode = context.plan.vae_encoder;
   state.inpainting.resize(chunk.pictures.size());

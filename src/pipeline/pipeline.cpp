@@ -51,6 +51,11 @@ OnPressure on_pressure(const std::string& text) {
   return text == "warn" ? OnPressure::kWarn : OnPressure::kReplan;
 }
 
+Error does_not_fit(const FluxModel& model, const Plan& plan, const PlanOptions& options) {
+  const auto remedies = find_remedies(model, plan.workload, plan.budget, options);
+  return {ErrorKind::kDoesNotFit, does_not_fit_text(plan, remedies)};
+}
+
 }  // namespace
 
 struct Pipeline::State {
@@ -193,9 +198,7 @@ Request Pipeline::with_largest_size(Request request, const Aspect& aspect) const
   if (!sides) {
     const auto plan =
         make_plan(setting.model, setting.workload, setting.budget, setting.plan_options);
-    throw Error(ErrorKind::kDoesNotFit,
-                does_not_fit_text(plan, find_remedies(state_->model, plan.workload, plan.budget,
-                                                      setting.plan_options)));
+    throw does_not_fit(state_->model, plan, setting.plan_options);
   }
   request.width = sides->width;
   request.height = sides->height;
@@ -238,10 +241,7 @@ void Pipeline::generate(std::span<const Request> requests, Observer& observer,
   setting.latents = latents;
   PhaseRunner runner(std::move(setting), observer);
   if (!runner.plan().fits) {
-    const auto& plan = runner.plan();
-    throw Error(ErrorKind::kDoesNotFit,
-                does_not_fit_text(plan, find_remedies(state_->model, plan.workload, plan.budget,
-                                                      runner.plan_options())));
+    throw does_not_fit(state_->model, runner.plan(), runner.plan_options());
   }
   observer.planned(runner.plan());
   const auto keep = [&](std::size_t prompt, const PromptEmbeddings& embeddings_of_it) {

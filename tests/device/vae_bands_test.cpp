@@ -66,6 +66,31 @@ class VaeBandsOnDevice : public ::testing::TestWithParam<at::ScalarType> {
         .to(GetParam());
   }
 
+  // For all kinds of bands: run(mode) takes what foretell says. 2 %: left out of the prediction are
+  // the norms' factors and sums, a few values per channel.
+  template <typename Foretell, typename Run>
+  void expect_foretold(std::int64_t height, std::int64_t width, Foretell foretell, Run run) const {
+    for (const bool park_on_host : {false, true}) {
+      for (const std::int64_t band_bytes :
+           {vae_smallest_band_bytes(narrow_config(), element_size()), std::int64_t{2} << 20,
+            kWhole}) {
+        const auto before = device_bytes();
+        reset_device_peak(simulated_device());
+        run(BandMode{.band_bytes = band_bytes, .park_on_host = park_on_host});
+        const auto measured = device_peak(simulated_device()).peak_allocated - before;
+        const VaeFootprint foretold =
+            foretell(narrow_config(), height, width, element_size(), band_bytes,
+                     /*has_device=*/true, park_on_host);
+        std::cout << height << " x " << width << ", bands of " << band_bytes << ", parked "
+                  << park_on_host << ": " << measured << " bytes, foretold " << foretold.device_peak
+                  << ", " << foretold.band_rows << " rows\n";
+        EXPECT_NEAR(static_cast<double>(foretold.device_peak), static_cast<double>(measured),
+                    0.02 * static_cast<double>(measured));
+        EXPECT_EQ(device_bytes(), before);
+      }
+    }
+  }
+
   const int threads_ = at::get_num_threads();
   const c10::InferenceMode inference_mode_;
   const at::TensorOptions options_ =
@@ -89,29 +114,12 @@ TEST_P(VaeBandsOnDevice, GiveTheSameBits) {
   }
 }
 
-// 2 %: left out of the prediction are the norms' factors and sums, a few values per channel.
 TEST_P(VaeBandsOnDevice, TakeWhatWasForetold) {
   for (const auto& [height, width] : {std::pair{40, 40}, {2, 1024}}) {
     const auto input = latents(height, width);
-    for (const bool park_on_host : {false, true}) {
-      for (const std::int64_t band_bytes :
-           {vae_smallest_band_bytes(decoder_.config, element_size()), std::int64_t{2} << 20,
-            kWhole}) {
-        const auto before = device_bytes();
-        reset_device_peak(simulated_device());
-        decoder_.decode(input, {.band_bytes = band_bytes, .park_on_host = park_on_host});
-        const auto measured = device_peak(simulated_device()).peak_allocated - before;
-        const auto foretold =
-            vae_decode_footprint(decoder_.config, height, width, element_size(), band_bytes,
-                                 /*has_device=*/true, park_on_host);
-        std::cout << height << " x " << width << ", bands of " << band_bytes << ", parked "
-                  << park_on_host << ": " << measured << " bytes, foretold " << foretold.device_peak
-                  << ", " << foretold.band_rows << " rows\n";
-        EXPECT_NEAR(static_cast<double>(foretold.device_peak), static_cast<double>(measured),
-                    0.02 * static_cast<double>(measured));
-        EXPECT_EQ(device_bytes(), before);
-      }
-    }
+    expect_foretold(
+        height, width, [](const auto&... of) { return vae_decode_footprint(of...); },
+        [&](const BandMode& mode) { decoder_.decode(input, mode); });
   }
 }
 
@@ -130,26 +138,11 @@ TEST_P(VaeBandsOnDevice, EncodeToTheSameBits) {
 
 TEST_P(VaeBandsOnDevice, EncodingTakesWhatWasForetold) {
   for (const auto& [height, width] : {std::pair{320, 320}, {16, 4096}}) {
-    for (const bool park_on_host : {false, true}) {
-      for (const std::int64_t band_bytes :
-           {vae_smallest_band_bytes(encoder_.config, element_size()), std::int64_t{2} << 20,
-            kWhole}) {
-        const auto before = device_bytes();
-        reset_device_peak(simulated_device());
-        encoder_.encode(picture(height, width).to(simulated_device()),
-                        {.band_bytes = band_bytes, .park_on_host = park_on_host});
-        const auto measured = device_peak(simulated_device()).peak_allocated - before;
-        const auto foretold =
-            vae_encode_footprint(encoder_.config, height, width, element_size(), band_bytes,
-                                 /*has_device=*/true, park_on_host);
-        std::cout << height << " x " << width << ", bands of " << band_bytes << ", parked "
-                  << park_on_host << ": " << measured << " bytes, foretold " << foretold.device_peak
-                  << ", " << foretold.band_rows << " rows\n";
-        EXPECT_NEAR(static_cast<double>(foretold.device_peak), static_cast<double>(measured),
-                    0.02 * static_cast<double>(measured));
-        EXPECT_EQ(device_bytes(), before);
-      }
-    }
+    expect_foretold(
+        height, width, [](const auto&... of) { return vae_encode_footprint(of...); },
+        [&, h = height, w = width](const BandMode& mode) {
+          encoder_.encode(picture(h, w).to(simulated_device()), mode);
+        });
   }
 }
 

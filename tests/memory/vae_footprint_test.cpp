@@ -37,27 +37,33 @@ TEST(VaeFootprint, OfFluxAt1024Pixels) {
   EXPECT_GT(whole.device_peak, planes + 512 * kMiB);
 }
 
+// of(band_bytes, park_on_host), on a device.
+template <typename Of>
+void expect_smaller_take_no_more(std::int64_t smallest, Of of) {
+  std::int64_t last = 0, last_parked = 0;
+  for (auto bytes = smallest; bytes < kWhole; bytes *= 4) {
+    const VaeFootprint device = of(bytes, false), parked = of(bytes, true);
+    EXPECT_GE(device.device_peak, last);
+    EXPECT_GE(parked.device_peak, last_parked);
+    EXPECT_GE(device.device_peak, parked.device_peak);
+    EXPECT_GE(device.device_peak, parked.host_peak);
+    EXPECT_EQ(device.host_peak, 0);
+    last = device.device_peak;
+    last_parked = parked.device_peak;
+  }
+}
+
 TEST(VaeFootprint, SmallerBandsAndParkingNeverTakeMore) {
   for (const std::int64_t element_size : {2, 4}) {
     for (std::int64_t h = 2; h <= 256; h = 2 * h + 6) {
       for (std::int64_t w = 2; w <= 256; w = 2 * w + 6) {
-        std::int64_t last = 0, last_parked = 0;
         const auto smallest = vae_smallest_band_bytes(kFlux, element_size);
         const auto of = [&](std::int64_t bytes, bool park) {
           return vae_decode_footprint(kFlux, h, w, element_size, bytes, true, park);
         };
         EXPECT_EQ(of(1, false).device_peak, of(smallest, false).device_peak);
         EXPECT_EQ(of(1, true).device_peak, of(smallest, true).device_peak);
-        for (auto bytes = smallest; bytes < kWhole; bytes *= 4) {
-          const auto device = of(bytes, false), parked = of(bytes, true);
-          EXPECT_GE(device.device_peak, last);
-          EXPECT_GE(parked.device_peak, last_parked);
-          EXPECT_GE(device.device_peak, parked.device_peak);
-          EXPECT_GE(device.device_peak, parked.host_peak);
-          EXPECT_EQ(device.host_peak, 0);
-          last = device.device_peak;
-          last_parked = parked.device_peak;
-        }
+        expect_smaller_take_no_more(smallest, of);
       }
     }
   }
@@ -90,21 +96,10 @@ TEST(VaeFootprint, EncodingInSmallerBandsAndParkingNeverTakeMore) {
   for (const std::int64_t element_size : {2, 4}) {
     for (std::int64_t height = 16; height <= 2048; height = 2 * height + 48) {
       for (std::int64_t width = 16; width <= 2048; width = 2 * width + 48) {
-        std::int64_t last = 0, last_parked = 0;
-        for (auto bytes = vae_smallest_band_bytes(kFlux, element_size); bytes < kWhole;
-             bytes *= 4) {
-          const auto device =
-              vae_encode_footprint(kFlux, height, width, element_size, bytes, true, false);
-          const auto parked =
-              vae_encode_footprint(kFlux, height, width, element_size, bytes, true, true);
-          EXPECT_GE(device.device_peak, last);
-          EXPECT_GE(parked.device_peak, last_parked);
-          EXPECT_GE(device.device_peak, parked.device_peak);
-          EXPECT_GE(device.device_peak, parked.host_peak);
-          EXPECT_EQ(device.host_peak, 0);
-          last = device.device_peak;
-          last_parked = parked.device_peak;
-        }
+        expect_smaller_take_no_more(
+            vae_smallest_band_bytes(kFlux, element_size), [&](std::int64_t bytes, bool park) {
+              return vae_encode_footprint(kFlux, height, width, element_size, bytes, true, park);
+            });
       }
     }
   }

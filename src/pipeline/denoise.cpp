@@ -164,6 +164,14 @@ class Denoiser {
 
   // Every picture of the group one step on.
   void step(const std::vector<std::size_t>& group) {
+    auto velocities = predict(group);
+    for (std::size_t i = 0; i < group.size(); ++i) {
+      advance(group[i], std::exchange(velocities[i], {}));
+    }
+  }
+
+  // What the transformer says of each picture: [1, S, out_channels], where it is computed.
+  std::vector<at::Tensor> predict(const std::vector<std::size_t>& group) {
     std::vector<FluxTransformer::Input> inputs;
     for (const auto number : group) {
       const auto& brought = brought_.at(number);
@@ -172,29 +180,28 @@ class Denoiser {
       inputs.push_back({state_.latents[number].to(context_.device), brought.prompt_embeds,
                         transformer_.split_modulations(row), brought.image_rotary_emb});
     }
-    auto noise_preds =
-        transformer_.forward(inputs, *weights_, [this](std::int64_t, std::span<const JointStream>) {
+    return transformer_.forward(
+        inputs, *weights_, [this](std::int64_t, std::span<const JointStream>) {
           if (context_.latents == nullptr) throw_if_interrupted(context_.observer);
         });
-    for (std::size_t i = 0; i < group.size(); ++i) {
-      const auto number = group[i];
-      const auto step = static_cast<std::size_t>(state_.steps_done[number]);
-      const auto& sigmas = brought_.at(number).sigmas;
-      const float dt = sigmas[step + 1] - sigmas[step];
-      const auto noise_pred = std::exchange(noise_preds[i], {});
-      // dt * v is rounded to the model dtype, the sum is made in fp32 (FlowMatchEuler step).
-      auto latents = (inputs[i].hidden_states.to(at::kFloat) + noise_pred * dt)
-                         .to(noise_pred.scalar_type())
-                         .to(at::kCPU);
-      if (state_.steps_done[number] + 1 == chunk_.steps(chunk_.pictures[number])) {
-        expect_finite(context_, latents, transformer_source());
-      }
-      if (number < state_.inpainting.size() && state_.inpainting[number].mask.defined()) {
-        latents = state_.inpainting[number].keep_unmasked(latents, sigmas[step + 1]);
-      }
-      state_.latents[number] = std::move(latents);
-      ++state_.steps_done[number];
+  }
+
+  // Takes a picture along its velocity to the next level of noise.
+  void advance(std::size_t number, const at::Tensor& velocity) {
+    const auto step = static_cast<std::size_t>(state_.steps_done[number]);
+    const auto& sigmas = brought_.at(number).sigmas;
+    const float dt = sigmas[step + 1] - sigmas[step];
+    // dt * v is rounded to the model dtype, the sum is made in fp32 (FlowMatchEuler step).
+    const auto before = state_.latents[number].to(context_.device);
+    auto latents = (before.to(at::kFloat) + velocity * dt).to(velocity.scalar_type()).to(at::kCPU);
+    if (state_.steps_done[number] + 1 == chunk_.steps(chunk_.pictures[number])) {
+      expect_finite(context_, latents, transformer_source());
     }
+    if (number < state_.inpainting.size() && state_.inpainting[number].mask.defined()) {
+      latents = state_.inpainting[number].keep_unmasked(latents, sigmas[step + 1]);
+    }
+    state_.latents[number] = std::move(latents);
+    ++state_.steps_done[number];
   }
 
   // Unfinished pictures, when it is time or the last chance.

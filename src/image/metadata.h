@@ -22,8 +22,8 @@ struct LoraRecord {
 struct InitImageRecord {
   std::string image;  // as it was opened
   std::string image_hash;
-  std::string mask = "";  // likewise; empty: none
-  std::string mask_hash = "";
+  std::string mask = {};  // likewise; empty: none
+  std::string mask_hash = {};
   double strength = 0;
 
   bool operator==(const InitImageRecord&) const = default;

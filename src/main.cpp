@@ -32,6 +32,8 @@ void run(const std::vector<std::string>& arguments) {
   switch (line.command) {
     case steadyflux::cli::Command::kGenerate:
       return steadyflux::cli::run_generate(line);
+    case steadyflux::cli::Command::kUpscale:
+      return steadyflux::cli::run_upscale(line);
     case steadyflux::cli::Command::kBatch:
       return steadyflux::cli::run_batch(line);
     case steadyflux::cli::Command::kEncode:

@@ -53,6 +53,25 @@ struct InitImage {
   double strength = 0.6;
 };
 
+// A picture that is begun small and made larger in stages. Each stage is image to image from the
+// picture before it, resized.
+struct Progressive {
+  std::int64_t base = 512;  // pixels of the longer side of the first stage
+  // Of the later stages, as InitImage::strength.
+  double strength = 0.3;
+
+  bool operator==(const Progressive&) const = default;
+};
+
+// One of the stages, of which there is one where a picture is not progressive.
+struct StageInfo {
+  std::int64_t number = 1;  // from 1
+  std::int64_t count = 1;
+  std::int64_t width = 0;   // pixels, of the first picture
+  std::int64_t height = 0;  // pixels
+  std::int64_t steps = 0;   // that are made, likewise
+};
+
 // One prompt and what to do with it. Validated by Pipeline::check.
 struct Request {
   std::string prompt;                      // UTF-8, may be empty
@@ -63,14 +82,22 @@ struct Request {
   std::uint64_t seed = 0;                  // of the first picture; picture i has seed + i
   std::int64_t num_images = 1;             // >= 1
   std::int64_t max_sequence_length = 512;  // T5 tokens, 1..512
-  // The same for all requests that are made in one go.
   std::vector<LoraUse> loras = {};
   std::shared_ptr<const InitImage> init_image = nullptr;
+  // Without an init_image only.
+  std::optional<Progressive> progressive = {};
+  // Pixels, a multiple of 16. A picture with longer sides is made in overlapping tiles of this
+  // side: the models see one at a time, and memory is bounded by it. 0: the picture as one.
+  std::int64_t tile = 0;
 };
+
+// Requests that go through Pipeline::generate in one go have the same LoRAs, stages and tiles.
+bool can_be_made_together(const Request& a, const Request& b);
 
 // Measured over one phase. Bytes and seconds.
 struct PhaseStats {
-  std::string name;  // "encode", "encode_image", "modulate", "denoise", "decode"
+  std::string name;        // "encode", "encode_image", "modulate", "denoise", "decode"
+  std::int64_t stage = 0;  // of a progressive picture, from 1; 0: it has no stages
   double seconds = 0;
   double load_seconds = 0;                 // part of `seconds` spent opening weights
   std::int64_t device_peak_allocated = 0;  // 0 on the CPU
@@ -96,6 +123,8 @@ class Observer {
   virtual void planned(const Plan& /*plan*/) {}
   // At the end of generate, also when it ends by an exception.
   virtual void memory_seen(const MemoryTimeline& /*timeline*/) {}
+  // Of progressive pictures: before all that belongs to a stage.
+  virtual void stage_started(const StageInfo& /*stage*/) {}
   virtual void phase_started(const std::string& /*name*/, std::int64_t /*total_steps*/) {}
   virtual void phase_progress(std::int64_t /*steps_done*/) {}
   virtual void phase_finished(const PhaseStats& /*stats*/) {}
@@ -168,7 +197,8 @@ class Pipeline {
   // Throws Error{kUsage} if the request cannot be carried out by this model.
   void check(const Request& request) const;
 
-  // How the requests would be carried out in one go with the memory there is now.
+  // How the requests would be carried out in one go with the memory there is now; progressive ones
+  // in their last stage.
   Plan plan(std::span<const Request> requests) const;
 
   // The request in the largest size of this aspect whose plan fits now. Throws Error{kDoesNotFit}
@@ -183,7 +213,8 @@ class Pipeline {
   // decodes. Pictures come in the order of the requests. Every picture is the same as if it were
   // made alone. Throws Error{kDoesNotFit} if no plan fits; when memory runs out all the same, it
   // goes on by a leaner plan, and ends only where there is none, after it has given what was
-  // finished. Prompts that `embeds` knows are not encoded.
+  // finished. Prompts that `embeds` knows are not encoded. Progressive pictures come in the size
+  // that memory allowed, which may be less than the request's.
   void generate(std::span<const Request> requests, Observer& observer, const OnImage& on_image,
                 PromptEmbedsStore* embeds = nullptr, LatentsStore* latents = nullptr);
 
@@ -197,6 +228,9 @@ class Pipeline {
   int num_threads() const;
 
  private:
+  // Requests that are not progressive.
+  void make_pictures(std::span<const Request> requests, Observer& observer, const OnImage& on_image,
+                     PromptEmbedsStore* embeds, LatentsStore* latents);
   // Opens the LoRAs of the requests, which are the same for all.
   void take_loras(std::span<const Request> requests, Observer& observer);
 

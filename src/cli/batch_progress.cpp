@@ -87,6 +87,8 @@ void BatchProgress::picture_failed(const std::string& name, const std::string& m
 }
 
 void BatchProgress::planned(const Plan& plan) {
+  if (stage_) console_.debug(stage_text(*stage_, plan));
+  stage_.reset();
   if (console_.verbosity() != Verbosity::kVerbose) return;
   std::string text = plan_lines(plan, title_);
   if (text == last_plan_) return;  // most chunks are alike

@@ -37,6 +37,7 @@ class BatchProgress : public Observer {
   void picture_failed(const std::string& name, const std::string& message);
 
   void planned(const Plan& plan) override;
+  void stage_started(const StageInfo& stage) override { stage_ = stage; }
   void memory_seen(const MemoryTimeline& timeline) override { timeline_ = timeline; }
   void phase_started(const std::string& name, std::int64_t total_steps) override;
   void phase_progress(std::int64_t steps_done) override;
@@ -73,6 +74,7 @@ class BatchProgress : public Observer {
   std::function<double()> now_;
   PhaseClock clock_;
   RateLimit rate_;
+  std::optional<StageInfo> stage_;
   std::string last_plan_;
 
   std::int64_t handled_ = 0;

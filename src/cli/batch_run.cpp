@@ -222,9 +222,9 @@ std::vector<std::int64_t> Batch::take(const std::vector<BatchItem>& items, WorkS
 }
 
 void Batch::make_chunk(std::vector<BatchItem> chunk) {
-  // LoRAs change weights: pictures with others are made apart.
+  // LoRAs change weights: pictures with others are made apart, and so are those with other stages.
   const auto other = std::find_if(chunk.begin(), chunk.end(), [&](const BatchItem& item) {
-    return item.request.loras != chunk.front().request.loras;
+    return !can_be_made_together(item.request, chunk.front().request);
   });
   if (other != chunk.end()) {
     std::vector<BatchItem> rest(other, chunk.end());
@@ -291,7 +291,9 @@ nlohmann::json Batch::done_line(const BatchItem& item) const {
 void Batch::finish(const BatchItem& item, const Image& image) {
   const auto path = folder_ / item.output;
   if (path.has_parent_path()) make_folder(path.parent_path());
-  write_picture(path.string(), item.metadata, image);
+  auto made = item;
+  made.metadata = of_image(item.metadata, image);
+  write_picture(path.string(), made.metadata, image);
   const auto seconds = events_.picture(item.index, item.entry, path.string(), item.metadata.seed);
   auto line = done_line(item);
   line["seconds"] = seconds;
@@ -301,7 +303,7 @@ void Batch::finish(const BatchItem& item, const Image& image) {
   progress_.picture_finished(item.output, seconds);
   if (on_item_) on_item_(item, true);
   if (!answers_on_stdout()) return;
-  auto answer = batch_answer(item, folder_);
+  auto answer = batch_answer(made, folder_);
   answer["seconds"] = seconds;
   print_json_line(answer);
 }

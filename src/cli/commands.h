@@ -6,6 +6,7 @@
 namespace steadyflux::cli {
 
 void run_generate(const CommandLine& line);
+void run_upscale(const CommandLine& line);
 void run_batch(const CommandLine& line);
 void run_encode(const CommandLine& line);
 void run_plan(const CommandLine& line);

@@ -71,7 +71,18 @@ std::string plan_lines(const Plan& plan, const PlanTitle& title) {
   return text;
 }
 
+std::string stage_text(const StageInfo& stage, const Plan& plan) {
+  auto text =
+      fmt::format("stage {} of {}: {} x {}, {} steps, up to {} of RAM", stage.number, stage.count,
+                  stage.width, stage.height, stage.steps, format_bytes(plan.ram_peak_bytes));
+  if (plan.budget.has_device) {
+    text += fmt::format(" and {} of VRAM", format_bytes(plan.device_peak_bytes));
+  }
+  return text;
+}
+
 void Progress::planned(const Plan& plan) {
+  if (stage_) console_.info(stage_text(*stage_, plan));
   if (console_.verbosity() == Verbosity::kVerbose) console_.debug(plan_lines(plan, title_));
 }
 
@@ -94,6 +105,7 @@ void Progress::phase_progress(std::int64_t steps_done) {
 
 void Progress::phase_finished(const PhaseStats& stats) {
   phases_.push_back(stats);
+  if (stage_) phases_.back().stage = stage_->number;
   console_.status("");
   const std::string line =
       fmt::format("{:<8} {:.2f} s, {} steps", stats.name, stats.seconds, clock_.total());
@@ -126,10 +138,13 @@ std::string phase_table(const std::vector<PhaseStats>& phases, bool verbose) {
     return fmt::format("{:>12}", name) +
            (predicted ? fmt::format("{:>12}{:>7}", "predicted", "") : "");
   };
+  const auto name_of = [](const PhaseStats& phase) {
+    return phase.stage == 0 ? phase.name : fmt::format("{} {}", phase.name, phase.stage);
+  };
   std::size_t names = 9;  // the column's width
-  for (const auto& phase : phases) names = std::max(names, phase.name.size() + 1);
+  for (const auto& phase : phases) names = std::max(names, name_of(phase).size() + 1);
   const auto row = [&](const PhaseStats& phase) {
-    std::string text = fmt::format("{:<{}}{:>8.2f}", phase.name, names, phase.seconds);
+    std::string text = fmt::format("{:<{}}{:>8.2f}", name_of(phase), names, phase.seconds);
     if (on_device) text += peak(phase.device_peak_allocated, phase.predicted_device);
     if (on_device && verbose) {
       text += fmt::format("{:>12}", format_bytes(phase.device_peak_reserved));

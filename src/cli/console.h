@@ -46,6 +46,9 @@ class Console {
 // A plan as lines for the console, which ends the last one.
 std::string plan_lines(const Plan& plan, const PlanTitle& title);
 
+// "stage 2 of 3: 1024 x 1024, 2 steps, up to 5.20 GiB of RAM"
+std::string stage_text(const StageInfo& stage, const Plan& plan);
+
 // Shows the phases of a Pipeline on a Console, and keeps what they measured.
 class Progress : public Observer {
  public:
@@ -54,6 +57,7 @@ class Progress : public Observer {
 
   void planned(const Plan& plan) override;
   void memory_seen(const MemoryTimeline& timeline) override { timeline_ = timeline; }
+  void stage_started(const StageInfo& stage) override { stage_ = stage; }
   void phase_started(const std::string& name, std::int64_t total_steps) override;
   void phase_progress(std::int64_t steps_done) override;
   void phase_finished(const PhaseStats& stats) override;
@@ -68,6 +72,7 @@ class Progress : public Observer {
   Console& console_;
   PlanTitle title_;
   PhaseClock clock_;
+  std::optional<StageInfo> stage_;
   std::vector<PhaseStats> phases_;
   std::optional<MemoryTimeline> timeline_;
 };

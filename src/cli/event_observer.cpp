@@ -62,19 +62,21 @@ Json plan_event(const char* name, const Plan& plan) {
 }  // namespace
 
 Json phase_stats_json(const PhaseStats& stats) {
-  return {{"name", stats.name},
-          {"seconds", stats.seconds},
-          {"load_seconds", stats.load_seconds},
-          {"device_peak_allocated", stats.device_peak_allocated},
-          {"device_peak_reserved", stats.device_peak_reserved},
-          {"peak_rss", stats.peak_rss},
-          {"peak_rss_anon", stats.peak_rss_anon},
-          {"peak_rss_file", stats.peak_rss_file},
-          {"major_faults", stats.major_faults},
-          {"disk_read", stats.disk_read},
-          {"swap", stats.swap},
-          {"predicted_device", stats.predicted_device},
-          {"predicted_ram", stats.predicted_ram}};
+  Json json = {{"name", stats.name}};
+  if (stats.stage > 0) json["stage"] = stats.stage;
+  json.update({{"seconds", stats.seconds},
+               {"load_seconds", stats.load_seconds},
+               {"device_peak_allocated", stats.device_peak_allocated},
+               {"device_peak_reserved", stats.device_peak_reserved},
+               {"peak_rss", stats.peak_rss},
+               {"peak_rss_anon", stats.peak_rss_anon},
+               {"peak_rss_file", stats.peak_rss_file},
+               {"major_faults", stats.major_faults},
+               {"disk_read", stats.disk_read},
+               {"swap", stats.swap},
+               {"predicted_device", stats.predicted_device},
+               {"predicted_ram", stats.predicted_ram}});
+  return json;
 }
 
 EventObserver::EventObserver(EventLog& log, Observer& next, EventSources sources)
@@ -98,6 +100,16 @@ void EventObserver::planned(const Plan& plan) {
 void EventObserver::memory_seen(const MemoryTimeline& timeline) {
   next_.memory_seen(timeline);
   in_phase_ = false;  // also when the phase ended by an exception
+}
+
+void EventObserver::stage_started(const StageInfo& stage) {
+  next_.stage_started(stage);
+  log_.write({{"event", "stage"},
+              {"stage", stage.number},
+              {"stages", stage.count},
+              {"width", stage.width},
+              {"height", stage.height},
+              {"steps", stage.steps}});
 }
 
 void EventObserver::phase_started(const std::string& name, std::int64_t total_steps) {

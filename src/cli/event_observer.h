@@ -46,6 +46,7 @@ class EventObserver : public Observer {
 
   void planned(const Plan& plan) override;
   void memory_seen(const MemoryTimeline& timeline) override;
+  void stage_started(const StageInfo& stage) override;
   void phase_started(const std::string& name, std::int64_t total_steps) override;
   void phase_progress(std::int64_t steps_done) override;
   void phase_finished(const PhaseStats& stats) override;

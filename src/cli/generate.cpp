@@ -9,6 +9,7 @@
 #include "cli/commands.h"
 #include "cli/console.h"
 #include "cli/embeds_store.h"
+#include "cli/generate.h"
 #include "cli/json_output.h"
 #include "cli/picture_output.h"
 #include "cli/request.h"
@@ -96,13 +97,13 @@ Json result_json(const PictureMetadata& metadata, const Json& pictures, const Pr
                  const Console& console) {
   double seconds = 0;
   for (const PhaseStats& phase : progress.phases()) seconds += phase.seconds;
-  // output and seed are those of the first picture, for scripts that make one.
+  // Output, seed and size are those of the first picture, for scripts that make one.
   Json result = {{"output", pictures.at(0).at("output")},
                  {"seed", metadata.seed},
                  {"images", pictures},
                  {"prompt", metadata.prompt},
-                 {"width", metadata.width},
-                 {"height", metadata.height},
+                 {"width", pictures.at(0).at("width")},
+                 {"height", pictures.at(0).at("height")},
                  {"steps", metadata.num_inference_steps}};
   result["guidance"] = metadata.guidance_scale ? Json(*metadata.guidance_scale) : Json(nullptr);
   result["max_sequence_length"] = metadata.max_sequence_length;
@@ -135,6 +136,10 @@ void run_generate(const CommandLine& line) {
     console.info(
         fmt::format("the largest size that fits: {} x {}", job.request.width, job.request.height));
   }
+  make_pictures(job, pipeline, console);
+}
+
+void make_pictures(const GenerateJob& job, Pipeline& pipeline, Console& console) {
   pipeline.check(job.request);
   const PictureMetadata metadata = describe(job, job.request, pipeline, model_hash_of(job));
   if (job.recorded) compare_with_record(metadata, *job.recorded, console);
@@ -149,13 +154,14 @@ void run_generate(const CommandLine& line) {
   events.started(job.request.num_images, 0);
   try {
     const auto on_image = [&](std::size_t, std::int64_t index, const Image& image) {
-      PictureMetadata own = metadata;
+      PictureMetadata own = of_image(metadata, image);
       own.seed += static_cast<std::uint64_t>(index);
       const std::string path =
           job.output == "-" ? "-"
                             : numbered_path(job.output, index, job.request.num_images).string();
       write_picture(path, own, image);
-      pictures.push_back({{"output", path}, {"seed", own.seed}});
+      pictures.push_back(
+          {{"output", path}, {"seed", own.seed}, {"width", own.width}, {"height", own.height}});
       events.picture(index, 0, path, own.seed);
     };
     pipeline.generate({&job.request, 1}, events.observer(), on_image, store.get());

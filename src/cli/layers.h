@@ -18,6 +18,9 @@ class Layers {
     if (line_.typed.*option || has_record_) return line_.typed.*option;
     return line_.configured.*option;
   }
+  bool picture(bool Options::*flag) const {
+    return line_.typed.*flag || (!has_record_ && line_.configured.*flag);
+  }
   const std::optional<std::string>& typed(std::optional<std::string> Options::*option) const {
     return line_.typed.*option;
   }

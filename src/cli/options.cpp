@@ -28,7 +28,9 @@ constexpr unsigned kForEncode = 16;
 constexpr unsigned kForInspect = 32;
 constexpr unsigned kForCache = 64;
 constexpr unsigned kForQuantize = 128;
-constexpr unsigned kForPictures = kForGenerate | kForBatch;
+constexpr unsigned kForUpscale = 256;
+constexpr unsigned kForNewPictures = kForGenerate | kForBatch;
+constexpr unsigned kForPictures = kForNewPictures | kForUpscale;
 constexpr unsigned kForModelParts = kForPictures | kForEncode | kForPlan | kForDoctor;
 constexpr unsigned kForAll = ~0u;
 
@@ -57,6 +59,10 @@ struct Flag {
 };
 
 constexpr std::array kValueOptions = {
+    ValueOption{&Options::to, kForUpscale, kPictureGroup, "to", "", "SIZE",
+                "the longer side in pixels, WIDTHxHEIGHT, or how many times as large: 2x"},
+    ValueOption{&Options::prompt, kForUpscale, kPictureGroup, "prompt", "", "TEXT",
+                "what the picture shows (default: what its record says, else nothing)"},
     ValueOption{&Options::type, kForQuantize, kPictureGroup, "type", "", "TYPE",
                 "what the weights become: q8_0, q6_k, q5_k, q4_k, q5_1, q5_0, q4_1, q4_0, bf16, "
                 "f16 or fp8"},
@@ -64,6 +70,8 @@ constexpr std::array kValueOptions = {
                 "transformer or t5, where SOURCE has both (default: transformer)"},
     ValueOption{&Options::output, kForGenerate | kForDoctor, kPictureGroup, "output", "-o",
                 "FILE|-", "the picture, .png or .jpg; - is standard output (default: out.png)"},
+    ValueOption{&Options::output, kForUpscale, kPictureGroup, "output", "-o", "FILE|-",
+                "the new picture, .png or .jpg; - is standard output (default: upscaled.png)"},
     ValueOption{&Options::output, kForBatch, kPictureGroup, "output", "-o", "DIR",
                 "the folder for the pictures and journal.jsonl, made if need be (default: out)"},
     ValueOption{&Options::output, kForEncode, kPictureGroup, "output", "-o", "FILE.safetensors",
@@ -82,28 +90,37 @@ constexpr std::array kValueOptions = {
     ValueOption{&Options::lora, kForPictures | kForEncode | kForPlan, kPictureGroup, "lora", "",
                 "FILE[:SCALE]", "a LoRA and how strongly it counts (default: 1); may be repeated",
                 true},
-    ValueOption{&Options::width, kForPictures | kForPlan, kPictureGroup, "width", "-W", "PIXELS",
+    ValueOption{&Options::width, kForNewPictures | kForPlan, kPictureGroup, "width", "-W", "PIXELS",
                 "a multiple of 16"},
-    ValueOption{&Options::height, kForPictures | kForPlan, kPictureGroup, "height", "-H", "PIXELS",
-                "a multiple of 16"},
-    ValueOption{&Options::size, kForPictures | kForPlan, kPictureGroup, "size", "", "WxH|Xmp|auto",
+    ValueOption{&Options::height, kForNewPictures | kForPlan, kPictureGroup, "height", "-H",
+                "PIXELS", "a multiple of 16"},
+    ValueOption{&Options::size, kForNewPictures | kForPlan, kPictureGroup, "size", "",
+                "WxH|Xmp|auto",
                 "both sides in one, an area (1mp is 1024 x 1024 pixels), or the largest that fits"},
-    ValueOption{&Options::aspect, kForPictures | kForPlan, kPictureGroup, "aspect", "", "W:H",
+    ValueOption{&Options::aspect, kForNewPictures | kForPlan, kPictureGroup, "aspect", "", "W:H",
                 "the picture's shape, such as 16:9, for an area or auto"},
-    ValueOption{&Options::image, kForPictures | kForPlan, kPictureGroup, "image", "", "FILE",
+    ValueOption{&Options::image, kForNewPictures | kForPlan, kPictureGroup, "image", "", "FILE",
                 "begin from this picture (PNG, JPEG), resized to width x height; without them its "
                 "own size counts"},
-    ValueOption{&Options::mask, kForPictures | kForPlan, kPictureGroup, "mask", "", "FILE",
+    ValueOption{&Options::mask, kForNewPictures | kForPlan, kPictureGroup, "mask", "", "FILE",
                 "with --image: paint anew where this picture is light, keep the rest"},
     ValueOption{&Options::strength, kForPictures | kForPlan, kPictureGroup, "strength", "", "X",
-                "with --image: how far it may change, above 0 to 1 (default: 0.6)"},
+                "with --image: how far it may change, above 0 to 1 (default: 0.6); with "
+                "--progressive and upscale: likewise what was enlarged (default: 0.3)"},
+    ValueOption{&Options::base_size, kForNewPictures | kForPlan, kPictureGroup, "base-size", "",
+                "PIXELS",
+                "like --progressive, from this longer side (default: 512, or the model's usual "
+                "size if that is less)"},
+    ValueOption{&Options::tile, kForPictures | kForPlan, kPictureGroup, "tile", "", "PIXELS",
+                "make a picture with longer sides in overlapping tiles of this side (default: as "
+                "one; of upscale: the model's usual size)"},
     ValueOption{&Options::steps, kForPictures | kForPlan, kPictureGroup, "steps", "", "N",
                 "denoising steps"},
     ValueOption{&Options::guidance, kForPictures, kPictureGroup, "guidance", "", "X",
                 "guidance scale, for models with a guidance embedding"},
     ValueOption{&Options::seed, kForPictures, kPictureGroup, "seed", "-s", "N",
                 "0 to 2^64-1, or -1 for a random one (default: 0)"},
-    ValueOption{&Options::num_images, kForPictures | kForPlan, kPictureGroup, "num-images", "-n",
+    ValueOption{&Options::num_images, kForNewPictures | kForPlan, kPictureGroup, "num-images", "-n",
                 "N", "pictures with the seeds s, s+1, ...; the files are numbered (default: 1)"},
     ValueOption{&Options::prompts, kForPlan, kPictureGroup, "prompts", "", "N",
                 "different prompts in one go, as `batch` makes them (default: 1)"},
@@ -149,6 +166,8 @@ constexpr std::array kValueOptions = {
 constexpr std::array kFlags = {
     Flag{&Options::no_cache, kForPictures, kPictureGroup, "no-cache", "",
          "encode the prompt anew, and keep nothing"},
+    Flag{&Options::progressive, kForNewPictures | kForPlan, kPictureGroup, "progressive", "",
+         "begin small and enlarge in stages, each at most doubling the sides"},
     Flag{&Options::max_size, kForPlan, kPictureGroup, "max-size", "",
          "plan the largest picture that fits, of --aspect"},
     Flag{&Options::keep_going, kForBatch, kBatchGroup, "keep-going", "",
@@ -168,6 +187,7 @@ constexpr std::array kFlags = {
 const char kGenerateFooter[] = R"(
 Commands (steadyflux COMMAND --help says more):
   generate      make a picture; the default
+  upscale FILE  make a picture larger, with new detail
   batch FILE|-  make the pictures of a prompt file, or of the lines of a pipe
   encode        prompts become embeddings, for --prompt-embeds
   plan          what memory a picture would take, and how it would be shared out
@@ -181,6 +201,10 @@ A prompt that begins with a dash:  steadyflux -- "-5 degrees"
 
 Exit codes: 0 done, 1 bug, 2 usage, 3 bad model or input file, 4 does not fit into memory,
             5 reading or writing failed, 6 batch with failures, 130/143 interrupted)";
+
+const char kUpscaleFooter[] = R"(
+A picture made by steadyflux says itself which model, prompt and settings it is of; options change
+them. Memory is bounded by the tile, not by the picture.)";
 
 const char kBatchFooter[] = R"(
 FILE has one prompt a line (# begins a comment), or is JSON Lines (.jsonl) or CSV (.csv) with a
@@ -240,6 +264,8 @@ unsigned mask_of(Command command) {
   switch (command) {
     case Command::kGenerate:
       return kForGenerate;
+    case Command::kUpscale:
+      return kForUpscale;
     case Command::kBatch:
       return kForBatch;
     case Command::kEncode:
@@ -270,6 +296,12 @@ void describe(CommandApp& command, CommandLine& line) {
       app.footer(kGenerateFooter + 1);
       add_value(app, "prompt", "", "what the picture shows; - reads it from standard input",
                 line.positional);
+      break;
+    case Command::kUpscale:
+      app.name("steadyflux upscale");
+      app.description("Makes a picture larger, with detail that the model adds tile by tile.");
+      app.footer(kUpscaleFooter + 1);
+      add_value(app, "picture", "", "PNG, JPEG or WebP", line.positional);
       break;
     case Command::kBatch:
       app.name("steadyflux batch");
@@ -356,8 +388,9 @@ Command take_command(std::vector<std::string>& arguments) {
       if (takes_next_argument(argument)) ++i;
       continue;
     }
-    constexpr std::array<std::pair<const char*, Command>, 8> kCommands = {
+    constexpr std::array<std::pair<const char*, Command>, 9> kCommands = {
         {{"generate", Command::kGenerate},
+         {"upscale", Command::kUpscale},
          {"batch", Command::kBatch},
          {"encode", Command::kEncode},
          {"plan", Command::kPlan},

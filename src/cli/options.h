@@ -9,7 +9,17 @@
 
 namespace steadyflux::cli {
 
-enum class Command { kGenerate, kBatch, kEncode, kPlan, kInspect, kQuantize, kCache, kDoctor };
+enum class Command {
+  kGenerate,
+  kUpscale,
+  kBatch,
+  kEncode,
+  kPlan,
+  kInspect,
+  kQuantize,
+  kCache,
+  kDoctor
+};
 
 struct Options {
   std::optional<std::string> model;
@@ -25,6 +35,10 @@ struct Options {
   std::optional<std::string> image;
   std::optional<std::string> mask;
   std::optional<std::string> strength;
+  std::optional<std::string> base_size;
+  std::optional<std::string> tile;
+  std::optional<std::string> to;      // of upscale
+  std::optional<std::string> prompt;  // of upscale
   std::optional<std::string> steps;
   std::optional<std::string> guidance;
   std::optional<std::string> seed;
@@ -51,6 +65,7 @@ struct Options {
   std::optional<std::string> type;       // of quantize
   std::optional<std::string> component;  // of quantize
   bool max_size = false;                 // of plan
+  bool progressive = false;
   bool no_cache = false;
   bool keep_going = false;
   bool overwrite = false;
@@ -63,8 +78,8 @@ struct CommandLine {
   Command command = Command::kGenerate;
   Options typed;
   Options configured;  // from --config
-  // The prompt of generate and encode, the file of batch, the path of inspect, the source of
-  // quantize, the word of cache.
+  // The prompt of generate and encode, the picture of upscale, the file of batch, the path of
+  // inspect, the source of quantize, the word of cache.
   std::optional<std::string> positional;
   std::optional<std::string> destination;  // of quantize
   std::optional<std::string> from;         // --from FILE.png

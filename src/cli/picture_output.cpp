@@ -65,7 +65,18 @@ PictureMetadata describe(const GenerateJob& job, const Request& request, const P
     record.strength = init->strength;
     metadata.init_image = std::move(record);
   }
+  metadata.tile = request.tile;
+  if (request.progressive) {
+    metadata.progressive = ProgressiveRecord{
+        request.progressive->base, request.progressive->strength, request.width, request.height};
+  }
   if (job.model.transformer.guidance_embeds) metadata.guidance_scale = request.guidance_scale;
+  return metadata;
+}
+
+PictureMetadata of_image(PictureMetadata metadata, const Image& image) {
+  metadata.width = image.width;
+  metadata.height = image.height;
   return metadata;
 }
 
@@ -86,6 +97,10 @@ void write_picture(const std::string& output, const PictureMetadata& metadata, c
 void add_inputs(nlohmann::ordered_json& answer, const PictureMetadata& metadata) {
   for (const auto& lora : metadata.loras) {
     answer["loras"].push_back({{"path", lora.path}, {"strength", lora.strength}});
+  }
+  if (metadata.tile > 0) answer["tile"] = metadata.tile;
+  if (const auto& stages = metadata.progressive) {
+    answer["progressive"] = {{"base", stages->base}, {"strength", stages->strength}};
   }
   if (!metadata.init_image) return;
   auto& init = answer["init_image"];
@@ -110,6 +125,12 @@ nlohmann::json picture_settings(const PictureMetadata& metadata, bool any_seed) 
   if (const auto& init = metadata.init_image) {
     settings["init_image"] = {{"image", init->image_hash}, {"strength", init->strength}};
     if (!init->mask.empty()) settings["init_image"]["mask"] = init->mask_hash;
+  }
+  if (metadata.tile > 0) settings["tile"] = metadata.tile;
+  if (const auto& stages = metadata.progressive) {
+    settings["progressive"] = {{"base", stages->base}, {"strength", stages->strength}};
+    settings["width"] = stages->goal_width;
+    settings["height"] = stages->goal_height;
   }
   if (any_seed) {
     settings["seed"] = "any";

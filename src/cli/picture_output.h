@@ -20,10 +20,13 @@ std::string model_hash_of(const GenerateJob& job);
 PictureMetadata describe(const GenerateJob& job, const Request& request, const Pipeline& pipeline,
                          const std::string& model_hash);
 
+// The record with the size that the picture came to have, which may be less than was asked for.
+PictureMetadata of_image(PictureMetadata metadata, const Image& image);
+
 // As PNG or JPEG by the extension; "-" is standard output, as PNG. Throws Error{kIo}.
 void write_picture(const std::string& output, const PictureMetadata& metadata, const Image& image);
 
-// For --json: "loras" and "init_image", where there are any.
+// For --json: "loras", "init_image", "progressive" and "tile", where there are any.
 void add_inputs(nlohmann::ordered_json& answer, const PictureMetadata& metadata);
 
 // What decides the bytes of a picture, for settings_key(). `any_seed`: whatever was drawn.

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <optional>
 #include <string_view>
@@ -14,6 +15,8 @@ namespace steadyflux::cli {
 namespace {
 
 constexpr std::int64_t kMultiple = 16;
+constexpr const char* kGoalForms =
+    "expected the longer side or WIDTHxHEIGHT in pixels, multiples of 16, or a factor such as 2x";
 constexpr double kMegapixel = 1024.0 * 1024.0;
 constexpr double kMostMegapixels = 170;  // 512 MiB of bytes
 
@@ -36,7 +39,45 @@ std::int64_t parse_side(std::string_view side, const std::string& text) {
   return *value;
 }
 
+[[noreturn]] void bad_goal(const std::string& text, const std::string& why) {
+  throw Error(ErrorKind::kUsage, fmt::format("--to {}: {}", printable(text), why));
+}
+
+PictureSides find_goal(const std::string& text, const PictureSides& picture) {
+  const Aspect aspect{picture.width, picture.height};
+  if (text.size() > 1 && text.ends_with('x')) {
+    const auto factor = parse_number<double>(text.substr(0, text.size() - 1));
+    if (!factor || !(*factor > 0 && *factor <= 1024)) bad_goal(text, kGoalForms);
+    const auto longer =
+        *factor * static_cast<double>(std::max(picture.width, picture.height)) / kMultiple;
+    return sides_of(aspect, std::max<std::int64_t>(std::llround(longer), 1) * kMultiple, kMultiple);
+  }
+  const auto side = [&](std::string_view digits) {
+    const auto value = parse_number<std::int64_t>(std::string(digits));
+    if (!value || *value < kMultiple || *value % kMultiple != 0) bad_goal(text, kGoalForms);
+    return *value;
+  };
+  const auto cross = text.find('x');
+  const auto first = side(std::string_view(text).substr(0, cross));
+  if (cross == std::string::npos) return sides_of(aspect, first, kMultiple);
+  return {first, side(std::string_view(text).substr(cross + 1))};
+}
+
 }  // namespace
+
+PictureSides parse_goal(const std::string& text, const PictureSides& picture) {
+  const auto goal = find_goal(text, picture);
+  if (std::max(goal.width, goal.height) > kMostSide || goal.width * goal.height > kMostPixels) {
+    bad_goal(text, fmt::format("{} x {} is larger than a picture may be, {} pixels a side and {} "
+                               "in all",
+                               goal.width, goal.height, kMostSide, kMostPixels));
+  }
+  if (goal.width * goal.height <= picture.width * picture.height) {
+    bad_goal(text, fmt::format("{} x {} is not larger than the picture, {} x {}", goal.width,
+                               goal.height, picture.width, picture.height));
+  }
+  return goal;
+}
 
 Aspect parse_aspect(const std::string& text) {
   constexpr double kParts = 1000;  // of numbers with a fraction

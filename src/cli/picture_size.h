@@ -21,4 +21,8 @@ struct SizeSpec {
 // 16. Throws Error{kUsage}.
 SizeSpec parse_size(const std::string& text, const Aspect* aspect);
 
+// --to of `upscale`, for a picture of this size: "2048" (its longer side), "1920x1088" or "2x", in
+// multiples of 16. Throws Error{kUsage}, also if that is not larger.
+PictureSides parse_goal(const std::string& text, const PictureSides& picture);
+
 }  // namespace steadyflux::cli

@@ -13,6 +13,7 @@
 #include "memory/monitor.h"
 #include "memory/probe.h"
 #include "pipeline/planning.h"
+#include "pipeline/stages.h"
 #include "pipeline/stored_model.h"
 #include "pipeline/workload.h"
 #include "steadyflux/error.h"
@@ -91,7 +92,8 @@ PlanInputs make_plan_inputs(const GenerateJob& job) {
   inputs.title.ram_reason = ram.reason;
   inputs.budget = make_budget(ram, own.rss + (vram ? kCudaHostBytes : 0), vram, kCudaContextBytes);
 
-  std::vector<Request> requests(job.num_prompts, job.request);
+  const Request planned = last_stage(job.request, 2 * job.model.vae.scale_factor());
+  std::vector<Request> requests(job.num_prompts, planned);
   for (std::size_t i = 1; i < requests.size(); ++i) requests[i].prompt = fmt::format("{}", i);
   const auto stored = find_stored_model(job.model);
   const auto chunk = best_chunk_size(

@@ -37,10 +37,12 @@ class TableUnit {
 
 std::string heading(const Plan& plan, const PlanTitle& title) {
   const Workload& work = plan.workload;
-  std::string text = fmt::format(
-      "{}: {} of {} x {}, {}, {}, {} on {}\n", title.model, plural(work.num_images, "picture"),
-      work.width, work.height, plural(work.num_inference_steps, "step"),
-      plural(work.max_sequence_length, "T5 token"), work.dtype, title.device);
+  auto steps = plural(work.num_inference_steps, "step");
+  if (work.tile > 0) steps = fmt::format("tiles of {}, {}", work.tile, steps);
+  std::string text =
+      fmt::format("{}: {} of {} x {}, {}, {}, {} on {}\n", title.model,
+                  plural(work.num_images, "picture"), work.width, work.height, steps,
+                  plural(work.max_sequence_length, "T5 token"), work.dtype, title.device);
   if (work.num_prompts > 1 || title.chunks > 1) {
     text += fmt::format("in one go {}, in all {}\n", plural(work.num_prompts, "prompt"),
                         plural(title.chunks, "chunk"));
@@ -233,6 +235,7 @@ Json phase_json(const PhasePlan& phase) {
 Json workload_json(const Workload& work) {
   return {{"width", work.width},
           {"height", work.height},
+          {"tile", work.tile},
           {"steps", work.num_inference_steps},
           {"num_images", work.num_images},
           {"num_prompts", work.num_prompts},

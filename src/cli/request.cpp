@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <iostream>
 #include <iterator>
@@ -87,6 +88,10 @@ void fill_defaults(GenerateJob& job) {
     request.guidance_scale = recorded.guidance_scale.value_or(job.model.defaults.guidance_scale);
     request.seed = recorded.seed;
     request.max_sequence_length = recorded.max_sequence_length;
+    if (const auto& stages = recorded.progressive) {
+      request.progressive = Progressive{stages->base, stages->strength};
+    }
+    request.tile = recorded.tile;
     request.loras.clear();
     for (const auto& lora : recorded.loras) {
       request.loras.push_back({checked_lora(lora.path), lora.strength});
@@ -142,7 +147,9 @@ void apply_size_and_image(GenerateJob& job, const Layers& layers) {
   const auto recorded = job.recorded ? job.recorded->init_image : std::nullopt;
   if (!image && !recorded) {
     if (mask) usage_error("--mask without --image: give the picture that it is of");
-    if (strength) usage_error("--strength without --image: give the picture to begin from");
+    if (strength && !job.request.progressive) {
+      usage_error("--strength without --image: give the picture to begin from");
+    }
     return;
   }
   const fs::path path = image ? *image : recorded->image;
@@ -160,6 +167,31 @@ void apply_size_and_image(GenerateJob& job, const Layers& layers) {
   request.init_image = make_init_image(path, mask_path, how_far, request.width, request.height);
 }
 
+constexpr std::int64_t kMostUsualBase = 512;  // pixels
+
+void apply_progressive(GenerateJob& job, const Layers& layers) {
+  const auto base = layers.picture(&Options::base_size);
+  const bool wanted = layers.picture(&Options::progressive) || base;
+  auto& progressive = job.request.progressive;
+  if (layers.picture(&Options::image)) {
+    if (wanted) {
+      usage_error("--progressive with --image: its first stage begins from noise; leave one out");
+    }
+    progressive.reset();  // the record's
+  }
+  if (!wanted && !progressive) return;
+  if (!progressive) progressive.emplace();
+  const auto& usual = job.model.defaults;
+  if (base) {
+    progressive->base = parse_side("base-size", *base);
+  } else if (!job.recorded || !job.recorded->progressive) {
+    progressive->base = std::min(kMostUsualBase, std::max<std::int64_t>(usual.width, usual.height));
+  }
+  if (const auto text = layers.picture(&Options::strength)) {
+    progressive->strength = parse_strength(*text);
+  }
+}
+
 // Everything that needs no model. Values that are not given stay as they are.
 void apply_options(GenerateJob& job, const Layers& layers) {
   Request& request = job.request;
@@ -167,7 +199,9 @@ void apply_options(GenerateJob& job, const Layers& layers) {
                           std::int64_t highest, std::int64_t& target) {
     if (const auto text = layers.picture(option)) target = parse_in_range(name, *text, 1, highest);
   };
+  apply_progressive(job, layers);
   apply_size_and_image(job, layers);
+  if (const auto text = layers.picture(&Options::tile)) request.tile = parse_side("tile", *text);
   number(&Options::steps, "steps", 1000, request.num_inference_steps);
   number(&Options::num_images, "num-images", 10000, request.num_images);
   number(&Options::max_sequence_length, "max-sequence-length", 512, request.max_sequence_length);

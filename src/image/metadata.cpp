@@ -95,6 +95,21 @@ class Fields {
     return record;
   }
 
+  // Absent in pictures that were made at once.
+  std::optional<ProgressiveRecord> progressive() const {
+    const auto found = object_.find("progressive");
+    if (found == object_.end()) return std::nullopt;
+    if (!found->is_object()) throw bad("progressive", *found, "an object");
+    const Fields fields(*found, file_);
+    const ProgressiveRecord record{
+        fields.integer("base", 1, kMaxSide), fields.optional_number("strength").value_or(0),
+        fields.integer("goal_width", 1, kMaxSide), fields.integer("goal_height", 1, kMaxSide)};
+    if (!(record.strength > 0 && record.strength <= 1)) {
+      throw bad("progressive", *found, "an object with a strength above 0 to 1");
+    }
+    return record;
+  }
+
   // Absent in pictures without any.
   std::vector<LoraRecord> loras() const {
     std::vector<LoraRecord> result;
@@ -163,6 +178,13 @@ std::string to_json(const PictureMetadata& metadata) {
     if (!init->mask.empty()) record["mask"] = init->mask, record["mask_hash"] = init->mask_hash;
     record["strength"] = init->strength;
   }
+  if (const auto& stages = metadata.progressive) {
+    object["progressive"] = {{"base", stages->base},
+                             {"strength", stages->strength},
+                             {"goal_width", stages->goal_width},
+                             {"goal_height", stages->goal_height}};
+  }
+  if (metadata.tile > 0) object["tile"] = metadata.tile;
   object["dtype"] = metadata.dtype;
   object["device"] = metadata.device;
   object["num_threads"] = metadata.num_threads;
@@ -201,6 +223,8 @@ PictureMetadata metadata_from_json(const std::string& text, const std::string& f
   metadata.model_hash = fields.text("model_hash");
   metadata.loras = fields.loras();
   metadata.init_image = fields.init_image();
+  metadata.progressive = fields.progressive();
+  if (object.contains("tile")) metadata.tile = fields.integer("tile", 1, kMaxSide);
   metadata.dtype = fields.text("dtype");
   metadata.device = fields.text("device");
   metadata.num_threads = fields.integer("num_threads", 1, kMaxCount);
@@ -222,6 +246,11 @@ std::string a1111_parameters(const PictureMetadata& metadata) {
   if (metadata.init_image) {
     text += fmt::format("Denoising strength: {}, ", metadata.init_image->strength);
   }
+  if (metadata.progressive) {
+    text += fmt::format("Progressive base: {}, Denoising strength: {}, ",
+                        metadata.progressive->base, metadata.progressive->strength);
+  }
+  if (metadata.tile > 0) text += fmt::format("Tile: {}, ", metadata.tile);
   for (const auto& lora : metadata.loras) {
     const auto name = std::filesystem::path(lora.path).stem().string();
     text += fmt::format("Lora: {}, ", a1111_value(fmt::format("{}:{}", name, lora.strength)));

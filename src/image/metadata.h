@@ -29,6 +29,17 @@ struct InitImageRecord {
   bool operator==(const InitImageRecord&) const = default;
 };
 
+// Stages that a picture was made in.
+struct ProgressiveRecord {
+  std::int64_t base = 0;  // pixels of the first stage's longer side
+  double strength = 0;    // of the later ones
+  // The size that was asked for. Memory may have allowed less.
+  std::int64_t goal_width = 0;
+  std::int64_t goal_height = 0;
+
+  bool operator==(const ProgressiveRecord&) const = default;
+};
+
 struct PictureMetadata {
   std::string prompt;
   std::int64_t width = 0;   // pixels
@@ -44,8 +55,10 @@ struct PictureMetadata {
   std::string model_hash;  // files_identity() of its files
   std::vector<LoraRecord> loras;
   std::optional<InitImageRecord> init_image = {};
-  std::string dtype;   // "bf16", "fp16", "fp32"
-  std::string device;  // "cpu", "cuda:0"
+  std::optional<ProgressiveRecord> progressive = {};
+  std::int64_t tile = 0;  // pixels; 0: made as a whole
+  std::string dtype;      // "bf16", "fp16", "fp32"
+  std::string device;     // "cpu", "cuda:0"
   std::int64_t num_threads = 1;
   std::string steadyflux_version;
   std::string libtorch_version;

@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "config/row_chunks.h"
+#include "config/tiles.h"
 #include "config/transfer_sizes.h"
 #include "memory/footprint.h"
 #include "memory/vae_footprint.h"
@@ -101,15 +102,16 @@ class Planner {
         options_(options),
         element_(element_size(workload.dtype)) {
     const auto factor = model.vae.scale_factor();
-    latent_height_ = workload.height / factor;
-    latent_width_ = workload.width / factor;
-    image_len_ = latent_height_ / 2 * (latent_width_ / 2);
+    const auto token = 2 * factor;
+    tiles_ = tile_grid(workload.height / token, workload.width / token, workload.tile / token);
+    tile_len_ = tiles_.tile_height * tiles_.tile_width;
+    const auto image_len = tiles_.height * tiles_.width;
     embeds_ = (workload.max_sequence_length * model.text_encoder_2.d_model +
                model.text_encoder.hidden_size) *
               element_;
     parked_embeds_ = workload.num_prompts * embeds_;
     // Where a mask keeps part of a picture, there are the mask, the picture's latents, and noise.
-    latents_ = (workload.num_images + 3 * workload.num_masks) * image_len_ *
+    latents_ = (workload.num_images + 3 * workload.num_masks) * image_len *
                model.transformer.in_channels * element_;
     plan_.budget = budget;
     plan_.workload = workload;
@@ -310,9 +312,8 @@ class Planner {
     rows = std::max(rows, std::min(steps, kLeastModulationRows));
     while (true) {
       auto modulate = modulate_phase(rows);
-      auto [group, denoise] = best_group(workload_.num_images, [this, rows](std::int64_t size) {
-        return denoise_phase(rows, size);
-      });
+      auto [group, denoise] = best_group(
+          group_members(), [this, rows](std::int64_t size) { return denoise_phase(rows, size); });
       const bool enough =
           modulate.ram_peak_bytes <= budget_.ram && denoise.ram_peak_bytes <= budget_.ram;
       if (enough || rows <= kLeastModulationRows) {
@@ -349,20 +350,35 @@ class Planner {
   PhasePlan denoise_phase(std::int64_t rows, std::int64_t group) const {
     const auto& config = model_.transformer;
     PhasePlan denoise{.name = "denoise"};
-    const auto passes = (workload_.num_images + group - 1) / group * workload_.num_inference_steps;
+    const auto passes = group_passes(group) * workload_.num_inference_steps;
     const auto brought = on_device()  // of each picture of the group
                              ? embeds_ + modulation_row_bytes(config, workload_.dtype)
                              : std::int64_t{0};
-    add_weights(
-        denoise, transformer_weights(config, workload_.dtype, workload_.stored.transformer),
-        workload_.stored.transformer, passes,
-        transformer_activations(config, workload_.dtype, workload_.max_sequence_length, image_len_,
-                                on_device() ? 0 : workload_.num_threads, group) +
-            if_widened(
-                transformer_widened_bytes(config, workload_.max_sequence_length, image_len_)) +
-            group * brought,
-        overhead(kDenoiseOverhead) + table_bytes(rows) + latents_ + parked_embeds_);
+    add_weights(denoise, transformer_weights(config, workload_.dtype, workload_.stored.transformer),
+                workload_.stored.transformer, passes,
+                transformer_activations(config, workload_.dtype, workload_.max_sequence_length,
+                                        tile_len_, on_device() ? 0 : workload_.num_threads, group) +
+                    if_widened(transformer_widened_bytes(config, workload_.max_sequence_length,
+                                                         tile_len_)) +
+                    group * brought,
+                overhead(kDenoiseOverhead) + table_bytes(rows) + latents_ + parked_embeds_ +
+                    blend_bytes(tiles_, config.in_channels));
     return denoise;
+  }
+
+  // Pictures go through a step in groups; one in tiles goes alone, with a group of them at a time.
+  bool in_tiles() const { return tiles_.count() > 1; }
+  std::int64_t group_members() const { return in_tiles() ? tiles_.count() : workload_.num_images; }
+  std::int64_t group_passes(std::int64_t group) const {
+    return (group_members() + group - 1) / group * (in_tiles() ? workload_.num_images : 1);
+  }
+  // What tiles are put together in, in fp32, with one that is being added and a copy in the
+  // model's dtype.
+  std::int64_t blend_bytes(const TileGrid& grid, std::int64_t channels) const {
+    if (!in_tiles()) return 0;
+    return (grid.height * grid.width * (kFp32Bytes + element_) +
+            2 * grid.tile_height * grid.tile_width * kFp32Bytes) *
+           channels;
   }
 
   bool widened() const { return workload_.widened && !on_device(); }
@@ -370,10 +386,14 @@ class Planner {
 
   void plan_encode_image() {
     const auto weight_bytes = vae_encoder_weight_bytes(model_.vae, element_);
-    const auto pixels = workload_.width * workload_.height * 3 * (1 + kFp32Bytes);
-    const auto host = vae_host(kDecodeOverhead) + parked_embeds_ + latents_ + pixels;
+    const auto tile = tiles_.scaled(2 * model_.vae.scale_factor());
+    // The picture as bytes, and what is encoded of it at once in fp32.
+    const auto pixels =
+        3 * (tile.height * tile.width + tile.tile_height * tile.tile_width * kFp32Bytes);
+    const auto host = vae_host(kDecodeOverhead) + parked_embeds_ + latents_ + pixels +
+                      blend_bytes(tiles_.scaled(2), 2 * model_.vae.latent_channels);
     plan_.vae_encoder = plan_vae("encode_image", weight_bytes, host, [&](auto bands, bool parked) {
-      auto footprint = vae_encode_footprint(model_.vae, workload_.height, workload_.width, element_,
+      auto footprint = vae_encode_footprint(model_.vae, tile.tile_height, tile.tile_width, element_,
                                             bands, on_device(), parked, widened());
       // A file may hold more pixels than are asked for. It is read before the encoder begins.
       footprint.host_peak = std::max(footprint.host_peak, workload_.image_load_bytes);
@@ -383,11 +403,13 @@ class Planner {
 
   void plan_decode() {
     const auto weight_bytes = vae_decoder_weight_bytes(model_.vae, element_);
-    const auto host =
-        vae_host(kDecodeOverhead) + latents_ + 2 * workload_.width * workload_.height * 3;
+    const auto latents = tiles_.scaled(2);
+    const auto host = vae_host(kDecodeOverhead) + latents_ +
+                      2 * workload_.width * workload_.height * 3 +
+                      blend_bytes(latents.scaled(model_.vae.scale_factor()), 3);
     plan_.vae = plan_vae("decode", weight_bytes, host, [&](auto bands, bool parked) {
-      return vae_decode_footprint(model_.vae, latent_height_, latent_width_, element_, bands,
-                                  on_device(), parked, /*num_threads=*/1, widened());
+      return vae_decode_footprint(model_.vae, latents.tile_height, latents.tile_width, element_,
+                                  bands, on_device(), parked, /*num_threads=*/1, widened());
     });
   }
 
@@ -454,7 +476,8 @@ class Planner {
   const Budget& budget_;
   const PlanOptions& options_;
   std::int64_t element_;
-  std::int64_t latent_height_ = 0, latent_width_ = 0, image_len_ = 0;
+  TileGrid tiles_;  // in packed tokens
+  std::int64_t tile_len_ = 0;
   // Bytes that phases leave to each other in RAM; embeds_ are those of one prompt.
   std::int64_t embeds_ = 0, parked_embeds_ = 0, latents_ = 0;
   Plan plan_;

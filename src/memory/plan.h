@@ -63,6 +63,7 @@ struct StoredModel {
 struct Workload {
   std::int64_t width = 1024;   // pixels
   std::int64_t height = 1024;  // pixels
+  std::int64_t tile = 0;       // pixels: pictures with longer sides are made in tiles; 0: as one
   std::int64_t num_inference_steps = 4;
   std::int64_t num_images = 1;        // in all
   std::int64_t num_prompts = 1;       // different ones

@@ -33,7 +33,7 @@ Chunk make_chunk(const FluxModel& model, std::span<const Request> requests) {
         index_of({request.prompt, request.max_sequence_length}, chunk.prompts, prompts);
     const double guidance = model.transformer.guidance_embeds ? request.guidance_scale : 0.0;
     const auto table = index_of({prompt, request.num_inference_steps, skipped_steps(request),
-                                 image_seq_len(model, request), guidance},
+                                 tile_seq_len(model, request), guidance},
                                 chunk.tables, tables);
     for (std::int64_t index = 0; index < request.num_images; ++index) {
       chunk.pictures.push_back({i, index, prompt, table});
@@ -50,6 +50,16 @@ std::int64_t skipped_steps(const Request& request) {
   const double made = std::min(steps * request.init_image->strength, steps);
   const auto skipped = static_cast<std::int64_t>(std::max(steps - made, 0.0));
   return std::min(skipped, request.num_inference_steps - 1);
+}
+
+TileGrid tiles_of(const FluxModel& model, const Request& request) {
+  const auto token = 2 * model.vae.scale_factor();
+  return tile_grid(request.height / token, request.width / token, request.tile / token);
+}
+
+std::int64_t tile_seq_len(const FluxModel& model, const Request& request) {
+  const auto tiles = tiles_of(model, request);
+  return tiles.tile_height * tiles.tile_width;
 }
 
 std::int64_t image_seq_len(const FluxModel& model, const Request& request) {

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "config/model_config.h"
+#include "config/tiles.h"
 #include "steadyflux/pipeline.h"
 
 namespace steadyflux {
@@ -24,7 +25,7 @@ struct ChunkTable {
   std::size_t prompt = 0;  // of Chunk::prompts
   std::int64_t num_inference_steps = 1;
   std::int64_t skipped_steps = 0;  // of them, at the beginning: of image to image
-  std::int64_t image_len = 0;      // packed tokens, on which the schedule depends
+  std::int64_t image_len = 0;      // packed tokens of a tile, on which the schedule depends
   double guidance_scale = 0.0;     // 0 for models without a guidance embedding
   auto operator<=>(const ChunkTable&) const = default;
   std::int64_t steps() const { return num_inference_steps - skipped_steps; }
@@ -55,6 +56,12 @@ struct Chunk {
 
 // `requests` have to outlive it.
 Chunk make_chunk(const FluxModel& model, std::span<const Request> requests);
+
+// The tiles of a picture in packed tokens; one where it is made as a whole.
+TileGrid tiles_of(const FluxModel& model, const Request& request);
+
+// Tokens that the transformer sees at once: those of a tile.
+std::int64_t tile_seq_len(const FluxModel& model, const Request& request);
 
 // Tokens of the packed picture.
 std::int64_t image_seq_len(const FluxModel& model, const Request& request);

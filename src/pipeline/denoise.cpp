@@ -14,6 +14,7 @@
 #include "pipeline/phases.h"
 #include "pipeline/picture_sigmas.h"
 #include "pipeline/saved_tensors.h"
+#include "pipeline/tile_blend.h"
 #include "scheduler/flow_match_euler.h"
 #include "transformer/flux_transformer.h"
 
@@ -73,13 +74,15 @@ class Denoiser {
         tables_(tables),
         state_(state),
         transformer_(context.model.transformer),
-        group_size_(static_cast<std::size_t>(context.plan.denoise_group)) {}
+        group_size_(static_cast<std::size_t>(context.plan.denoise_group)) {
+    if (!chunk.pictures.empty()) tiles_ = tiles_of(context.model, chunk.request(chunk.pictures[0]));
+  }
 
   void run() {
     if (unfinished().empty()) return;
     open(context_.plan);
     for (auto group = unfinished(); !group.empty(); group = unfinished()) {
-      if (group.size() > group_size_) group.resize(group_size_);
+      if (group.size() > pictures_at_once()) group.resize(pictures_at_once());
       for (const auto picture : group) prepare(picture);
       while (!group.empty()) {
         step(group);
@@ -116,17 +119,26 @@ class Denoiser {
     return pictures;
   }
 
+  // Pictures in tiles go one after the other, each with a group of its tiles at a time.
+  bool in_tiles() const { return tiles_.count() > 1; }
+  std::size_t pictures_at_once() const { return in_tiles() ? 1 : group_size_; }
+  std::int64_t passes_per_step() const {
+    if (!in_tiles()) return 1;
+    return group_count(static_cast<std::size_t>(tiles_.count()),
+                       static_cast<std::int64_t>(group_size_));
+  }
+
   // Times that the weights are gone through from here on.
   std::int64_t passes() const {
     std::int64_t sum = 0;
     const auto pictures = unfinished();
-    for_groups(pictures.size(), static_cast<std::int64_t>(group_size_),
+    for_groups(pictures.size(), static_cast<std::int64_t>(pictures_at_once()),
                [&](std::size_t first, std::size_t count) {
                  std::int64_t longest = 0;
                  for (std::size_t i = 0; i < count; ++i) {
                    longest = std::max(longest, steps_left(pictures[first + i]));
                  }
-                 sum += longest;
+                 sum += longest * passes_per_step();
                });
     return sum;
   }
@@ -145,8 +157,9 @@ class Denoiser {
     }
     Brought brought;
     brought.prompt_embeds = embeddings_[picture.prompt].prompt_embeds.to(context_.device);
+    const auto tiles = tiles_of(model, request);
     brought.image_rotary_emb =
-        rotary_embedding({request.max_sequence_length, height / 2, width / 2});
+        rotary_embedding({request.max_sequence_length, tiles.tile_height, tiles.tile_width});
     brought.sigmas = sigmas_to_do(model, request);
     brought_[number] = std::move(brought);
   }
@@ -164,26 +177,61 @@ class Denoiser {
 
   // Every picture of the group one step on.
   void step(const std::vector<std::size_t>& group) {
-    auto velocities = predict(group);
+    auto velocities =
+        in_tiles() ? std::vector{predict_in_tiles(group.front())} : predict_wholes(group);
     for (std::size_t i = 0; i < group.size(); ++i) {
       advance(group[i], std::exchange(velocities[i], {}));
     }
   }
 
   // What the transformer says of each picture: [1, S, out_channels], where it is computed.
-  std::vector<at::Tensor> predict(const std::vector<std::size_t>& group) {
+  std::vector<at::Tensor> predict_wholes(const std::vector<std::size_t>& group) {
+    std::vector<View> views;
+    for (const auto number : group) views.push_back({number, state_.latents[number]});
+    return predict(views);
+  }
+
+  at::Tensor predict_in_tiles(std::size_t number) {
+    const auto& latents = state_.latents[number];
+    const auto whole = latents.view({tiles_.height, tiles_.width, latents.size(2)});
+    TileBlend blend(tiles_, latents.size(2));
+    for_groups(static_cast<std::size_t>(tiles_.count()), static_cast<std::int64_t>(group_size_),
+               [&](std::size_t first, std::size_t count) {
+                 std::vector<View> views;
+                 for (auto i = first; i < first + count; ++i) {
+                   const auto tile = cut_tile(whole, tiles_, static_cast<std::int64_t>(i));
+                   views.push_back({number, tile.reshape({1, -1, latents.size(2)})});
+                 }
+                 const auto velocities = predict(views);
+                 for (std::size_t i = 0; i < count; ++i) {
+                   blend.add(static_cast<std::int64_t>(first + i),
+                             velocities[i].view({tiles_.tile_height, tiles_.tile_width, -1}));
+                 }
+               });
+    return blend.whole().view({1, -1, latents.size(2)}).to(context_.device, context_.dtype);
+  }
+
+  // What the transformer sees at once: a picture or a tile of it, in RAM.
+  struct View {
+    std::size_t number;  // of the picture
+    at::Tensor latents;  // packed
+  };
+
+  std::vector<at::Tensor> predict(const std::vector<View>& views) {
     std::vector<FluxTransformer::Input> inputs;
-    for (const auto number : group) {
-      const auto& brought = brought_.at(number);
+    for (const auto& view : views) {
+      const auto& brought = brought_.at(view.number);
       const auto row =
-          tables_.row(chunk_.pictures[number].table, state_.steps_done[number]).to(context_.device);
-      inputs.push_back({state_.latents[number].to(context_.device), brought.prompt_embeds,
+          tables_.row(chunk_.pictures[view.number].table, state_.steps_done[view.number])
+              .to(context_.device);
+      inputs.push_back({view.latents.to(context_.device), brought.prompt_embeds,
                         transformer_.split_modulations(row), brought.image_rotary_emb});
     }
-    return transformer_.forward(
-        inputs, *weights_, [this](std::int64_t, std::span<const JointStream>) {
-          if (context_.latents == nullptr) throw_if_interrupted(context_.observer);
-        });
+    return transformer_.forward(inputs, *weights_,
+                                [this](std::int64_t, std::span<const JointStream>) {
+                                  if (context_.latents == nullptr)
+                                    throw_if_interrupted(context_.observer);
+                                });
   }
 
   // Takes a picture along its velocity to the next level of noise.
@@ -254,6 +302,7 @@ class Denoiser {
   Denoising& state_;
   FluxTransformer transformer_;
   std::size_t group_size_;
+  TileGrid tiles_;                          // of every picture
   std::map<std::size_t, Brought> brought_;  // of the present group
   std::array<std::int64_t, 3> rotary_size_{};
   RotaryEmbedding rotary_;

@@ -9,16 +9,21 @@
 #include "pipeline/phase_weights.h"
 #include "pipeline/phases.h"
 #include "pipeline/picture_sigmas.h"
+#include "pipeline/tile_blend.h"
 #include "vae/autoencoder_kl.h"
 
 namespace steadyflux {
 namespace {
 
-// [1, 3, H, W], -1..1.
-at::Tensor pixels_of(const Image& image, at::ScalarType dtype) {
-  const auto bytes = at::from_blob(const_cast<std::uint8_t*>(image.rgb.data()),
-                                   {1, image.height, image.width, 3}, at::kByte);
-  const auto values = bytes.permute({0, 3, 1, 2}).to(at::kFloat).div(255.0);
+// [H, W, 3] bytes, a view.
+at::Tensor rows_of(const Image& image) {
+  return at::from_blob(const_cast<std::uint8_t*>(image.rgb.data()), {image.height, image.width, 3},
+                       at::kByte);
+}
+
+// [H, W, 3] bytes -> [1, 3, H, W], -1..1.
+at::Tensor pixels_of(const at::Tensor& rows, at::ScalarType dtype) {
+  const auto values = rows.permute({2, 0, 1}).unsqueeze(0).to(at::kFloat).div(255.0);
   return values.mul(2.0).sub(1.0).to(dtype).contiguous();
 }
 
@@ -31,6 +36,47 @@ at::Tensor pack_mask(const InitImage::Pixels& init, std::int64_t channels, std::
   const auto cells = at::upsample_nearest2d(painted, at::IntArrayRef{height, width});
   return pack_latents(cells.repeat({1, channels, 1, 1}).to(dtype));
 }
+
+// [3, H, W] bytes' pixels -> moments [1, 2 C, h, w] in RAM, tile by tile.
+class PictureEncoder {
+ public:
+  explicit PictureEncoder(const PhaseContext& context)
+      : context_(context),
+        vae_(context.model.vae),
+        mode_{context.plan.vae_encoder.band_bytes, context.plan.vae_encoder.parked_in_ram} {
+    const LoadTimer timer{context.load_seconds};
+    load_slots(vae_encoder_source().open(context.model), vae_.slots(),
+               load_options(context, Component::kVae));
+  }
+
+  // `tiles` in packed tokens.
+  at::Tensor encode(const Image& image, const TileGrid& tiles) {
+    const auto rows = rows_of(image);
+    if (tiles.count() == 1) return encode_whole(rows);
+    const auto grid = tiles.scaled(2);
+    const auto pixels = grid.scaled(context_.model.vae.scale_factor());
+    TileBlend blend(grid, 2 * context_.model.vae.latent_channels);
+    for (std::int64_t i = 0; i < grid.count(); ++i) {
+      throw_if_interrupted(context_.observer);
+      const auto moments = encode_whole(cut_tile(rows, pixels, i));
+      blend.add(i, moments.squeeze(0).permute({1, 2, 0}));
+    }
+    return blend.whole().permute({2, 0, 1}).unsqueeze(0).to(context_.dtype).contiguous();
+  }
+
+ private:
+  // [H, W, 3] bytes
+  at::Tensor encode_whole(const at::Tensor& rows) {
+    const auto moments =
+        vae_.encode(pixels_of(rows, context_.dtype).to(context_.device), mode_).to(at::kCPU);
+    expect_finite(context_, moments, vae_encoder_source());
+    return moments;
+  }
+
+  const PhaseContext& context_;
+  AutoencoderKlEncoder vae_;
+  BandMode mode_;
+};
 
 // Draws what diffusers draws, in its order: first of the distribution of latents, then the noise.
 class ImageLatents {
@@ -69,14 +115,7 @@ std::int64_t encode_image_steps(const Chunk& chunk) {
 }
 
 void encode_images(const PhaseContext& context, const Chunk& chunk, Denoising& state) {
-  const auto& config = context.model.vae;
-  AutoencoderKlEncoder vae(config);
-  {
-    const LoadTimer timer{context.load_seconds};
-    load_slots(vae_encoder_source().open(context.model), vae.slots(),
-               load_options(context, Component::kVae));
-  }
-  const auto& mode = context.plan.vae_encoder;
+  PictureEncoder encoder(context);
   state.inpainting.resize(chunk.pictures.size());
   // Pictures of a request share theirs, and stand next to each other.
   std::shared_ptr<const InitImage> loaded;
@@ -96,9 +135,7 @@ void encode_images(const PhaseContext& context, const Chunk& chunk, Denoising& s
     if (loaded != request.init_image) {
       loaded = request.init_image;
       pixels = loaded->load();
-      const auto values = pixels_of(pixels.image, context.dtype).to(context.device);
-      moments = vae.encode(values, {mode.band_bytes, mode.parked_in_ram}).to(at::kCPU);
-      expect_finite(context, moments, vae_encoder_source());
+      moments = encoder.encode(pixels.image, tiles_of(context.model, request));
     }
     ImageLatents drawn(context, request.seed + static_cast<std::uint64_t>(picture.index));
     const auto image = drawn.sample(moments);

@@ -88,7 +88,7 @@ void generate_pictures(
   }
   embeddings.clear();
   std::size_t decoded = 0;
-  runner.run("decode", static_cast<std::int64_t>(state.latents.size()) * decode_steps(model),
+  runner.run("decode", decode_steps(model, chunk, state.latents.size()),
              [&](const PhaseContext& context) {
                decode(context, chunk, state.latents, decoded, on_image);
              });

@@ -103,9 +103,9 @@ void denoise(const PhaseContext& context, const Chunk& chunk,
              Denoising& state);
 
 // Decodes picture number `done` of the chunk and those behind it as far as there are latents,
-// raising `done` after each: it can be called again after it threw. Progress steps: decode_steps
-// for every picture.
-std::int64_t decode_steps(const FluxModel& model);
+// raising `done` after each: it can be called again after it threw. Progress steps: decode_steps,
+// of as many pictures.
+std::int64_t decode_steps(const FluxModel& model, const Chunk& chunk, std::size_t pictures);
 void decode(const PhaseContext& context, const Chunk& chunk, const std::vector<at::Tensor>& latents,
             std::size_t& done, const OnImage& on_image);
 

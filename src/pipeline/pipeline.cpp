@@ -21,6 +21,8 @@
 #include "pipeline/phase_runner.h"
 #include "pipeline/planning.h"
 #include "pipeline/saved_tensors.h"
+#include "pipeline/staged_run.h"
+#include "pipeline/stages.h"
 #include "pipeline/stored_model.h"
 #include "pipeline/workload.h"
 
@@ -42,6 +44,19 @@ void check_multiple(const char* what, std::int64_t value, std::int64_t multiple)
                                              value, multiple, below, above));
 }
 
+void check_strength(double strength) {
+  if (strength > 0 && strength <= 1) return;
+  throw Error(ErrorKind::kUsage, fmt::format("strength {} is not above 0, up to 1", strength));
+}
+
+void check_progressive(const Request& request, std::int64_t multiple) {
+  check_strength(request.progressive->strength);
+  check_multiple("base-size", request.progressive->base, multiple);
+  if (request.init_image) {
+    throw Error(ErrorKind::kUsage, "a progressive picture begins from noise, not from a picture");
+  }
+}
+
 void check_positive(const char* what, std::int64_t value) {
   if (value < 1) throw Error(ErrorKind::kUsage, fmt::format("{} must be at least 1", what));
 }
@@ -57,6 +72,11 @@ Error does_not_fit(const FluxModel& model, const Plan& plan, const PlanOptions& 
 }
 
 }  // namespace
+
+bool can_be_made_together(const Request& a, const Request& b) {
+  return a.loras == b.loras && a.progressive == b.progressive && a.tile == b.tile &&
+         ((!a.progressive && a.tile == 0) || (a.width == b.width && a.height == b.height));
+}
 
 struct Pipeline::State {
   PipelineOptions options;
@@ -79,6 +99,9 @@ struct Pipeline::State {
   std::shared_ptr<const LoraSet> loras = std::make_shared<LoraSet>();
   // All that were asked for: their files stay mapped.
   std::vector<std::pair<std::vector<LoraUse>, std::shared_ptr<const LoraSet>>> opened_loras;
+
+  // Of a picture's sides, pixels.
+  std::int64_t multiple() const { return 2 * model.vae.scale_factor(); }
 
   Workload workload(const Chunk& chunk) const {
     return make_workload(chunk, stored, dtype_name, num_threads);
@@ -105,11 +128,6 @@ struct Pipeline::State {
   }
 
   void take_loras(std::span<const Request> requests) {
-    for (const auto& request : requests) {
-      if (request.loras != requests.front().loras) {
-        throw Error(ErrorKind::kInternal, "requests with other LoRAs in one go");
-      }
-    }
     if (!requests.empty()) loras = find_loras(requests.front().loras);
   }
 
@@ -160,7 +178,7 @@ const std::string& Pipeline::dtype_name() const { return state_->dtype_name; }
 int Pipeline::num_threads() const { return state_->num_threads; }
 
 void Pipeline::check(const Request& request) const {
-  const auto multiple = 2 * state_->model.vae.scale_factor();
+  const auto multiple = state_->multiple();
   check_multiple("width", request.width, multiple);
   check_multiple("height", request.height, multiple);
   check_positive("steps", request.num_inference_steps);
@@ -169,27 +187,27 @@ void Pipeline::check(const Request& request) const {
     throw Error(ErrorKind::kUsage, fmt::format("max-sequence-length {} is not in 1..512",
                                                request.max_sequence_length));
   }
-  if (request.init_image &&
-      !(request.init_image->strength > 0 && request.init_image->strength <= 1)) {
-    throw Error(ErrorKind::kUsage,
-                fmt::format("strength {} is not above 0, up to 1", request.init_image->strength));
-  }
+  if (request.init_image) check_strength(request.init_image->strength);
+  if (request.progressive) check_progressive(request, multiple);
+  if (request.tile != 0) check_multiple("tile", request.tile, multiple);
   state_->find_loras(request.loras);
 }
 
 Plan Pipeline::plan(std::span<const Request> requests) const {
   for (const auto& request : requests) check(request);
   state_->take_loras(requests);
-  const auto setting = state_->setting(state_->workload(make_chunk(state_->model, requests)));
+  const auto planned = last_stages(requests, state_->multiple());
+  const auto setting = state_->setting(state_->workload(make_chunk(state_->model, planned)));
   return make_plan(setting.model, setting.workload, setting.budget, setting.plan_options);
 }
 
 Request Pipeline::with_largest_size(Request request, const Aspect& aspect) const {
-  const auto factor = 2 * state_->model.vae.scale_factor();
+  const auto factor = state_->multiple();
+  const auto planned = last_stage(request, factor);
   request.width = request.height = factor;
   check(request);
   state_->take_loras({&request, 1});
-  auto setting = state_->setting(state_->workload(make_chunk(state_->model, {&request, 1})));
+  auto setting = state_->setting(state_->workload(make_chunk(state_->model, {&planned, 1})));
   // The process grows by as much until its picture is planned.
   constexpr std::int64_t kGrowth = std::int64_t{4} << 20;
   setting.budget.ram -= kGrowth;
@@ -206,7 +224,8 @@ Request Pipeline::with_largest_size(Request request, const Aspect& aspect) const
 }
 
 std::size_t Pipeline::chunk_size(std::span<const Request> requests) const {
-  return best_chunk_size(state_->model, requests, state_->stored, state_->dtype_name,
+  const auto planned = last_stages(requests, state_->multiple());
+  return best_chunk_size(state_->model, planned, state_->stored, state_->dtype_name,
                          state_->num_threads, state_->budget(), plan_options(state_->options));
 }
 
@@ -223,6 +242,21 @@ void Pipeline::generate(std::span<const Request> requests, Observer& observer,
     throw Error(ErrorKind::kInternal, "a pipeline that only encodes was asked for pictures");
   }
   for (const auto& request : requests) check(request);
+  for (const auto& request : requests) {
+    if (!can_be_made_together(request, requests.front())) {
+      throw Error(ErrorKind::kInternal, "requests with other LoRAs, stages or tiles in one go");
+    }
+  }
+  if (!requests.empty() && stage_sizes(requests.front(), state_->multiple()).size() > 1) {
+    generate_in_stages(*this, state_->multiple(), requests, observer, on_image, embeds, latents);
+  } else {
+    make_pictures(requests, observer, on_image, embeds, latents);
+  }
+}
+
+void Pipeline::make_pictures(std::span<const Request> requests, Observer& observer,
+                             const OnImage& on_image, PromptEmbedsStore* embeds,
+                             LatentsStore* latents) {
   take_loras(requests, observer);
   const c10::InferenceMode inference_mode;
   const auto chunk = make_chunk(state_->model, requests);

@@ -43,6 +43,7 @@ Workload make_workload(const Chunk& chunk, const StoredModel& stored, const std:
       work.width = request.width;
       work.height = request.height;
     }
+    work.tile = request.tile;
     work.num_inference_steps = std::max(work.num_inference_steps, request.num_inference_steps);
     work.max_sequence_length = std::max(work.max_sequence_length, request.max_sequence_length);
   }

@@ -111,6 +111,11 @@ TEST(PromptJsonLines, TakePicturesToBeginFrom) {
             (Entries{{2, "p", all}, {3, "q", {}}}));
 }
 
+TEST(PromptJsonLines, TakeASizeToBeginWith) {
+  EXPECT_EQ(options_of(R"("base_size": 64, "strength": 0.5)"),
+            (Options{{"base-size", "64"}, {"strength", "0.5"}}));
+}
+
 TEST(PromptJsonLines, KeepEveryDigitOfANumber) {
   for (const std::string number :
        {"0", "-1", "18446744073709551615", "9223372036854775808", "-9223372036854775808",
@@ -181,7 +186,7 @@ struct BadInput {
 TEST(BadPrompts, AreReportedWithLineReasonAndRemedy) {
   const std::string known =
       "; known are prompt, seed, width, height, steps, guidance, max-sequence-length, num-images "
-      "(or n), lora, image, mask, strength and output";
+      "(or n), lora, image, mask, strength, base-size and output";
   const std::string brace = "; a prompt that begins with a brace is written {\"prompt\": \"{...\"}";
   const std::string utf16 = "this is UTF-16; convert it to UTF-8 (iconv -f UTF-16 -t UTF-8)";
   const std::string not_closed =

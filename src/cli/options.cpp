@@ -113,7 +113,7 @@ constexpr std::array kValueOptions = {
                 "size if that is less)"},
     ValueOption{&Options::tile, kForPictures | kForPlan, kPictureGroup, "tile", "", "PIXELS",
                 "make a picture with longer sides in overlapping tiles of this side (default: as "
-                "one; of upscale: the model's usual size)"},
+                "one; of upscale: the model's usual size, at least 128)"},
     ValueOption{&Options::steps, kForPictures | kForPlan, kPictureGroup, "steps", "", "N",
                 "denoising steps"},
     ValueOption{&Options::guidance, kForPictures, kPictureGroup, "guidance", "", "X",

@@ -19,6 +19,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kDefaultStrength = "0.3";
+constexpr std::int64_t kLeastUsualTile = 128;  // pixels; less holds too little of a picture
 
 // The same as a command line of generate.
 CommandLine as_generate(const CommandLine& line) {
@@ -53,7 +54,8 @@ void run_upscale(const CommandLine& line) {
     usage_error(fmt::format("-o {} is the picture itself; give another name", job.output));
   }
   if (!line.typed.tile && !line.configured.tile) {
-    job.request.tile = std::max(job.model.defaults.width, job.model.defaults.height);
+    job.request.tile =
+        std::max({job.model.defaults.width, job.model.defaults.height, kLeastUsualTile});
   }
   Console console(job.verbosity);
   for (const std::string& warning : job.warnings) console.warning(warning);

@@ -21,10 +21,14 @@ std::vector<std::int64_t> times(std::vector<std::int64_t> values, std::int64_t f
   return values;
 }
 
-// Of a place in a tile: how far it is from the nearer end, up to what neighbours have in common.
-double height_at(std::int64_t place, std::int64_t tile, std::int64_t overlap) {
-  const auto to_end = static_cast<double>(std::min(place, tile - 1 - place)) + 0.5;
-  return std::min(to_end, static_cast<double>(overlap));
+// Of a place in tile `i`: how far it is from the nearer end where the tile has a neighbour, up to
+// what neighbours have in common.
+double height_at(std::int64_t place, std::int64_t tile, std::int64_t overlap, std::size_t i,
+                 std::size_t count) {
+  auto height = static_cast<double>(overlap);
+  if (i > 0) height = std::min(height, static_cast<double>(place) + 0.5);
+  if (i + 1 < count) height = std::min(height, static_cast<double>(tile - 1 - place) + 0.5);
+  return height;
 }
 
 }  // namespace
@@ -66,11 +70,11 @@ std::vector<float> tile_weights(const std::vector<std::int64_t>& starts, std::in
   std::vector<float> weights;
   for (std::int64_t place = 0; place < tile; ++place) {
     double sum = 0;
-    for (const auto start : starts) {
-      const auto there = starts[i] + place - start;
-      if (there >= 0 && there < tile) sum += height_at(there, tile, overlap);
+    for (std::size_t k = 0; k < starts.size(); ++k) {
+      const auto there = starts[i] + place - starts[k];
+      if (there >= 0 && there < tile) sum += height_at(there, tile, overlap, k, starts.size());
     }
-    weights.push_back(static_cast<float>(height_at(place, tile, overlap) / sum));
+    weights.push_back(static_cast<float>(height_at(place, tile, overlap, i, starts.size()) / sum));
   }
   return weights;
 }

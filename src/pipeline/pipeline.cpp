@@ -88,11 +88,16 @@ struct Pipeline::State {
   std::string dtype_name;
   int num_threads = 1;
   MemorySample at_start;
-  bool has_run = false;  // through all phases
+  std::int64_t largest_area = 0;  // of the pictures that went through all phases, pixels
 
-  Budget budget() const {
+  // What libraries touched for pictures as large as these can be counted on; larger ones are new.
+  bool is_warm(const Workload& workload) const {
+    return workload.width * workload.height <= largest_area;
+  }
+
+  Budget budget(bool warm) const {
     return live_budget(options, device,
-                       has_run ? std::optional(at_start) : std::optional<MemorySample>());
+                       warm ? std::optional(at_start) : std::optional<MemorySample>());
   }
 
   // Those of the requests that are being made.
@@ -112,7 +117,7 @@ struct Pipeline::State {
             device,
             dtype,
             workload,
-            budget(),
+            budget(is_warm(workload)),
             plan_options(options),
             on_pressure(options.on_pressure),
             nullptr,
@@ -226,7 +231,8 @@ Request Pipeline::with_largest_size(Request request, const Aspect& aspect) const
 std::size_t Pipeline::chunk_size(std::span<const Request> requests) const {
   const auto planned = last_stages(requests, state_->multiple());
   return best_chunk_size(state_->model, planned, state_->stored, state_->dtype_name,
-                         state_->num_threads, state_->budget(), plan_options(state_->options));
+                         state_->num_threads, state_->budget(state_->largest_area > 0),
+                         plan_options(state_->options));
 }
 
 void Pipeline::take_loras(std::span<const Request> requests, Observer& observer) {
@@ -290,7 +296,7 @@ void Pipeline::make_pictures(std::span<const Request> requests, Observer& observ
     observer.memory_seen(runner.timeline());
     throw;
   }
-  state_->has_run = true;
+  state_->largest_area = std::max(state_->largest_area, workload.width * workload.height);
   observer.memory_seen(runner.timeline());
 }
 

@@ -5,6 +5,7 @@
     scripts/evaluate_model.py --json scores.json              # everything at 64, 96 and 128 px
     scripts/evaluate_model.py --diffusers --sizes 64          # the same prompts, drawn by diffusers
     scripts/evaluate_model.py --originals                     # the recogniser on the true pictures
+    scripts/evaluate_model.py --sizes 256 --options --progressive     # options of the program
 
 Needs the training data (scripts/train/fetch_data.sh, extract_pictures.py) to compare with, and the
 packages of scripts/train/requirements.txt. Prompts and seeds are fixed by --seed.
@@ -41,7 +42,7 @@ def steadyflux_drawer(args):
                 command = [
                     args.program, "generate", item.prompt, "-m", args.model, "-W", size, "-H", size,
                     "--steps", args.steps, "-s", args.seed + number,
-                    "--max-sequence-length", args.length, "-o", file, "-q",
+                    "--max-sequence-length", args.length, "-o", file, "-q", *args.options,
                 ]  # fmt: skip
                 done = subprocess.run(
                     [str(part) for part in command], capture_output=True, text=True
@@ -108,6 +109,8 @@ def parse_arguments():
     parser.add_argument("--limit", type=int, help="prompts a group at most (default: all, 60)")
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--length", type=int, default=64, help="max_sequence_length")
+    parser.add_argument("--options", nargs=argparse.REMAINDER, default=[],
+                        help="what follows goes to the program, such as --progressive")  # fmt: skip
     parser.add_argument("--seed", type=int, default=4242)
     parser.add_argument("--threads", type=int, default=1, help="of diffusers")
     parser.add_argument("--json", type=Path, help="write the scores here")
@@ -126,7 +129,8 @@ def main():
     else:
         draw = diffusers_drawer(args) if args.diffusers else steadyflux_drawer(args)
     drawn_by = "originals" if args.originals else "diffusers" if args.diffusers else "steadyflux"
-    report = dict(drawn_by=drawn_by, steps=args.steps, length=args.length, seed=args.seed)
+    report = dict(drawn_by=drawn_by, steps=args.steps, length=args.length, seed=args.seed,
+                  options=args.options)  # fmt: skip
     report["scores"] = []
     print(f"drawn by {drawn_by}, {args.steps} steps, {len(maker.concepts)} things; scores in %")
     heads = "".join(f"{c:>12}" for c in [*COLUMNS, "s/picture"])

@@ -44,7 +44,8 @@ Workload make_workload(const Chunk& chunk, const StoredModel& stored, const std:
       work.height = request.height;
     }
     work.tile = request.tile;
-    work.num_inference_steps = std::max(work.num_inference_steps, request.num_inference_steps);
+    work.num_inference_steps =
+        std::max(work.num_inference_steps, request.num_inference_steps - skipped_steps(request));
     work.max_sequence_length = std::max(work.max_sequence_length, request.max_sequence_length);
   }
   work.num_images = static_cast<std::int64_t>(chunk.pictures.size());

@@ -154,6 +154,26 @@ TEST(Plan, ManyStepsAreModulatedInChunks) {
   EXPECT_LE(tight.phase("denoise").ram_peak_bytes, 1300 * kMiB);
 }
 
+TEST(Plan, TilesBoundWhatIsComputedWith) {
+  const auto model = flux1();
+  auto small = picture(1024, 1024), large = picture(4096, 4096);
+  small.tile = large.tile = 1024;
+  small.num_init_images = large.num_init_images = 1;
+  const auto one = make_plan(model, small, card(8 * kGiB, 16 * kGiB));
+  const auto many = make_plan(model, large, card(8 * kGiB, 16 * kGiB));
+  EXPECT_TRUE(many.fits);
+  for (const char* phase : {"encode_image", "decode"}) {
+    EXPECT_EQ(many.phase(phase).device_peak_bytes, one.phase(phase).device_peak_bytes) << phase;
+  }
+  // 25 tiles, in groups that the plan has chosen.
+  const auto group = many.denoise_group;
+  EXPECT_EQ(many.phase("denoise").weights.front().passes, 28 * ((25 + group - 1) / group));
+  // In RAM there are the sums of tiles: 3 channels of pixels in fp32 and in bf16, two tiles, and
+  // the pixels as bytes.
+  EXPECT_LE(many.phase("decode").ram_peak_bytes - one.phase("decode").ram_peak_bytes,
+            3 * 4096 * 4096 * (4 + 2 + 2) + 24 * 1024 * 1024 + 8 * kMiB);
+}
+
 TEST(Plan, AdviceIsRight) {
   const auto model = flux1();
   const auto work = picture(2048, 2048);

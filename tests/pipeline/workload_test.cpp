@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <memory>
 
 #include "expect_error.h"
 #include "pipeline/stored_model.h"
@@ -144,6 +145,16 @@ TEST(MakeWorkload, IsTheLargestOfAllRequests) {
   EXPECT_EQ(work.num_prompts, 2);
   EXPECT_EQ(work.num_encoded, 2);
   EXPECT_EQ(work.num_tables, 3);
+}
+
+TEST(MakeWorkload, HasTheStepsThatAreMadeOnly) {
+  auto init = std::make_shared<InitImage>();
+  init->strength = 0.3;
+  std::vector<Request> requests(1);
+  requests[0] = {.prompt = "x", .num_inference_steps = 28, .init_image = init, .tile = 512};
+  const Workload work = make_workload(chunk_of(requests), {}, "auto", 1);
+  EXPECT_EQ(work.num_inference_steps, 9);
+  EXPECT_EQ(work.tile, 512);
 }
 
 TEST(MakeWorkload, OneComponentOfAnotherDtypeIsConverted) {

@@ -82,7 +82,6 @@ void fill_defaults(GenerateJob& job) {
   Request& request = job.request;
   if (job.recorded) {
     const PictureMetadata& recorded = *job.recorded;
-    take_recorded_prompts(request, recorded);
     request.width = recorded.width;
     request.height = recorded.height;
     request.num_inference_steps = recorded.num_inference_steps;
@@ -333,7 +332,10 @@ GenerateJob make_generate_job(const CommandLine& line) {
     usage_error("no prompt given; try: steadyflux \"a red apple\", or steadyflux --help");
   }
   GenerateJob job;
-  if (line.from) job.recorded = read_recorded(*line.from);
+  if (line.from) {
+    job.recorded = read_recorded(*line.from);
+    take_recorded_prompts(job.request, *job.recorded);
+  }
   const Layers layers(line, job.recorded.has_value());
   apply_other_options(job, line, layers);
   job.output = layers.other(&Options::output).value_or("out.png");

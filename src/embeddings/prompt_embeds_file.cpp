@@ -91,11 +91,10 @@ PromptEmbedsFile::PromptEmbedsFile(const fs::path& path) : path_(path) {
   if (format != metadata_.end() && format->second == kFormat &&
       (version == metadata_.end() ||
        (version->second != kPlainVersion && version->second != kVersion))) {
-    throw bad_file(
-        path, fmt::format("prompt embeddings of format version '{}', this program reads "
-                          "versions {} and {}; encode the prompts again",
-                          version == metadata_.end() ? "" : printable(version->second),
-                          kPlainVersion, kVersion));
+    throw bad_file(path, fmt::format("prompt embeddings of format version '{}', this program reads "
+                                     "versions {} and {}; encode the prompts again",
+                                     version == metadata_.end() ? "" : printable(version->second),
+                                     kPlainVersion, kVersion));
   }
   const auto take = [&](const std::string& name, std::size_t dimensions, const char* expected) {
     const auto it = file.tensors.find(name);
@@ -235,10 +234,9 @@ PromptEmbedsWriter::~PromptEmbedsWriter() = default;
 
 std::vector<std::uint8_t> PromptEmbedsWriter::header() const {
   std::map<std::string, std::string> metadata = options_.metadata;
-  const bool plain =
-      std::none_of(contents_.begin(), contents_.end(), [](const StoredEmbeds& embeds) {
-        return embeds.negative || !embeds.prompt_2.empty();
-      });
+  const bool plain = std::none_of(
+      contents_.begin(), contents_.end(),
+      [](const StoredEmbeds& embeds) { return embeds.negative || !embeds.prompt_2.empty(); });
   metadata["format"] = kFormat;
   metadata["version"] = plain ? kPlainVersion : kVersion;
   std::vector<TensorLayout> layouts;

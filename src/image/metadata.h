@@ -85,8 +85,8 @@ std::string to_json(const PictureMetadata& metadata);
 // whose value is missing, of another type or out of range.
 PictureMetadata metadata_from_json(const std::string& text, const std::string& file);
 
-// "prompt\nNegative prompt: ...\nSteps: 4, Sampler: Euler, ..." as Forge writes it for Flux; newlines
-// of the prompts stay.
+// "prompt\nNegative prompt: ...\nSteps: 4, Sampler: Euler, ..." as Forge writes it for Flux;
+// newlines of the prompts stay.
 std::string a1111_parameters(const PictureMetadata& metadata);
 
 }  // namespace steadyflux

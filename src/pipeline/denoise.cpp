@@ -235,8 +235,8 @@ class Denoiser {
       }
       numbers.push_back(view.number);
     }
-    auto predictions = transformer_.forward(
-        inputs, *weights_, [this](std::int64_t, std::span<const JointStream>) {
+    auto predictions =
+        transformer_.forward(inputs, *weights_, [this](std::int64_t, std::span<const JointStream>) {
           if (context_.latents == nullptr) throw_if_interrupted(context_.observer);
         });
     return guided(chunk_, numbers, std::move(predictions));

@@ -127,8 +127,7 @@ void encode_clip(const PhaseContext& context, const Chunk& chunk, EncodeProgress
     const auto tokenizer = clip_tokenizer(context.model);
     std::vector<at::Tensor> ids;
     for (const auto i : numbers) {
-      ids.push_back(
-          ids_tensor(clip_tokens(*tokenizer, context.model, chunk, i, context.observer)));
+      ids.push_back(ids_tensor(clip_tokens(*tokenizer, context.model, chunk, i, context.observer)));
     }
     return ids;
   };

@@ -18,7 +18,8 @@ std::vector<at::Tensor> guided(const Chunk& chunk, std::span<const std::size_t> 
     const auto& picture = chunk.pictures[number];
     auto velocity = std::exchange(*next++, {});
     if (picture.negative) {
-      velocity = true_cfg(velocity, std::exchange(*next++, {}), chunk.request(picture).true_cfg_scale);
+      velocity =
+          true_cfg(velocity, std::exchange(*next++, {}), chunk.request(picture).true_cfg_scale);
     }
     velocities.push_back(std::move(velocity));
   }

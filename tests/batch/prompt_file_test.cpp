@@ -449,7 +449,8 @@ TEST(PromptFile, TheExamplesOfTheDocumentationAreRead) {
                       "a castle\non a hill",
                       {{"width", "128"}, {"height", "64"}, {"steps", "4"}, {"num-images", "2"}}},
                      {3, "a cat", {{"guidance", "3.5"}, {"output", "pets/cat.png"}}},
-                     {4, "a cat in oil", {{"image", "cat.jpg"}, {"strength", "0.7"}}}}));
+                     {4, "a cat in oil", {{"image", "cat.jpg"}, {"strength", "0.7"}}},
+                     {5, "a street", {{"negative-prompt", "rain"}, {"true-cfg-scale", "3.5"}}}}));
   EXPECT_EQ(parse(documented("csv"), kCsv),
             (Entries{{2, "a red apple", {{"seed", "1"}, {"width", "64"}}},
                      {3, "a fox, sitting", {{"seed", "2"}, {"output", "fox.png"}}},

@@ -208,16 +208,18 @@ TEST(Metadata, A1111HasTheNegativePromptOnALineOfItsOwn) {
   metadata.prompt = "a red apple";
   metadata.seed = 7;
   metadata.negative = {.prompt = "blurry,\ndark", .true_cfg_scale = 3.5};
-  EXPECT_EQ(a1111_parameters(metadata),
-            "a red apple\nNegative prompt: blurry,\ndark\nSteps: 28, Sampler: Euler, Schedule type: "
-            "Simple, CFG scale: 3.5, Distilled CFG Scale: 3.5, Seed: 7, Size: 512x768, Model: "
-            "FLUX.1-dev, Version: steadyflux 0.1.0");
+  EXPECT_EQ(
+      a1111_parameters(metadata),
+      "a red apple\nNegative prompt: blurry,\ndark\nSteps: 28, Sampler: Euler, Schedule type: "
+      "Simple, CFG scale: 3.5, Distilled CFG Scale: 3.5, Seed: 7, Size: 512x768, Model: "
+      "FLUX.1-dev, Version: steadyflux 0.1.0");
   metadata.negative = {.prompt = "", .prompt_2 = "dark", .true_cfg_scale = 2};
   metadata.prompt_2 = "a red, red apple";
-  EXPECT_EQ(a1111_parameters(metadata),
-            "a red apple\nSteps: 28, Sampler: Euler, Schedule type: Simple, CFG scale: 2, Distilled "
-            "CFG Scale: 3.5, Seed: 7, Size: 512x768, Model: FLUX.1-dev, Prompt 2: \"a red, red "
-            "apple\", Negative prompt 2: dark, Version: steadyflux 0.1.0");
+  EXPECT_EQ(
+      a1111_parameters(metadata),
+      "a red apple\nSteps: 28, Sampler: Euler, Schedule type: Simple, CFG scale: 2, Distilled "
+      "CFG Scale: 3.5, Seed: 7, Size: 512x768, Model: FLUX.1-dev, Prompt 2: \"a red, red "
+      "apple\", Negative prompt 2: dark, Version: steadyflux 0.1.0");
 }
 
 std::string model_identity(const std::filesystem::path& folder) {

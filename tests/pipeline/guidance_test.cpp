@@ -1,4 +1,5 @@
-// True classifier-free guidance, by numbers: the formula, its rounding, and whose prediction is whose.
+// True classifier-free guidance, by numbers: the formula, its rounding, and whose prediction is
+// whose.
 #include "pipeline/guidance.h"
 
 #include <ATen/ATen.h>

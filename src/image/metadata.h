@@ -43,7 +43,7 @@ struct ProgressiveRecord {
 // True classifier-free guidance.
 struct NegativeRecord {
   std::string prompt;
-  std::string prompt_2 = "";  // what T5 read; empty: the same
+  std::string prompt_2 = {};  // what T5 read; empty: the same
   double true_cfg_scale = 0;  // above 1
 
   bool operator==(const NegativeRecord&) const = default;

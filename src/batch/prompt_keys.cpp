@@ -60,12 +60,12 @@ const Key* find_key(std::string_view key) {
     bad(fmt::format("{} is the same for all prompts: give it as --{} on the command line",
                     quoted_key(key), dashed));
   }
-  bad(
-      fmt::format("unknown key {}; known are prompt, prompt-2, negative-prompt, "
-                  "negative-prompt-2, true-cfg-scale, seed, width, height, steps, guidance, "
-                  "max-sequence-length, num-images (or n), lora, image, mask, strength, base-size and "
-                  "output",
-                  quoted_key(key)));
+  bad(fmt::format(
+      "unknown key {}; known are prompt, prompt-2, negative-prompt, "
+      "negative-prompt-2, true-cfg-scale, seed, width, height, steps, guidance, "
+      "max-sequence-length, num-images (or n), lora, image, mask, strength, base-size and "
+      "output",
+      quoted_key(key)));
 }
 
 // "4.0" is how programs write a 4 that went through floating point, as columns with blank cells do.

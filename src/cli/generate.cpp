@@ -17,6 +17,7 @@
 #include "image/file_names.h"
 #include "image/output_file.h"
 #include "memory/memory_report.h"
+#include "pipeline/chunk.h"
 
 namespace steadyflux::cli {
 namespace {
@@ -74,8 +75,9 @@ Json phases_json(const std::vector<PhaseStats>& phases) {
 void take_embedded_prompt(GenerateJob& job, bool has_prompt, bool has_length) {
   if (job.prompt_embeds.empty()) return;
   const auto prompts = embedded_prompts(job.prompt_embeds);
+  const auto wanted = chunk_prompt(job.request);
   const auto given = [&](const EmbeddedPrompt& one) {
-    return one.prompt == job.request.prompt && one.prompt_2 == job.request.prompt_2;
+    return one.prompt == wanted.text && one.prompt_2 == wanted.text_2;
   };
   const auto found =
       has_prompt ? std::find_if(prompts.begin(), prompts.end(), given) : prompts.begin();

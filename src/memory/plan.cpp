@@ -355,15 +355,16 @@ class Planner {
     const auto brought = on_device()  // of each input
                              ? embeds_ + modulation_row_bytes(config, workload_.dtype)
                              : std::int64_t{0};
-    add_weights(denoise, transformer_weights(config, workload_.dtype, workload_.stored.transformer),
-                workload_.stored.transformer, passes,
-                transformer_activations(config, workload_.dtype, workload_.max_sequence_length,
-                                        tile_len_, on_device() ? 0 : workload_.num_threads, inputs) +
-                    if_widened(transformer_widened_bytes(config, workload_.max_sequence_length,
-                                                         tile_len_)) +
-                    inputs * brought,
-                overhead(kDenoiseOverhead) + table_bytes(rows) + latents_ + parked_embeds_ +
-                    blend_bytes(tiles_, config.in_channels));
+    add_weights(
+        denoise, transformer_weights(config, workload_.dtype, workload_.stored.transformer),
+        workload_.stored.transformer, passes,
+        transformer_activations(config, workload_.dtype, workload_.max_sequence_length, tile_len_,
+                                on_device() ? 0 : workload_.num_threads, inputs) +
+            if_widened(
+                transformer_widened_bytes(config, workload_.max_sequence_length, tile_len_)) +
+            inputs * brought,
+        overhead(kDenoiseOverhead) + table_bytes(rows) + latents_ + parked_embeds_ +
+            blend_bytes(tiles_, config.in_channels));
     return denoise;
   }
 

@@ -10,11 +10,11 @@ at::Tensor true_cfg(const at::Tensor& positive, const at::Tensor& negative, doub
   return negative + (positive - negative) * scale;
 }
 
-std::vector<at::Tensor> guided(const Chunk& chunk, std::span<const std::size_t> group,
+std::vector<at::Tensor> guided(const Chunk& chunk, std::span<const std::size_t> pictures,
                                std::vector<at::Tensor> predictions) {
   std::vector<at::Tensor> velocities;
   auto next = predictions.begin();
-  for (const auto number : group) {
+  for (const auto number : pictures) {
     const auto& picture = chunk.pictures[number];
     auto velocity = std::exchange(*next++, {});
     if (picture.negative) {

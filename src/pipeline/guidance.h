@@ -16,9 +16,10 @@ namespace steadyflux {
 // FluxPipeline does it.
 at::Tensor true_cfg(const at::Tensor& positive, const at::Tensor& negative, double scale);
 
-// One velocity for each picture of the group. `predictions`: of ChunkPicture::texts() of the first
-// picture, then of the second, ...
-std::vector<at::Tensor> guided(const Chunk& chunk, std::span<const std::size_t> group,
+// One velocity for each of the pictures, which are told by their numbers (one in tiles may come
+// several times). `predictions`: those of ChunkPicture::texts() of the first one, then of the
+// second, ...
+std::vector<at::Tensor> guided(const Chunk& chunk, std::span<const std::size_t> pictures,
                                std::vector<at::Tensor> predictions);
 
 }  // namespace steadyflux

@@ -118,6 +118,22 @@ class GuidanceTest(PromptsTest):
             self.assertEqual((self.folder / f"n-{number + 1}.png").read_bytes(),
                              self.draw(*GUIDED, "-s", 7 + number))
 
+    def test_other_ways_to_make_a_picture_take_it(self):
+        large = ["-W", "64", "-H", "32"]
+        for options in [["--tile", "32"], ["--base-size", "32"]]:
+            plain = self.draw(*large, *options)
+            guided = self.draw(*large, *options, *GUIDED, "--prompt-2", "a castle",
+                               output="guided.png")
+            self.assertNotEqual(pixels(guided), pixels(plain))
+            self.succeed("--from", "guided.png", "-q")
+            self.assertEqual((self.folder / "out.png").read_bytes(), guided)
+        # What a picture was made with counts when it is enlarged.
+        self.succeed("upscale", "guided.png", "--to", "128", "--tile", "64", "--steps", "2",
+                     "--device", "cpu", "-q")
+        record = self.record("upscaled.png")
+        self.assertEqual([record[key] for key in ["prompt_2", "negative_prompt", "true_cfg_scale"]],
+                         ["a castle", "a panda", 3.5])
+
     def test_little_memory_changes_nothing(self):
         whole = self.draw(*GUIDED)
         plan = json.loads(self.succeed("plan", "--json", *SHORT, *GUIDED).stdout)

@@ -227,7 +227,7 @@ TEST_F(PlanPeaks, OfGroupsAsWell) {
             << 100 * accuracy.highest << " %\n";
 }
 
-// And for pictures that go in with a negative prompt too, all of them or some.
+// And for pictures that go in with a negative prompt too, all of them or some, or tile by tile.
 TEST_F(PlanPeaks, OfTrueCfgAsWell) {
   Accuracy accuracy;
   std::set<std::int64_t> groups;
@@ -242,6 +242,8 @@ TEST_F(PlanPeaks, OfTrueCfgAsWell) {
       requests[i].true_cfg_scale = 2;
     }
     measure(requests, 5, accuracy, groups);
+    requests.front().tile = 96;
+    measure({requests.front()}, 3, accuracy, groups);
   }
   EXPECT_GT(*groups.rbegin(), 1);
   std::cout << "predicted against measured: " << 100 * accuracy.lowest << " % to "

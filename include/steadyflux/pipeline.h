@@ -75,6 +75,7 @@ struct StageInfo {
 // One prompt and what to do with it. Validated by Pipeline::check.
 struct Request {
   std::string prompt;                      // UTF-8, may be empty
+  std::string prompt_2 = {};               // what T5 reads; empty: the prompt, as CLIP does
   std::int64_t width = 1024;               // pixels, a multiple of 16
   std::int64_t height = 1024;              // pixels, a multiple of 16
   std::int64_t num_inference_steps = 4;    // >= 1
@@ -89,6 +90,12 @@ struct Request {
   // Pixels, a multiple of 16. A picture with longer sides is made in overlapping tiles of this
   // side: the models see one at a time, and memory is bounded by it. 0: the picture as one.
   std::int64_t tile = 0;
+  // True classifier-free guidance: away from this prompt, and the further the larger the scale.
+  std::optional<std::string> negative_prompt = {};  // may be empty
+  std::string negative_prompt_2 = {};               // as prompt_2
+  double true_cfg_scale = 1.0;                      // finite, >= 0; up to 1 there is no guidance
+
+  bool has_true_cfg() const { return negative_prompt.has_value() && true_cfg_scale > 1; }
 };
 
 // Requests that go through Pipeline::generate in one go have the same LoRAs, stages and tiles.
@@ -137,8 +144,9 @@ class Observer {
 class PromptEmbedsStore {
  public:
   virtual ~PromptEmbedsStore() = default;
-  // Of the prompt with this number of T5 tokens in this dtype ("bf16", ...); nothing if unknown.
-  virtual std::optional<StoredEmbeds> find(const std::string& prompt,
+  // Of the prompt, and what T5 reads in its place ("": the same), with this number of T5 tokens in
+  // this dtype ("bf16", ...); nothing if unknown.
+  virtual std::optional<StoredEmbeds> find(const std::string& prompt, const std::string& prompt_2,
                                            std::int64_t max_sequence_length,
                                            const std::string& dtype) = 0;
   virtual void put(const StoredEmbeds& embeds) = 0;

@@ -129,8 +129,8 @@ class ObjectReader : public nlohmann::json_sax<json> {
     bad(fmt::format("{} is {}, expected {}", quoted_key(key_), type, expected));
   }
   bool takes_string() const {
-    return name_ == "prompt" || name_ == "output" || name_ == "lora" || name_ == "image" ||
-           name_ == "mask";
+    const auto value = prompt_value(name_);
+    return value == PromptValue::kText || value == PromptValue::kString;
   }
   bool number(std::string text) {
     if (takes_string()) wrong_type("a number");
@@ -245,7 +245,8 @@ PromptEntry parse_row(const CsvRow& row, const std::vector<Column>& columns) {
       if (value.empty()) bad("the prompt is blank; write one, or delete the row");
       set_prompt_value(entry, name, key, row.cells[i]);
     } else if (!value.empty()) {
-      set_prompt_value(entry, name, key, std::string(value));
+      const bool is_text = prompt_value(name) == PromptValue::kText;
+      set_prompt_value(entry, name, key, is_text ? row.cells[i] : std::string(value));
     }
   }
   return entry;

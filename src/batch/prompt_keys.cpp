@@ -14,27 +14,31 @@ namespace {
 struct Key {
   std::string_view key;  // with dashes; underscores mean the same
   std::string_view name;
-  bool whole;  // a whole number is expected
+  PromptValue value;
 };
 
-constexpr std::array<Key, 17> kKeys = {{
-    {"prompt", "prompt", false},
-    {"seed", "seed", true},
-    {"width", "width", true},
-    {"height", "height", true},
-    {"steps", "steps", true},
-    {"guidance", "guidance", false},
-    {"max-sequence-length", "max-sequence-length", true},
-    {"num-images", "num-images", true},
-    {"output", "output", false},
-    {"lora", "lora", false},
-    {"image", "image", false},
-    {"mask", "mask", false},
-    {"strength", "strength", false},
-    {"base-size", "base-size", true},
-    {"num-inference-steps", "steps", true},
-    {"guidance-scale", "guidance", false},
-    {"n", "num-images", true},
+constexpr std::array<Key, 21> kKeys = {{
+    {"prompt", "prompt", PromptValue::kText},
+    {"prompt-2", "prompt-2", PromptValue::kText},
+    {"negative-prompt", "negative-prompt", PromptValue::kText},
+    {"negative-prompt-2", "negative-prompt-2", PromptValue::kText},
+    {"true-cfg-scale", "true-cfg-scale", PromptValue::kNumber},
+    {"seed", "seed", PromptValue::kWhole},
+    {"width", "width", PromptValue::kWhole},
+    {"height", "height", PromptValue::kWhole},
+    {"steps", "steps", PromptValue::kWhole},
+    {"guidance", "guidance", PromptValue::kNumber},
+    {"max-sequence-length", "max-sequence-length", PromptValue::kWhole},
+    {"num-images", "num-images", PromptValue::kWhole},
+    {"output", "output", PromptValue::kString},
+    {"lora", "lora", PromptValue::kString},
+    {"image", "image", PromptValue::kString},
+    {"mask", "mask", PromptValue::kString},
+    {"strength", "strength", PromptValue::kNumber},
+    {"base-size", "base-size", PromptValue::kWhole},
+    {"num-inference-steps", "steps", PromptValue::kWhole},
+    {"guidance-scale", "guidance", PromptValue::kNumber},
+    {"n", "num-images", PromptValue::kWhole},
 }};
 
 // Options that have no other value from prompt to prompt.
@@ -52,18 +56,16 @@ const Key* find_key(std::string_view key) {
 }
 
 [[noreturn]] void unknown_key(std::string_view key, const std::string& dashed) {
-  if (dashed == "negative-prompt") {
-    bad(fmt::format("{}: FLUX.1 takes no negative prompt; leave it out", quoted_key(key)));
-  }
   if (std::find(kOfTheBatch.begin(), kOfTheBatch.end(), dashed) != kOfTheBatch.end()) {
     bad(fmt::format("{} is the same for all prompts: give it as --{} on the command line",
                     quoted_key(key), dashed));
   }
-  bad(
-      fmt::format("unknown key {}; known are prompt, seed, width, height, steps, guidance, "
-                  "max-sequence-length, num-images (or n), lora, image, mask, strength, "
-                  "base-size and output",
-                  quoted_key(key)));
+  bad(fmt::format(
+      "unknown key {}; known are prompt, prompt-2, negative-prompt, "
+      "negative-prompt-2, true-cfg-scale, seed, width, height, steps, guidance, "
+      "max-sequence-length, num-images (or n), lora, image, mask, strength, base-size and "
+      "output",
+      quoted_key(key)));
 }
 
 // "4.0" is how programs write a 4 that went through floating point, as columns with blank cells do.
@@ -78,6 +80,11 @@ void drop_zero_fraction(std::string& number) {
 }
 
 }  // namespace
+
+PromptValue prompt_value(std::string_view name) {
+  const Key* key = find_key(name);
+  return key == nullptr ? PromptValue::kString : key->value;
+}
 
 std::string quoted_key(std::string_view key) { return fmt::format("'{}'", printable(key, 40)); }
 
@@ -103,11 +110,10 @@ void set_prompt_value(PromptEntry& entry, const std::string& name, std::string_v
     entry.prompt = std::move(value);
     return;
   }
-  if (value.empty() && name != "lora") {
+  if (value.empty() && name != "lora" && name != "negative-prompt") {
     bad(fmt::format("{} is empty; give it a value or leave it out", quoted_key(key)));
   }
-  const Key* known = find_key(name);
-  if (known != nullptr && known->whole) drop_zero_fraction(value);
+  if (prompt_value(name) == PromptValue::kWhole) drop_zero_fraction(value);
   entry.options[name] = std::move(value);
 }
 

@@ -10,6 +10,16 @@
 
 namespace steadyflux {
 
+// How a value is written.
+enum class PromptValue {
+  kText,    // for an encoder: blanks around it count
+  kString,  // of any other kind
+  kNumber,
+  kWhole,  // a whole number
+};
+// `name` is of PromptKeys::claim.
+PromptValue prompt_value(std::string_view name);
+
 // Fit for a name: `key` in single quotes, without control characters.
 std::string quoted_key(std::string_view key);
 

@@ -43,6 +43,7 @@ std::vector<std::pair<PromptEntry, std::string>> read_entries(const CommandLine&
       PromptEntry entry;
       entry.prompt = prompt.prompt;
       entry.options["max-sequence-length"] = fmt::format("{}", prompt.max_sequence_length);
+      entry.options["prompt-2"] = prompt.prompt_2;
       entries.emplace_back(std::move(entry), fmt::format("{}, prompt {}", file, ++number));
     }
     return entries;
@@ -60,12 +61,12 @@ std::vector<std::pair<PromptEntry, std::string>> read_entries(const CommandLine&
 // Each size once: what does not fit is said before hours of work.
 void check_fit(const std::vector<BatchItem>& items, const GenerateJob& job,
                const Pipeline& pipeline) {
-  std::set<std::array<std::int64_t, 4>> seen;
+  std::set<std::array<std::int64_t, 5>> seen;
   for (const auto& item : items) {
     const auto& r = item.request;
-    if (!seen.insert({r.width, r.height, r.num_inference_steps, r.max_sequence_length}).second) {
-      continue;
-    }
+    const std::array<std::int64_t, 5> kind = {r.width, r.height, r.num_inference_steps,
+                                              r.max_sequence_length, r.has_true_cfg() ? 1 : 0};
+    if (!seen.insert(kind).second) continue;
     const auto plan = pipeline.plan({&r, 1});
     if (plan.fits) continue;
     const auto remedies =
@@ -90,6 +91,7 @@ void run_file(const CommandLine& line, const BatchJob& job, Pipeline& pipeline, 
   for (const auto& [entry, place] : entries) {
     for (auto& item : maker.add(entry, place)) items.push_back(std::move(item));
   }
+  for (const auto& warning : maker.take_warnings()) console.warning(warning);
   if (!job.keep_going) check_fit(items, job.defaults, pipeline);
   Batch batch(job, pipeline, console, static_cast<std::int64_t>(items.size()));
   std::int64_t done = 0;
@@ -165,6 +167,7 @@ void run_stream(const CommandLine& line, const BatchJob& job, Pipeline& pipeline
           const auto entry = parse_prompt_line(text.text, text.number);
           if (!entry) continue;
           auto own = maker.add(*entry, fmt::format("line {}", text.number));
+          for (const auto& warning : maker.take_warnings()) console.warning(warning);
           for (const auto& item : own) batch.check(item);
           std::move(own.begin(), own.end(), std::back_inserter(items));
         } catch (const Error& error) {

@@ -4,6 +4,7 @@
 
 #include "base/utf8.h"
 #include "batch/settings_key.h"
+#include "cli/prompt_options.h"
 #include "image/file_names.h"
 #include "image/output_file.h"
 #include "steadyflux/error.h"
@@ -79,6 +80,11 @@ std::vector<BatchItem> BatchItems::add(const PromptEntry& prompt, const std::str
     const auto [other, is_new] = names_.try_emplace(item.output, place);
     if (is_new) continue;
     bad_entry(place, fmt::format("output {}: {} has the same", item.output, other->second));
+  }
+  for (const auto& warning : guidance_warnings(entry.request)) {
+    if (warned_of_.insert(warning).second) {
+      warnings_.push_back(fmt::format("{}: {}", place, warning));
+    }
   }
   ++entries_;
   pictures_ += entry.request.num_images;

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "cli/picture_output.h"
@@ -39,6 +40,9 @@ class BatchItems {
   // cannot have, for a name outside of the folder or one that another entry has.
   std::vector<BatchItem> add(const PromptEntry& entry, const std::string& place);
 
+  // What is wrong with entries, but no error; each is said of the first such entry, and once.
+  std::vector<std::string> take_warnings() { return std::exchange(warnings_, {}); }
+
  private:
   std::string name_of(const BatchEntry& entry, const std::string& place) const;
 
@@ -50,6 +54,8 @@ class BatchItems {
   std::int64_t pictures_ = 0;
   std::map<std::string, std::string> names_;  // -> place
   std::set<std::string> folders_;             // that pictures lie in
+  std::set<std::string> warned_of_;
+  std::vector<std::string> warnings_;
 };
 
 }  // namespace steadyflux::cli

@@ -44,6 +44,14 @@ void write_overviews(const BatchJob& job, const std::vector<BatchItem>& items, C
     if (metadata.guidance_scale) {
       entry.settings.emplace_back("guidance", fmt::format("{}", *metadata.guidance_scale));
     }
+    if (!metadata.prompt_2.empty()) entry.settings.emplace_back("prompt 2", metadata.prompt_2);
+    if (const auto& negative = metadata.negative) {
+      entry.settings.emplace_back("negative prompt", negative->prompt);
+      if (!negative->prompt_2.empty()) {
+        entry.settings.emplace_back("negative prompt 2", negative->prompt_2);
+      }
+      entry.settings.emplace_back("true CFG scale", fmt::format("{}", negative->true_cfg_scale));
+    }
     entry.settings.emplace_back("model", metadata.model);
     gallery.push_back(std::move(entry));
   }

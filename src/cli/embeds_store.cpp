@@ -4,6 +4,7 @@
 
 #include <map>
 #include <optional>
+#include <tuple>
 #include <utility>
 
 #include "base/utf8.h"
@@ -26,22 +27,24 @@ class CacheStore : public PromptEmbedsStore {
     computed_by_ = device.substr(0, device.find(':'));
   }
 
-  std::optional<StoredEmbeds> find(const std::string& prompt, std::int64_t max_sequence_length,
+  std::optional<StoredEmbeds> find(const std::string& prompt, const std::string& prompt_2,
+                                   std::int64_t max_sequence_length,
                                    const std::string& dtype) override {
-    auto found = cache_.find(key(prompt, max_sequence_length, dtype));
+    auto found = cache_.find(key(prompt, prompt_2, max_sequence_length, dtype));
     warn();
     return found;
   }
 
   void put(const StoredEmbeds& embeds) override {
-    cache_.put(key(embeds.prompt, embeds.max_sequence_length, embeds.dtype), embeds);
+    cache_.put(key(embeds.prompt, embeds.prompt_2, embeds.max_sequence_length, embeds.dtype),
+               embeds);
     warn();
   }
 
  private:
-  EmbedsKey key(const std::string& prompt, std::int64_t max_sequence_length,
-                const std::string& dtype) const {
-    return {prompt, encoder_, max_sequence_length, dtype, computed_by_};
+  EmbedsKey key(const std::string& prompt, const std::string& prompt_2,
+                std::int64_t max_sequence_length, const std::string& dtype) const {
+    return {prompt, encoder_, max_sequence_length, dtype, computed_by_, prompt_2};
   }
   void warn() {
     const auto warning = cache_.take_warning();
@@ -57,8 +60,8 @@ class CacheStore : public PromptEmbedsStore {
 // Files from elsewhere do not tell their prompts; several of them get names.
 std::string name_of(const PromptEmbedsFile& file, std::size_t i,
                     const std::filesystem::path& path) {
-  const auto& prompt = file.info(i).prompt;
-  if (!prompt.empty() || file.size() == 1) return prompt;
+  const bool tells = file.metadata().contains(fmt::format("prompt.{}", i));
+  if (tells || file.size() == 1) return file.info(i).prompt;
   return fmt::format("{}, prompt {}", path.filename().string(), i + 1);
 }
 
@@ -67,7 +70,8 @@ class FileStore : public PromptEmbedsStore {
   FileStore(const GenerateJob& job, Console& console)
       : path_(job.prompt_embeds), file_(job.prompt_embeds), console_(console) {
     for (std::size_t i = 0; i < file_.size(); ++i) {
-      places_.try_emplace({name_of(file_, i, path_), file_.info(i).max_sequence_length}, i);
+      const auto& info = file_.info(i);
+      places_.try_emplace({name_of(file_, i, path_), info.prompt_2, info.max_sequence_length}, i);
     }
     compare_encoders(job);
   }
@@ -78,13 +82,15 @@ class FileStore : public PromptEmbedsStore {
     loras_ = encoder_loras(loras, cache_folder());
   }
 
-  std::optional<StoredEmbeds> find(const std::string& prompt, std::int64_t max_sequence_length,
-                                   const std::string&) override {
-    const auto place = places_.find({prompt, max_sequence_length});
+  std::optional<StoredEmbeds> find(const std::string& prompt, const std::string& prompt_2,
+                                   std::int64_t max_sequence_length, const std::string&) override {
+    const auto place = places_.find({prompt, prompt_2, max_sequence_length});
     if (place == places_.end()) {
+      const auto t5 =
+          prompt_2.empty() ? "" : fmt::format(" and \"{}\" for T5", printable(prompt_2, 60));
       throw Error(ErrorKind::kBadInput,
-                  fmt::format("{}: holds no embeddings of the prompt \"{}\" with {} tokens",
-                              path_.string(), printable(prompt, 60), max_sequence_length));
+                  fmt::format("{}: holds no embeddings of the prompt \"{}\"{} with {} tokens",
+                              path_.string(), printable(prompt, 60), t5, max_sequence_length));
     }
     compare_loras(file_.info(place->second).loras);
     return file_.load(place->second);
@@ -124,7 +130,8 @@ class FileStore : public PromptEmbedsStore {
   Console& console_;
   std::string loras_ = "none";
   bool warned_of_loras_ = false;
-  std::map<std::pair<std::string, std::int64_t>, std::size_t> places_;
+  // Prompt, what T5 read, tokens.
+  std::map<std::tuple<std::string, std::string, std::int64_t>, std::size_t> places_;
 };
 
 }  // namespace
@@ -140,7 +147,9 @@ std::vector<EmbeddedPrompt> embedded_prompts(const std::filesystem::path& path) 
   const PromptEmbedsFile file(path);
   std::vector<EmbeddedPrompt> prompts;
   for (std::size_t i = 0; i < file.size(); ++i) {
-    prompts.push_back({name_of(file, i, path), file.info(i).max_sequence_length});
+    const auto& info = file.info(i);
+    if (info.negative) continue;
+    prompts.push_back({name_of(file, i, path), info.prompt_2, info.max_sequence_length});
   }
   return prompts;
 }

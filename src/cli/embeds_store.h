@@ -19,8 +19,10 @@ std::unique_ptr<PromptEmbedsStore> open_embeds_store(const GenerateJob& job,
                                                      const Pipeline& pipeline, Console& console);
 
 // The prompts that a file of embeddings holds, in their order, with their number of tokens.
+// Negative ones are left out.
 struct EmbeddedPrompt {
   std::string prompt;
+  std::string prompt_2;  // what T5 read; "": the prompt
   std::int64_t max_sequence_length = 0;
 };
 std::vector<EmbeddedPrompt> embedded_prompts(const std::filesystem::path& file);

@@ -4,7 +4,6 @@
 
 #include <set>
 
-#include "base/utf8.h"
 #include "batch/prompt_file.h"
 #include "checkpoints/open_model.h"
 #include "cli/commands.h"
@@ -12,9 +11,11 @@
 #include "cli/embeds_store.h"
 #include "cli/encoder_loras.h"
 #include "cli/json_output.h"
+#include "cli/prompt_options.h"
 #include "cli/request.h"
 #include "embeddings/kept_identity.h"
 #include "embeddings/prompt_embeds_file.h"
+#include "pipeline/chunk.h"
 #include "steadyflux/error.h"
 
 namespace steadyflux::cli {
@@ -24,38 +25,58 @@ namespace {
 constexpr std::size_t kMostAtOnce = 64;
 
 struct PromptToEncode {
-  std::string text;
-  std::int64_t max_sequence_length = 512;
+  ChunkPrompt prompt;
+  bool negative = false;
 };
 
-std::vector<PromptToEncode> prompts_of(const GenerateJob& job, const std::string& argument) {
-  const auto length = job.request.max_sequence_length;
-  if (argument.empty() || argument.front() != '@') {
-    if (!is_valid_utf8(argument)) throw Error(ErrorKind::kUsage, "the prompt is not UTF-8");
-    return {{argument, length}};
-  }
-  const auto file = argument.substr(1);
-  std::vector<PromptToEncode> prompts;
-  std::set<std::pair<std::string, std::int64_t>> seen;
+// The request of every line of a prompt file, as far as encoding goes.
+std::vector<Request> requests_of(const GenerateJob& job, const std::string& file) {
+  std::vector<Request> requests;
   for (const auto& entry : read_prompt_file(file)) {
-    auto own = length;
-    if (const auto text = entry.options.find("max-sequence-length"); text != entry.options.end()) {
-      own = parse_max_sequence_length(text->second, fmt::format("{}:{}", file, entry.line));
-    }
-    if (seen.emplace(entry.prompt, own).second) prompts.push_back({entry.prompt, own});
+    requests.push_back(with_texts_of(job.request, entry, fmt::format("{}:{}", file, entry.line)));
   }
-  if (prompts.empty()) {
+  if (requests.empty()) {
     throw Error(ErrorKind::kBadInput, fmt::format("{}: holds no prompts", file));
+  }
+  return requests;
+}
+
+// What the requests want to have encoded, each once: prompts, then negative ones that are no
+// prompts.
+std::vector<PromptToEncode> prompts_of(const std::vector<Request>& requests) {
+  std::vector<PromptToEncode> prompts;
+  std::set<ChunkPrompt> seen;
+  for (const auto& request : requests) {
+    const auto prompt = chunk_prompt(request);
+    if (seen.insert(prompt).second) prompts.push_back({prompt});
+  }
+  for (const auto& request : requests) {
+    if (!request.negative_prompt) continue;
+    const auto prompt = negative_chunk_prompt(request);
+    if (seen.insert(prompt).second) prompts.push_back({prompt, true});
   }
   return prompts;
 }
 
+std::vector<PromptToEncode> prompts_of(const GenerateJob& job, const std::string& argument) {
+  if (!argument.empty() && argument.front() == '@') {
+    return prompts_of(requests_of(job, argument.substr(1)));
+  }
+  check_prompt_text("the prompt", argument);
+  auto request = job.request;
+  request.prompt = argument;
+  return prompts_of(std::vector{request});
+}
+
 // What a prompt's embeddings will be, without their values.
-StoredEmbeds announce(const PromptToEncode& prompt, const GenerateJob& job,
+StoredEmbeds announce(const PromptToEncode& to_encode, const GenerateJob& job,
                       const std::string& encoder, const std::string& loras,
                       const std::string& dtype) {
+  const auto& prompt = to_encode.prompt;
   StoredEmbeds embeds;
   embeds.prompt = prompt.text;
+  embeds.prompt_2 = prompt.text_2;
+  embeds.negative = to_encode.negative;
   embeds.max_sequence_length = prompt.max_sequence_length;
   embeds.encoder = encoder;
   embeds.loras = loras;
@@ -85,8 +106,10 @@ void run_encode(const CommandLine& line) {
     std::vector<Request> requests;
     for (auto i = first; i < std::min(first + kMostAtOnce, prompts.size()); ++i) {
       Request request = job.request;
-      request.prompt = prompts[i].text;
-      request.max_sequence_length = prompts[i].max_sequence_length;
+      request.prompt = prompts[i].prompt.text;
+      request.prompt_2 = prompts[i].prompt.text_2;
+      request.negative_prompt.reset();  // is one of the prompts
+      request.max_sequence_length = prompts[i].prompt.max_sequence_length;
       requests.push_back(std::move(request));
     }
     pipeline.encode(requests, progress, [&](std::size_t, const StoredEmbeds& embeds) {

@@ -17,6 +17,7 @@
 #include "image/file_names.h"
 #include "image/output_file.h"
 #include "memory/memory_report.h"
+#include "pipeline/chunk.h"
 
 namespace steadyflux::cli {
 namespace {
@@ -74,7 +75,10 @@ Json phases_json(const std::vector<PhaseStats>& phases) {
 void take_embedded_prompt(GenerateJob& job, bool has_prompt, bool has_length) {
   if (job.prompt_embeds.empty()) return;
   const auto prompts = embedded_prompts(job.prompt_embeds);
-  const auto given = [&](const EmbeddedPrompt& one) { return one.prompt == job.request.prompt; };
+  const auto wanted = chunk_prompt(job.request);
+  const auto given = [&](const EmbeddedPrompt& one) {
+    return one.prompt == wanted.text && one.prompt_2 == wanted.text_2;
+  };
   const auto found =
       has_prompt ? std::find_if(prompts.begin(), prompts.end(), given) : prompts.begin();
   if (!has_prompt && prompts.size() > 1) {
@@ -90,6 +94,7 @@ void take_embedded_prompt(GenerateJob& job, bool has_prompt, bool has_length) {
                             found->max_sequence_length));
   }
   job.request.prompt = found->prompt;
+  if (job.request.prompt_2.empty()) job.request.prompt_2 = found->prompt_2;
   job.request.max_sequence_length = found->max_sequence_length;
 }
 

@@ -134,8 +134,12 @@ std::string weights_text(const Json& result, bool verbose) {
   if (result.contains("problem")) text += "problem     " + text_of(result["problem"]) + "\n";
   if (result.contains("prompts")) {
     for (const Json& prompt : result["prompts"]) {
-      text += fmt::format("  {} T5 tokens, {}: {}\n", prompt["max_sequence_length"].dump(),
-                          prompt["dtype"].get<std::string>(), text_of(prompt["prompt"]));
+      text += fmt::format(
+          "  {} T5 tokens, {}{}: {}{}\n", prompt["max_sequence_length"].dump(),
+          prompt["dtype"].get<std::string>(), prompt["negative"].get<bool>() ? ", negative" : "",
+          text_of(prompt["prompt"]),
+          prompt.contains("prompt_2") ? fmt::format(" (T5 read: {})", text_of(prompt["prompt_2"]))
+                                      : "");
     }
   }
   if (!result["unmatched"].empty()) {

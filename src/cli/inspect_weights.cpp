@@ -238,10 +238,13 @@ Json embeddings_json(const fs::path& path) {
   Json prompts = Json::array();
   for (std::size_t i = 0; i < file.size(); ++i) {
     const StoredEmbeds& info = file.info(i);
-    prompts.push_back({{"prompt", info.prompt},
-                       {"max_sequence_length", info.max_sequence_length},
-                       {"dtype", info.dtype},
-                       {"encoder", info.encoder}});
+    Json prompt = {{"prompt", info.prompt}};
+    if (!info.prompt_2.empty()) prompt["prompt_2"] = info.prompt_2;
+    prompt["negative"] = info.negative;
+    prompt["max_sequence_length"] = info.max_sequence_length;
+    prompt["dtype"] = info.dtype;
+    prompt["encoder"] = info.encoder;
+    prompts.push_back(std::move(prompt));
   }
   return prompts;
 }

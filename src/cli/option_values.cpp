@@ -42,10 +42,10 @@ std::int64_t parse_side(const char* name, const std::string& text) {
       fmt::format("{} {} is not a multiple of 16: use {} or {}", name, side, below, below + 16));
 }
 
-double parse_guidance(const std::string& text) {
+double parse_scale(const char* name, const std::string& text) {
   const auto value = parse_number<double>(text);
   if (!value || !std::isfinite(*value) || *value < 0) {
-    usage_error(fmt::format("--guidance {}: expected a number, 0 or more", printable(text)));
+    usage_error(fmt::format("--{} {}: expected a number, 0 or more", name, printable(text)));
   }
   return *value;
 }

@@ -28,6 +28,10 @@ struct Options {
   std::optional<std::string> t5;
   std::optional<std::string> tokenizers;
   std::optional<std::string> lora;  // several: one a line
+  std::optional<std::string> prompt_2;
+  std::optional<std::string> negative_prompt;
+  std::optional<std::string> negative_prompt_2;
+  std::optional<std::string> true_cfg_scale;
   std::optional<std::string> width;
   std::optional<std::string> height;
   std::optional<std::string> size;

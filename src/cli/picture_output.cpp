@@ -15,6 +15,35 @@ namespace steadyflux::cli {
 
 namespace fs = std::filesystem;
 
+namespace {
+
+// What T5 reads, where that is not the same.
+std::string other_text(const std::string& prompt_2, const std::string& prompt) {
+  return prompt_2 == prompt ? "" : prompt_2;
+}
+
+// Nothing where it has no effect: such pictures are the same without it.
+std::optional<NegativeRecord> negative_record(const Request& request) {
+  if (!request.has_true_cfg()) return std::nullopt;
+  return NegativeRecord{*request.negative_prompt,
+                        other_text(request.negative_prompt_2, *request.negative_prompt),
+                        request.true_cfg_scale};
+}
+
+// The texts beside the prompt, where there are any, under the names of their options.
+template <typename Json>
+void add_prompts(Json& object, const PictureMetadata& metadata) {
+  if (!metadata.prompt_2.empty()) object["prompt_2"] = metadata.prompt_2;
+  if (!metadata.negative) return;
+  object["negative_prompt"] = metadata.negative->prompt;
+  if (!metadata.negative->prompt_2.empty()) {
+    object["negative_prompt_2"] = metadata.negative->prompt_2;
+  }
+  object["true_cfg_scale"] = metadata.negative->true_cfg_scale;
+}
+
+}  // namespace
+
 std::string model_hash_of(const GenerateJob& job) {
   return kept_identity(model_files(job.model), job.use_cache ? cache_folder() : fs::path());
 }
@@ -23,6 +52,8 @@ PictureMetadata describe(const GenerateJob& job, const Request& request, const P
                          const std::string& model_hash) {
   PictureMetadata metadata{
       .prompt = request.prompt,
+      .prompt_2 = other_text(request.prompt_2, request.prompt),
+      .negative = negative_record(request),
       .width = request.width,
       .height = request.height,
       .num_inference_steps = request.num_inference_steps,
@@ -95,6 +126,7 @@ void write_picture(const std::string& output, const PictureMetadata& metadata, c
 }
 
 void add_inputs(nlohmann::ordered_json& answer, const PictureMetadata& metadata) {
+  add_prompts(answer, metadata);
   for (const auto& lora : metadata.loras) {
     answer["loras"].push_back({{"path", lora.path}, {"strength", lora.strength}});
   }
@@ -118,6 +150,7 @@ nlohmann::json picture_settings(const PictureMetadata& metadata, bool any_seed) 
                              {"max_sequence_length", metadata.max_sequence_length},
                              {"model", metadata.model_hash},
                              {"dtype", metadata.dtype}};
+  add_prompts(settings, metadata);
   if (metadata.guidance_scale) settings["guidance"] = *metadata.guidance_scale;
   for (const auto& lora : metadata.loras) {
     settings["loras"].push_back({{"hash", lora.hash}, {"strength", lora.strength}});

@@ -94,7 +94,10 @@ PlanInputs make_plan_inputs(const GenerateJob& job) {
 
   const Request planned = last_stage(job.request, 2 * job.model.vae.scale_factor());
   std::vector<Request> requests(job.num_prompts, planned);
-  for (std::size_t i = 1; i < requests.size(); ++i) requests[i].prompt = fmt::format("{}", i);
+  // Different ones, and none the negative prompt, which all share.
+  for (std::size_t i = 0; i < requests.size(); ++i) {
+    requests[i].prompt = fmt::format("prompt {}", i);
+  }
   const auto stored = find_stored_model(job.model);
   const auto chunk = best_chunk_size(
       job.model, std::span(requests).first(std::min(requests.size(), job.chunk_size)), stored,

@@ -238,6 +238,7 @@ Json workload_json(const Workload& work) {
           {"tile", work.tile},
           {"steps", work.num_inference_steps},
           {"num_images", work.num_images},
+          {"num_guided", work.num_guided},
           {"num_prompts", work.num_prompts},
           {"num_encoded", work.num_encoded},
           {"max_sequence_length", work.max_sequence_length},
@@ -256,6 +257,9 @@ std::string plan_text(const Plan& plan, const PlanTitle& title, const TextStyle&
   std::string text = heading(plan, title) + table(plan) + chart(plan, style);
   for (const PhasePlan& phase : plan.phases) {
     for (const WeightsPlan& weights : phase.weights) text += residency(phase, weights);
+  }
+  if (plan.workload.num_guided > 0) {
+    text += "transformer: computes each step twice, for the prompt and for the negative prompt\n";
   }
   if (plan.denoise_group > 1) {
     text += fmt::format("transformer: {} go through a unit in turn while it is there\n",

@@ -17,6 +17,7 @@
 #include "cli/model_places.h"
 #include "cli/option_values.h"
 #include "cli/picture_size.h"
+#include "cli/prompt_options.h"
 #include "image/output_file.h"
 #include "image/png.h"
 #include "steadyflux/error.h"
@@ -81,7 +82,6 @@ void fill_defaults(GenerateJob& job) {
   Request& request = job.request;
   if (job.recorded) {
     const PictureMetadata& recorded = *job.recorded;
-    request.prompt = recorded.prompt;
     request.width = recorded.width;
     request.height = recorded.height;
     request.num_inference_steps = recorded.num_inference_steps;
@@ -199,6 +199,7 @@ void apply_options(GenerateJob& job, const Layers& layers) {
                           std::int64_t highest, std::int64_t& target) {
     if (const auto text = layers.picture(option)) target = parse_in_range(name, *text, 1, highest);
   };
+  apply_prompt_options(request, layers);
   apply_progressive(job, layers);
   apply_size_and_image(job, layers);
   if (const auto text = layers.picture(&Options::tile)) request.tile = parse_side("tile", *text);
@@ -206,7 +207,7 @@ void apply_options(GenerateJob& job, const Layers& layers) {
   number(&Options::num_images, "num-images", 10000, request.num_images);
   number(&Options::max_sequence_length, "max-sequence-length", 512, request.max_sequence_length);
   if (const auto text = layers.picture(&Options::guidance)) {
-    request.guidance_scale = parse_guidance(*text);
+    request.guidance_scale = parse_scale("guidance", *text);
   }
   if (const auto text = layers.picture(&Options::seed)) {
     request.seed = parse_seed(*text);
@@ -331,7 +332,10 @@ GenerateJob make_generate_job(const CommandLine& line) {
     usage_error("no prompt given; try: steadyflux \"a red apple\", or steadyflux --help");
   }
   GenerateJob job;
-  if (line.from) job.recorded = read_recorded(*line.from);
+  if (line.from) {
+    job.recorded = read_recorded(*line.from);
+    take_recorded_prompts(job.request, *job.recorded);
+  }
   const Layers layers(line, job.recorded.has_value());
   apply_other_options(job, line, layers);
   job.output = layers.other(&Options::output).value_or("out.png");
@@ -344,8 +348,13 @@ GenerateJob make_generate_job(const CommandLine& line) {
   take_model(job, layers,
              job.recorded && !model ? find_recorded_model(*job.recorded, *line.from)
                                     : resolve_model(model, bundled_model_dirs()));
-  if (line.positional) job.request.prompt = read_prompt(*line.positional);
-  if (!is_valid_utf8(job.request.prompt)) usage_error("the prompt is not UTF-8");
+  if (line.positional) {
+    job.request.prompt = read_prompt(*line.positional);
+    // What a record says T5 read is not meant for another prompt.
+    if (job.recorded && !layers.picture(&Options::prompt_2)) job.request.prompt_2.clear();
+  }
+  check_prompt_text("the prompt", job.request.prompt);
+  job.warnings = guidance_warnings(job.request);
   if (layers.picture(&Options::guidance) && !job.model.transformer.guidance_embeds) {
     job.warnings.push_back(
         fmt::format("--guidance has no effect: {} has no guidance embedding", job.model.name));
@@ -427,6 +436,10 @@ BatchEntry make_batch_entry(const CommandLine& line, const BatchJob& job, const 
     own.typed.size.reset();
     own.typed.aspect.reset();
   }
+  if (entry.options.contains("negative-prompt") && !entry.options.contains("negative-prompt-2")) {
+    own.typed.negative_prompt_2.reset();
+    own.configured.negative_prompt_2.reset();
+  }
   GenerateJob filled = job.defaults;
   try {
     apply_options(filled, Layers(own, false));
@@ -439,12 +452,24 @@ BatchEntry make_batch_entry(const CommandLine& line, const BatchJob& job, const 
   return result;
 }
 
-std::int64_t parse_max_sequence_length(const std::string& text, const std::string& place) {
+Request with_texts_of(const Request& defaults, const PromptEntry& entry, const std::string& place) {
+  CommandLine own;
+  for (const char* name :
+       {"prompt-2", "negative-prompt", "negative-prompt-2", "max-sequence-length"}) {
+    const auto text = entry.options.find(name);
+    if (text != entry.options.end()) own.typed.*find_value_option(name) = text->second;
+  }
+  Request request = defaults;
+  request.prompt = entry.prompt;
   try {
-    return parse_in_range("max-sequence-length", text, 1, 512);
+    apply_prompt_options(request, Layers(own, false));
+    if (const auto& text = own.typed.max_sequence_length) {
+      request.max_sequence_length = parse_in_range("max-sequence-length", *text, 1, 512);
+    }
   } catch (const Error& error) {
     throw Error(ErrorKind::kBadInput, fmt::format("{}: {}", place, error.what()));
   }
+  return request;
 }
 
 GenerateJob make_plan_job(const CommandLine& line) {
@@ -458,6 +483,7 @@ GenerateJob make_plan_job(const CommandLine& line) {
     job.num_prompts = static_cast<std::size_t>(parse_in_range("prompts", *text, 1, 1000000));
   }
   take_model(job, layers, resolve_model(layers.other(&Options::model), bundled_model_dirs()));
+  job.warnings = guidance_warnings(job.request);
   const std::int64_t multiple = 2 * job.model.vae.scale_factor();
   for (const auto& [name, side] :
        {std::pair{"width", job.request.width}, std::pair{"height", job.request.height}}) {

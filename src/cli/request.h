@@ -49,8 +49,9 @@ GenerateJob make_plan_job(const CommandLine& line);
 // The same for `steadyflux encode`; the prompt, or @FILE, stays as it is.
 GenerateJob make_encode_job(const CommandLine& line);
 
-// Throws Error{kBadInput} that begins with `place`.
-std::int64_t parse_max_sequence_length(const std::string& text, const std::string& place);
+// `defaults` with what an entry says of its texts, and how many T5 tokens they may have. Throws
+// Error{kBadInput} that begins with `place`.
+Request with_texts_of(const Request& defaults, const PromptEntry& entry, const std::string& place);
 
 struct BatchJob {
   GenerateJob defaults;  // for what an entry does not say; output is the folder

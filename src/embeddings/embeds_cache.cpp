@@ -42,12 +42,13 @@ struct CacheEntry {
 // One text for one key. JSON keeps apart what a plain concatenation could mix up. Throws
 // nlohmann::json::exception for a prompt that is not UTF-8.
 std::string key_text(const EmbedsKey& key) {
-  const nlohmann::ordered_json text = {{"version", 1},
-                                       {"encoder", key.encoder},
-                                       {"max_sequence_length", key.max_sequence_length},
-                                       {"dtype", key.dtype},
-                                       {"computed_by", key.computed_by},
-                                       {"prompt", key.prompt}};
+  nlohmann::ordered_json text = {{"version", 1},
+                                 {"encoder", key.encoder},
+                                 {"max_sequence_length", key.max_sequence_length},
+                                 {"dtype", key.dtype},
+                                 {"computed_by", key.computed_by},
+                                 {"prompt", key.prompt}};
+  if (!key.prompt_2.empty()) text["prompt_2"] = key.prompt_2;
   return text.dump();
 }
 
@@ -181,15 +182,16 @@ void EmbedsCache::put(const EmbedsKey& key, const StoredEmbeds& embeds) {
     make_private_folder(folder_ / kUnfinished);
     make_private_folder(path.parent_path());
     PromptEmbedsWriter writer(path,
-                              {{key.prompt,
-                                key.max_sequence_length,
-                                key.encoder,
-                                {},
-                                key.dtype,
-                                embeds.prompt_embeds_shape,
-                                embeds.pooled_shape,
-                                {},
-                                {}}},
+                              {{.prompt = key.prompt,
+                                .prompt_2 = key.prompt_2,
+                                .max_sequence_length = key.max_sequence_length,
+                                .encoder = key.encoder,
+                                .loras = {},
+                                .dtype = key.dtype,
+                                .prompt_embeds_shape = embeds.prompt_embeds_shape,
+                                .pooled_shape = embeds.pooled_shape,
+                                .prompt_embeds = {},
+                                .pooled = {}}},
                               {.temporary_folder = folder_ / kUnfinished,
                                .mode = 0600,
                                .durable = false,

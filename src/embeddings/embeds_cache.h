@@ -17,8 +17,9 @@ struct EmbedsKey {
   std::string prompt;
   std::string encoder;  // kept_identity(): weights, configurations and tokenizers
   std::int64_t max_sequence_length = 0;
-  std::string dtype;        // bf16, fp16, fp32
-  std::string computed_by;  // whatever else decides the last bits (the device); may be ""
+  std::string dtype;          // bf16, fp16, fp32
+  std::string computed_by;    // whatever else decides the last bits (the device); may be ""
+  std::string prompt_2 = {};  // what T5 reads; "": the prompt
 };
 
 // $STEADYFLUX_CACHE, else $XDG_CACHE_HOME/steadyflux, else ~/.cache/steadyflux; "" if none is set.

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <cstring>
 #include <span>
 #include <string_view>
@@ -21,7 +22,11 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kFormat = "steadyflux-prompt-embeds";
-constexpr const char* kVersion = "1";
+// 2 where T5 has texts of its own or prompts are negative: readers that know 1 alone would take no
+// notice of that.
+constexpr const char* kPlainVersion = "1";
+constexpr const char* kVersion = "2";
+constexpr const char* kYes = "yes";
 constexpr const char* kPromptEmbeds = "prompt_embeds";
 constexpr const char* kPooled = "pooled_prompt_embeds";
 constexpr std::int64_t kMaxBatch = 100'000;  // more would be a trap: each prompt takes some memory
@@ -84,11 +89,12 @@ PromptEmbedsFile::PromptEmbedsFile(const fs::path& path) : path_(path) {
   const auto format = metadata_.find("format");
   const auto version = metadata_.find("version");
   if (format != metadata_.end() && format->second == kFormat &&
-      (version == metadata_.end() || version->second != kVersion)) {
-    throw bad_file(
-        path, fmt::format("prompt embeddings of format version '{}', this program reads "
-                          "version {}; encode the prompts again",
-                          version == metadata_.end() ? "" : printable(version->second), kVersion));
+      (version == metadata_.end() ||
+       (version->second != kPlainVersion && version->second != kVersion))) {
+    throw bad_file(path, fmt::format("prompt embeddings of format version '{}', this program reads "
+                                     "versions {} and {}; encode the prompts again",
+                                     version == metadata_.end() ? "" : printable(version->second),
+                                     kPlainVersion, kVersion));
   }
   const auto take = [&](const std::string& name, std::size_t dimensions, const char* expected) {
     const auto it = file.tensors.find(name);
@@ -151,6 +157,8 @@ void PromptEmbedsFile::add(const std::string& suffix, const TensorView& prompt_e
   }
   Entry entry;
   entry.info.prompt = recorded("prompt");
+  entry.info.prompt_2 = recorded("prompt_2");
+  entry.info.negative = recorded("negative") == kYes;
   entry.info.max_sequence_length = prompt_embeds.shape[1];
   entry.info.encoder = recorded("encoder");
   entry.info.loras = recorded("loras");
@@ -226,13 +234,18 @@ PromptEmbedsWriter::~PromptEmbedsWriter() = default;
 
 std::vector<std::uint8_t> PromptEmbedsWriter::header() const {
   std::map<std::string, std::string> metadata = options_.metadata;
+  const bool plain = std::none_of(
+      contents_.begin(), contents_.end(),
+      [](const StoredEmbeds& embeds) { return embeds.negative || !embeds.prompt_2.empty(); });
   metadata["format"] = kFormat;
-  metadata["version"] = kVersion;
+  metadata["version"] = plain ? kPlainVersion : kVersion;
   std::vector<TensorLayout> layouts;
   for (std::size_t i = 0; i < contents_.size(); ++i) {
     const StoredEmbeds& embeds = contents_[i];
     const std::string suffix = fmt::format(".{}", i);
     metadata["prompt" + suffix] = embeds.prompt;
+    if (!embeds.prompt_2.empty()) metadata["prompt_2" + suffix] = embeds.prompt_2;
+    if (embeds.negative) metadata["negative" + suffix] = kYes;
     metadata["max_sequence_length" + suffix] = fmt::format("{}", embeds.max_sequence_length);
     metadata["encoder" + suffix] = embeds.encoder;
     if (!embeds.loras.empty()) metadata["loras" + suffix] = embeds.loras;
@@ -272,15 +285,17 @@ void write_prompt_embeds(const fs::path& path, const std::vector<StoredEmbeds>& 
   std::vector<StoredEmbeds> contents;
   contents.reserve(embeds.size());
   for (const StoredEmbeds& one : embeds) {
-    contents.push_back({one.prompt,
-                        one.max_sequence_length,
-                        one.encoder,
-                        one.loras,
-                        one.dtype,
-                        one.prompt_embeds_shape,
-                        one.pooled_shape,
-                        {},
-                        {}});
+    contents.push_back({.prompt = one.prompt,
+                        .prompt_2 = one.prompt_2,
+                        .negative = one.negative,
+                        .max_sequence_length = one.max_sequence_length,
+                        .encoder = one.encoder,
+                        .loras = one.loras,
+                        .dtype = one.dtype,
+                        .prompt_embeds_shape = one.prompt_embeds_shape,
+                        .pooled_shape = one.pooled_shape,
+                        .prompt_embeds = {},
+                        .pooled = {}});
   }
   PromptEmbedsWriter writer(path, std::move(contents));
   for (const StoredEmbeds& one : embeds) writer.add(one.prompt_embeds, one.pooled);

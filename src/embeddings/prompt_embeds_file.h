@@ -25,6 +25,8 @@ inline constexpr const char* kUnfinishedEmbeds = ".steadyflux-embeds-";
 
 struct StoredEmbeds {
   std::string prompt;                             // "" also if the file does not say it
+  std::string prompt_2 = {};                      // what T5 read; "": the prompt, as CLIP did
+  bool negative = false;                          // no picture is of it: a negative prompt
   std::int64_t max_sequence_length = 0;           // T5 tokens, S
   std::string encoder;                            // kept_identity() of them; "" if it is not known
   std::string loras;                              // on the encoders; "" if it is not known

@@ -77,6 +77,22 @@ class Fields {
     return result;
   }
 
+  // Empty where the key is absent.
+  std::string optional_text(const char* key) const {
+    return object_.contains(key) ? text(key) : std::string();
+  }
+
+  // Absent in pictures without a negative prompt.
+  std::optional<NegativeRecord> negative() const {
+    if (!object_.contains("negative_prompt")) return std::nullopt;
+    NegativeRecord record{text("negative_prompt"), optional_text("negative_prompt_2"),
+                          optional_number("true_cfg_scale").value_or(0)};
+    if (!(record.true_cfg_scale > 1)) {
+      throw bad("true_cfg_scale", at("true_cfg_scale"), "a number above 1");
+    }
+    return record;
+  }
+
   // Absent in pictures from noise alone.
   std::optional<InitImageRecord> init_image() const {
     const auto found = object_.find("init_image");
@@ -158,6 +174,12 @@ std::string to_json(const PictureMetadata& metadata) {
   ordered_json object;
   object["format"] = kFormat;
   object["prompt"] = metadata.prompt;
+  if (!metadata.prompt_2.empty()) object["prompt_2"] = metadata.prompt_2;
+  if (const auto& negative = metadata.negative) {
+    object["negative_prompt"] = negative->prompt;
+    if (!negative->prompt_2.empty()) object["negative_prompt_2"] = negative->prompt_2;
+    object["true_cfg_scale"] = negative->true_cfg_scale;
+  }
   object["width"] = metadata.width;
   object["height"] = metadata.height;
   object["num_inference_steps"] = metadata.num_inference_steps;
@@ -211,6 +233,8 @@ PictureMetadata metadata_from_json(const std::string& text, const std::string& f
   }
   PictureMetadata metadata;
   metadata.prompt = fields.text("prompt");
+  metadata.prompt_2 = fields.optional_text("prompt_2");
+  metadata.negative = fields.negative();
   metadata.width = fields.integer("width", 1, kMaxSide);
   metadata.height = fields.integer("height", 1, kMaxSide);
   metadata.num_inference_steps = fields.integer("num_inference_steps", 1, kMaxCount);
@@ -235,9 +259,13 @@ PictureMetadata metadata_from_json(const std::string& text, const std::string& f
 }
 
 std::string a1111_parameters(const PictureMetadata& metadata) {
-  std::string text =
-      fmt::format("{}\nSteps: {}, Sampler: Euler, Schedule type: Simple, CFG scale: 1, ",
-                  metadata.prompt, metadata.num_inference_steps);
+  const auto& negative = metadata.negative;
+  std::string text = metadata.prompt;
+  if (negative && !negative->prompt.empty()) {
+    text += fmt::format("\nNegative prompt: {}", negative->prompt);
+  }
+  text += fmt::format("\nSteps: {}, Sampler: Euler, Schedule type: Simple, CFG scale: {}, ",
+                      metadata.num_inference_steps, negative ? negative->true_cfg_scale : 1.0);
   if (metadata.guidance_scale) {
     text += fmt::format("Distilled CFG Scale: {}, ", *metadata.guidance_scale);
   }
@@ -251,6 +279,12 @@ std::string a1111_parameters(const PictureMetadata& metadata) {
                         metadata.progressive->base, metadata.progressive->strength);
   }
   if (metadata.tile > 0) text += fmt::format("Tile: {}, ", metadata.tile);
+  if (!metadata.prompt_2.empty()) {
+    text += fmt::format("Prompt 2: {}, ", a1111_value(metadata.prompt_2));
+  }
+  if (negative && !negative->prompt_2.empty()) {
+    text += fmt::format("Negative prompt 2: {}, ", a1111_value(negative->prompt_2));
+  }
   for (const auto& lora : metadata.loras) {
     const auto name = std::filesystem::path(lora.path).stem().string();
     text += fmt::format("Lora: {}, ", a1111_value(fmt::format("{}:{}", name, lora.strength)));

@@ -40,8 +40,19 @@ struct ProgressiveRecord {
   bool operator==(const ProgressiveRecord&) const = default;
 };
 
+// True classifier-free guidance.
+struct NegativeRecord {
+  std::string prompt;
+  std::string prompt_2 = {};  // what T5 read; empty: the same
+  double true_cfg_scale = 0;  // above 1
+
+  bool operator==(const NegativeRecord&) const = default;
+};
+
 struct PictureMetadata {
   std::string prompt;
+  std::string prompt_2 = {};  // what T5 read; empty: the same
+  std::optional<NegativeRecord> negative = {};
   std::int64_t width = 0;   // pixels
   std::int64_t height = 0;  // pixels
   std::int64_t num_inference_steps = 0;
@@ -74,7 +85,8 @@ std::string to_json(const PictureMetadata& metadata);
 // whose value is missing, of another type or out of range.
 PictureMetadata metadata_from_json(const std::string& text, const std::string& file);
 
-// "prompt\nSteps: 4, Sampler: Euler, ..." as Forge writes it for Flux; newlines of the prompt stay.
+// "prompt\nNegative prompt: ...\nSteps: 4, Sampler: Euler, ..." as Forge writes it for Flux;
+// newlines of the prompts stay.
 std::string a1111_parameters(const PictureMetadata& metadata);
 
 }  // namespace steadyflux

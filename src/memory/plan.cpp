@@ -351,24 +351,31 @@ class Planner {
     const auto& config = model_.transformer;
     PhasePlan denoise{.name = "denoise"};
     const auto passes = group_passes(group) * workload_.num_inference_steps;
-    const auto brought = on_device()  // of each picture of the group
+    const auto inputs = inputs_of(group);
+    const auto brought = on_device()  // of each input
                              ? embeds_ + modulation_row_bytes(config, workload_.dtype)
                              : std::int64_t{0};
-    add_weights(denoise, transformer_weights(config, workload_.dtype, workload_.stored.transformer),
-                workload_.stored.transformer, passes,
-                transformer_activations(config, workload_.dtype, workload_.max_sequence_length,
-                                        tile_len_, on_device() ? 0 : workload_.num_threads, group) +
-                    if_widened(transformer_widened_bytes(config, workload_.max_sequence_length,
-                                                         tile_len_)) +
-                    group * brought,
-                overhead(kDenoiseOverhead) + table_bytes(rows) + latents_ + parked_embeds_ +
-                    blend_bytes(tiles_, config.in_channels));
+    add_weights(
+        denoise, transformer_weights(config, workload_.dtype, workload_.stored.transformer),
+        workload_.stored.transformer, passes,
+        transformer_activations(config, workload_.dtype, workload_.max_sequence_length, tile_len_,
+                                on_device() ? 0 : workload_.num_threads, inputs) +
+            if_widened(
+                transformer_widened_bytes(config, workload_.max_sequence_length, tile_len_)) +
+            inputs * brought,
+        overhead(kDenoiseOverhead) + table_bytes(rows) + latents_ + parked_embeds_ +
+            blend_bytes(tiles_, config.in_channels));
     return denoise;
   }
 
   // Pictures go through a step in groups; one in tiles goes alone, with a group of them at a time.
   bool in_tiles() const { return tiles_.count() > 1; }
   std::int64_t group_members() const { return in_tiles() ? tiles_.count() : workload_.num_images; }
+  // What goes in for a group: twice a picture with a negative prompt, or each tile of one.
+  std::int64_t inputs_of(std::int64_t group) const {
+    const auto all_or_none = workload_.num_guided > 0 ? group : 0;
+    return group + (in_tiles() ? all_or_none : std::min(group, workload_.num_guided));
+  }
   std::int64_t group_passes(std::int64_t group) const {
     return (group_members() + group - 1) / group * (in_tiles() ? workload_.num_images : 1);
   }

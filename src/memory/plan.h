@@ -66,6 +66,7 @@ struct Workload {
   std::int64_t tile = 0;       // pixels: pictures with longer sides are made in tiles; 0: as one
   std::int64_t num_inference_steps = 4;  // that are made: of image to image those behind the first
   std::int64_t num_images = 1;           // in all
+  std::int64_t num_guided = 0;           // of them: with a negative prompt beside the prompt
   std::int64_t num_prompts = 1;          // different ones
   std::int64_t num_encoded = 1;          // of them: 0 where all embeddings are there already
   std::int64_t num_init_images = 0;      // pictures that begin from one

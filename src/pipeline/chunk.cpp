@@ -14,7 +14,24 @@ std::size_t index_of(const T& value, std::vector<T>& list, std::map<T, std::size
   return place->second;
 }
 
+ChunkPrompt prompt_of(const std::string& text, const std::string& text_2, const Request& request) {
+  return {text, text_2 == text ? "" : text_2, request.max_sequence_length};
+}
+
 }  // namespace
+
+ChunkPrompt chunk_prompt(const Request& request) {
+  return prompt_of(request.prompt, request.prompt_2, request);
+}
+ChunkPrompt negative_chunk_prompt(const Request& request) {
+  return prompt_of(*request.negative_prompt, request.negative_prompt_2, request);
+}
+
+std::vector<ChunkText> ChunkPicture::texts() const {
+  std::vector<ChunkText> texts = {{prompt, table}};
+  if (negative) texts.push_back(*negative);
+  return texts;
+}
 
 std::int64_t Chunk::total_steps() const {
   std::int64_t sum = 0;
@@ -29,14 +46,19 @@ Chunk make_chunk(const FluxModel& model, std::span<const Request> requests) {
   std::map<ChunkTable, std::size_t> tables;
   for (std::size_t i = 0; i < requests.size(); ++i) {
     const Request& request = requests[i];
-    const auto prompt =
-        index_of({request.prompt, request.max_sequence_length}, chunk.prompts, prompts);
     const double guidance = model.transformer.guidance_embeds ? request.guidance_scale : 0.0;
-    const auto table = index_of({prompt, request.num_inference_steps, skipped_steps(request),
-                                 tile_seq_len(model, request), guidance},
-                                chunk.tables, tables);
+    const auto place = [&](const ChunkPrompt& text) -> ChunkText {
+      const auto prompt = index_of(text, chunk.prompts, prompts);
+      const auto table = index_of({prompt, request.num_inference_steps, skipped_steps(request),
+                                   tile_seq_len(model, request), guidance},
+                                  chunk.tables, tables);
+      return {prompt, table};
+    };
+    const auto [prompt, table] = place(chunk_prompt(request));
+    std::optional<ChunkText> negative;
+    if (request.has_true_cfg()) negative = place(negative_chunk_prompt(request));
     for (std::int64_t index = 0; index < request.num_images; ++index) {
-      chunk.pictures.push_back({i, index, prompt, table});
+      chunk.pictures.push_back({i, index, prompt, table, negative});
     }
   }
   return chunk;

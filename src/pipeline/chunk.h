@@ -4,6 +4,7 @@
 #include <compare>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -16,8 +17,10 @@ namespace steadyflux {
 
 struct ChunkPrompt {
   std::string text;
+  std::string text_2 = {};  // what T5 reads, where that is not the same; else empty
   std::int64_t max_sequence_length = 512;
   auto operator<=>(const ChunkPrompt&) const = default;
+  const std::string& t5_text() const { return text_2.empty() ? text : text_2; }
 };
 
 // What the modulations of a picture depend on.
@@ -31,11 +34,25 @@ struct ChunkTable {
   std::int64_t steps() const { return num_inference_steps - skipped_steps; }
 };
 
+// What the request has encoded; of the negative one only if it has one.
+ChunkPrompt chunk_prompt(const Request& request);
+ChunkPrompt negative_chunk_prompt(const Request& request);
+
+// A prompt that a picture goes by, and the modulations that belong to it.
+struct ChunkText {
+  std::size_t prompt = 0;  // of Chunk::prompts
+  std::size_t table = 0;   // of Chunk::tables
+};
+
 struct ChunkPicture {
   std::size_t request = 0;  // of Chunk::requests
   std::int64_t index = 0;   // among the pictures of the request
   std::size_t prompt = 0;
   std::size_t table = 0;
+  std::optional<ChunkText> negative = {};  // with true CFG only
+
+  // What goes through the transformer in every step: its prompt, then the negative one.
+  std::vector<ChunkText> texts() const;
 };
 
 // Steps that the request's strength leaves out.

@@ -9,6 +9,7 @@
 #include <span>
 #include <utility>
 
+#include "pipeline/guidance.h"
 #include "pipeline/latents.h"
 #include "pipeline/phase_weights.h"
 #include "pipeline/phases.h"
@@ -101,7 +102,7 @@ class Denoiser {
  private:
   // What a picture needs in every step, where it is computed.
   struct Brought {
-    at::Tensor prompt_embeds;
+    std::vector<at::Tensor> prompt_embeds;  // of each of its texts
     RotaryEmbedding image_rotary_emb;
     std::vector<float> sigmas;  // before the first step, after it, ...
   };
@@ -156,7 +157,9 @@ class Denoiser {
                           request.seed + static_cast<std::uint64_t>(picture.index), context_.dtype);
     }
     Brought brought;
-    brought.prompt_embeds = embeddings_[picture.prompt].prompt_embeds.to(context_.device);
+    for (const auto& text : picture.texts()) {
+      brought.prompt_embeds.push_back(embeddings_[text.prompt].prompt_embeds.to(context_.device));
+    }
     const auto tiles = tiles_of(model, request);
     brought.image_rotary_emb =
         rotary_embedding({request.max_sequence_length, tiles.tile_height, tiles.tile_width});
@@ -219,19 +222,24 @@ class Denoiser {
 
   std::vector<at::Tensor> predict(const std::vector<View>& views) {
     std::vector<FluxTransformer::Input> inputs;
+    std::vector<std::size_t> numbers;
     for (const auto& view : views) {
       const auto& brought = brought_.at(view.number);
-      const auto row =
-          tables_.row(chunk_.pictures[view.number].table, state_.steps_done[view.number])
-              .to(context_.device);
-      inputs.push_back({view.latents.to(context_.device), brought.prompt_embeds,
-                        transformer_.split_modulations(row), brought.image_rotary_emb});
+      const auto latents = view.latents.to(context_.device);
+      const auto texts = chunk_.pictures[view.number].texts();
+      for (std::size_t i = 0; i < texts.size(); ++i) {
+        const auto row =
+            tables_.row(texts[i].table, state_.steps_done[view.number]).to(context_.device);
+        inputs.push_back({latents, brought.prompt_embeds[i], transformer_.split_modulations(row),
+                          brought.image_rotary_emb});
+      }
+      numbers.push_back(view.number);
     }
-    return transformer_.forward(inputs, *weights_,
-                                [this](std::int64_t, std::span<const JointStream>) {
-                                  if (context_.latents == nullptr)
-                                    throw_if_interrupted(context_.observer);
-                                });
+    auto predictions =
+        transformer_.forward(inputs, *weights_, [this](std::int64_t, std::span<const JointStream>) {
+          if (context_.latents == nullptr) throw_if_interrupted(context_.observer);
+        });
+    return guided(chunk_, numbers, std::move(predictions));
   }
 
   // Takes a picture along its velocity to the next level of noise.

@@ -32,11 +32,22 @@ std::string beginning(const std::string& text) {
   return fmt::format("{}... ({} bytes)", text.substr(0, end), text.size());
 }
 
+// What those who wrote a prompt of the chunk call it, or what T5 reads in its place.
+const char* called(const Chunk& chunk, std::size_t prompt, bool of_t5) {
+  const bool positive =
+      std::any_of(chunk.pictures.begin(), chunk.pictures.end(),
+                  [&](const ChunkPicture& picture) { return picture.prompt == prompt; });
+  if (of_t5 && !chunk.prompts[prompt].text_2.empty()) {
+    return positive ? "prompt-2" : "negative-prompt-2";
+  }
+  return positive ? "the prompt" : "the negative prompt";
+}
+
 void warn_if_truncated(Observer& observer, const TokenizedPrompt& tokens, const char* encoder,
-                       std::int64_t length, const char* advice) {
+                       const char* prompt, std::int64_t length, const char* advice) {
   if (tokens.lost_text.empty()) return;
-  observer.warning(fmt::format("{} reads only the first {} tokens of the prompt; lost: \"{}\"{}",
-                               encoder, length, beginning(tokens.lost_text), advice));
+  observer.warning(fmt::format("{} reads only the first {} tokens of {}; lost: \"{}\"{}", encoder,
+                               length, prompt, beginning(tokens.lost_text), advice));
 }
 
 // The numbers of the prompts that still need what `of` gives.
@@ -71,13 +82,21 @@ std::int64_t clip_length(const FluxModel& model) {
   return std::min(kClipLength, model.text_encoder.max_position_embeddings);
 }
 
-void warn_of_lost_clip_text(Observer& observer, const TokenizedPrompt& tokens,
-                            std::int64_t length) {
-  warn_if_truncated(observer, tokens, "CLIP", length, "");
+// Tokens of a prompt of the chunk, and a warning of what is lost.
+TokenizedPrompt clip_tokens(const Tokenizer& tokenizer, const FluxModel& model, const Chunk& chunk,
+                            std::size_t prompt, Observer& observer) {
+  const auto length = clip_length(model);
+  auto tokens = tokenizer.tokenize(chunk.prompts[prompt].text, length);
+  warn_if_truncated(observer, tokens, "CLIP", called(chunk, prompt, false), length, "");
+  return tokens;
 }
-void warn_of_lost_t5_text(Observer& observer, const TokenizedPrompt& tokens, std::int64_t length) {
-  warn_if_truncated(observer, tokens, "T5", length,
+TokenizedPrompt t5_tokens(const Tokenizer& tokenizer, const Chunk& chunk, std::size_t prompt,
+                          Observer& observer) {
+  const auto length = chunk.prompts[prompt].max_sequence_length;
+  auto tokens = tokenizer.tokenize(chunk.prompts[prompt].t5_text(), length);
+  warn_if_truncated(observer, tokens, "T5", called(chunk, prompt, true), length,
                     length < 512 ? "; raise --max-sequence-length to keep more" : "");
+  return tokens;
 }
 
 // Runs one encoder for the prompts that lack `result`: tokenize(numbers) gives the ids of each,
@@ -105,13 +124,10 @@ void run_encoder(const PhaseContext& context, const WeightsSource& source, Model
 void encode_clip(const PhaseContext& context, const Chunk& chunk, EncodeProgress& progress,
                  std::vector<PromptEmbeddings>& embeddings) {
   const auto tokenize = [&](const std::vector<std::size_t>& numbers) {
-    const auto length = clip_length(context.model);
     const auto tokenizer = clip_tokenizer(context.model);
     std::vector<at::Tensor> ids;
     for (const auto i : numbers) {
-      const auto tokens = tokenizer->tokenize(chunk.prompts[i].text, length);
-      warn_of_lost_clip_text(context.observer, tokens, length);
-      ids.push_back(ids_tensor(tokens));
+      ids.push_back(ids_tensor(clip_tokens(*tokenizer, context.model, chunk, i, context.observer)));
     }
     return ids;
   };
@@ -132,10 +148,7 @@ void encode_t5(const PhaseContext& context, const Chunk& chunk, EncodeProgress& 
     const auto tokenizer = t5_tokenizer(context.model);
     std::vector<at::Tensor> ids;
     for (const auto i : numbers) {
-      const auto length = chunk.prompts[i].max_sequence_length;
-      const auto tokens = tokenizer->tokenize(chunk.prompts[i].text, length);
-      warn_of_lost_t5_text(context.observer, tokens, length);
-      ids.push_back(ids_tensor(tokens));
+      ids.push_back(ids_tensor(t5_tokens(*tokenizer, chunk, i, context.observer)));
     }
     return ids;
   };
@@ -152,21 +165,22 @@ void encode_t5(const PhaseContext& context, const Chunk& chunk, EncodeProgress& 
 
 }  // namespace
 
-void warn_of_lost_text(const FluxModel& model, std::span<const ChunkPrompt> prompts,
-                       Observer& observer) try {
+void warn_of_lost_text(const FluxModel& model, const Chunk& chunk,
+                       std::span<const std::size_t> prompts, Observer& observer) try {
   std::unique_ptr<Tokenizer> clip, t5;  // opened for the first prompt that may be too long
-  for (const auto& prompt : prompts) {
-    // A token stands for a byte at least; two more mark beginning and end.
-    const auto most = static_cast<std::int64_t>(prompt.text.size()) + 2;
-    if (most > clip_length(model)) {
+  // A token stands for a byte at least; two more mark beginning and end.
+  const auto most = [](const std::string& text) {
+    return static_cast<std::int64_t>(text.size()) + 2;
+  };
+  for (const auto i : prompts) {
+    const auto& prompt = chunk.prompts[i];
+    if (most(prompt.text) > clip_length(model)) {
       if (!clip) clip = clip_tokenizer(model);
-      const auto length = clip_length(model);
-      warn_of_lost_clip_text(observer, clip->tokenize(prompt.text, length), length);
+      clip_tokens(*clip, model, chunk, i, observer);
     }
-    if (most > prompt.max_sequence_length) {
+    if (most(prompt.t5_text()) > prompt.max_sequence_length) {
       if (!t5) t5 = t5_tokenizer(model);
-      const auto length = prompt.max_sequence_length;
-      warn_of_lost_t5_text(observer, t5->tokenize(prompt.text, length), length);
+      t5_tokens(*t5, chunk, i, observer);
     }
   }
 } catch (const Error&) {  // no tokenizers: the embeddings came from where there are some

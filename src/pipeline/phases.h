@@ -46,9 +46,10 @@ void check_encoders(const FluxModel& model);
 void check_transformer_and_vae(const FluxModel& model);
 void check_vae_encoder(const FluxModel& model);
 
-// Says what the encoders did not read of prompts whose embeddings are there already.
-void warn_of_lost_text(const FluxModel& model, std::span<const ChunkPrompt> prompts,
-                       Observer& observer);
+// Says what the encoders did not read of prompts (by their numbers) whose embeddings are there
+// already.
+void warn_of_lost_text(const FluxModel& model, const Chunk& chunk,
+                       std::span<const std::size_t> prompts, Observer& observer);
 
 // Fills those of `embeddings` (one for each prompt of the chunk) that are not there yet, so that it
 // can be called again after it threw. Progress steps: one for every prompt in CLIP and in each T5

@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "base/bytes.h"
 #include "checkpoints/open_model.h"
@@ -150,7 +151,8 @@ struct Pipeline::State {
     if (!chunk.requests.empty()) store->use_loras(chunk.requests.front().loras);
     for (std::size_t i = 0; i < embeddings.size(); ++i) {
       const auto& prompt = chunk.prompts[i];
-      const auto found = store->find(prompt.text, prompt.max_sequence_length, dtype_name);
+      const auto found =
+          store->find(prompt.text, prompt.text_2, prompt.max_sequence_length, dtype_name);
       if (found) embeddings[i] = from_stored(*found, model, prompt.max_sequence_length, dtype);
     }
     return embeddings;
@@ -195,6 +197,10 @@ void Pipeline::check(const Request& request) const {
   if (request.init_image) check_strength(request.init_image->strength);
   if (request.progressive) check_progressive(request, multiple);
   if (request.tile != 0) check_multiple("tile", request.tile, multiple);
+  if (!std::isfinite(request.true_cfg_scale) || request.true_cfg_scale < 0) {
+    throw Error(ErrorKind::kUsage,
+                fmt::format("true-cfg-scale {} is no number, 0 or more", request.true_cfg_scale));
+  }
   state_->find_loras(request.loras);
 }
 
@@ -272,11 +278,11 @@ void Pipeline::make_pictures(std::span<const Request> requests, Observer& observ
                                        [](const auto& one) { return !one.defined(); });
   if (workload.num_encoded > 0) check_encoders(state_->model);
   if (workload.num_init_images > 0) check_vae_encoder(state_->model);
-  std::vector<ChunkPrompt> known;
+  std::vector<std::size_t> known;
   for (std::size_t i = 0; i < embeddings.size(); ++i) {
-    if (embeddings[i].defined()) known.push_back(chunk.prompts[i]);
+    if (embeddings[i].defined()) known.push_back(i);
   }
-  warn_of_lost_text(state_->model, known, observer);
+  warn_of_lost_text(state_->model, chunk, known, observer);
   auto setting = state_->setting(workload);
   setting.latents = latents;
   PhaseRunner runner(std::move(setting), observer);

@@ -44,6 +44,7 @@ StoredEmbeds to_stored(const ChunkPrompt& prompt, const std::string& dtype,
                        const PromptEmbeddings& embeddings) {
   StoredEmbeds stored;
   stored.prompt = prompt.text;
+  stored.prompt_2 = prompt.text_2;
   stored.max_sequence_length = prompt.max_sequence_length;
   stored.dtype = dtype;
   stored.prompt_embeds_shape = embeddings.prompt_embeds.sizes().vec();

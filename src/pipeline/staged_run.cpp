@@ -22,15 +22,18 @@ class KeptEmbeds : public PromptEmbedsStore {
  public:
   explicit KeptEmbeds(PromptEmbedsStore* next) : next_(next) {}
 
-  std::optional<StoredEmbeds> find(const std::string& prompt, std::int64_t max_sequence_length,
+  std::optional<StoredEmbeds> find(const std::string& prompt, const std::string& prompt_2,
+                                   std::int64_t max_sequence_length,
                                    const std::string& dtype) override {
-    const auto known = kept_.find({prompt, max_sequence_length, dtype});
+    const auto known = kept_.find({prompt, prompt_2, max_sequence_length, dtype});
     if (known != kept_.end()) return known->second;
     // LoRAs on text encoders are the same in all stages, but not in what was kept elsewhere.
-    return next_ == nullptr ? std::nullopt : next_->find(prompt, max_sequence_length, dtype);
+    return next_ == nullptr ? std::nullopt
+                            : next_->find(prompt, prompt_2, max_sequence_length, dtype);
   }
   void put(const StoredEmbeds& embeds) override {
-    kept_.insert_or_assign({embeds.prompt, embeds.max_sequence_length, embeds.dtype}, embeds);
+    kept_.insert_or_assign(
+        {embeds.prompt, embeds.prompt_2, embeds.max_sequence_length, embeds.dtype}, embeds);
     if (next_ != nullptr) next_->put(embeds);
   }
   bool given_by_user() const override { return next_ != nullptr && next_->given_by_user(); }
@@ -40,7 +43,8 @@ class KeptEmbeds : public PromptEmbedsStore {
 
  private:
   PromptEmbedsStore* next_;
-  std::map<std::tuple<std::string, std::int64_t, std::string>, StoredEmbeds> kept_;
+  // Of prompt, what T5 reads in its place, tokens, dtype.
+  std::map<std::tuple<std::string, std::string, std::int64_t, std::string>, StoredEmbeds> kept_;
 };
 
 // A picture on its way, and which one it is to those outside.

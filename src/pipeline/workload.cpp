@@ -55,6 +55,7 @@ Workload make_workload(const Chunk& chunk, const StoredModel& stored, const std:
     const auto& init = chunk.request(picture).init_image;
     work.num_init_images += init ? 1 : 0;
     work.num_masks += init && !init->mask.empty() ? 1 : 0;
+    work.num_guided += picture.negative ? 1 : 0;
     if (init) work.image_load_bytes = std::max(work.image_load_bytes, init->load_bytes);
   }
   work.num_tables = static_cast<std::int64_t>(chunk.tables.size());

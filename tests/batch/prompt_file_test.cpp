@@ -116,6 +116,22 @@ TEST(PromptJsonLines, TakeASizeToBeginWith) {
             (Options{{"base-size", "64"}, {"strength", "0.5"}}));
 }
 
+TEST(PromptJsonLines, TakeOtherTextsAndWhatGoesWithThem) {
+  const Options all = {{"prompt-2", " b "},
+                       {"negative-prompt", "c, d"},
+                       {"negative-prompt-2", "1.0"},
+                       {"true-cfg-scale", "4.0"}};
+  EXPECT_EQ(options_of(R"("prompt_2": " b ", "negative_prompt": "c, d",)"
+                       R"("negative_prompt_2": "1.0", "true_cfg_scale": 4.0)"),
+            all);
+  EXPECT_EQ(options_of(R"("negative-prompt": "")"), (Options{{"negative-prompt", ""}}));
+  // Blanks around texts are kept, and blank cells are none.
+  EXPECT_EQ(parse("prompt,prompt-2,negative-prompt,negative-prompt-2,true-cfg-scale\n"
+                  "p, b ,\"c, d\",1.0, 4.0 \nq,, ,,\n",
+                  kCsv),
+            (Entries{{2, "p", all}, {3, "q", {}}}));
+}
+
 TEST(PromptJsonLines, KeepEveryDigitOfANumber) {
   for (const std::string number :
        {"0", "-1", "18446744073709551615", "9223372036854775808", "-9223372036854775808",
@@ -185,8 +201,9 @@ struct BadInput {
 // The whole message, because it is all a user sees.
 TEST(BadPrompts, AreReportedWithLineReasonAndRemedy) {
   const std::string known =
-      "; known are prompt, seed, width, height, steps, guidance, max-sequence-length, num-images "
-      "(or n), lora, image, mask, strength, base-size and output";
+      "; known are prompt, prompt-2, negative-prompt, negative-prompt-2, true-cfg-scale, seed, "
+      "width, height, steps, guidance, max-sequence-length, num-images (or n), lora, image, mask, "
+      "strength, base-size and output";
   const std::string brace = "; a prompt that begins with a brace is written {\"prompt\": \"{...\"}";
   const std::string utf16 = "this is UTF-16; convert it to UTF-8 (iconv -f UTF-16 -t UTF-8)";
   const std::string not_closed =
@@ -256,8 +273,14 @@ TEST(BadPrompts, AreReportedWithLineReasonAndRemedy) {
       {kJsonLines, "{\"prompt\": \"a\", \"seed\": [1]}",
        "1: 'seed' is an array, expected a number"},
       {kText, "{\"\\u001b[2J\\u0000\": 1}", "1: unknown key '\\x1B[2J\\x00'" + known},
-      {kText, "{\"negative_prompt\": \"a\"}",
-       "1: 'negative_prompt': FLUX.1 takes no negative prompt; leave it out"},
+      {kText, "{\"prompt\": \"a\", \"negative_prompt\": 1}",
+       "1: 'negative_prompt' is a number, expected a string"},
+      {kText, "{\"prompt\": \"a\", \"negative_prompt\": null}",
+       "1: 'negative_prompt' is null, expected a string"},
+      {kText, "{\"prompt\": \"a\", \"prompt_2\": \"\"}",
+       "1: 'prompt_2' is empty; give it a value or leave it out"},
+      {kText, "{\"prompt\": \"a\", \"true_cfg_scale\": [2]}",
+       "1: 'true_cfg_scale' is an array, expected a number"},
       {kText, "{\"max_ram\": \"1GiB\"}",
        "1: 'max_ram' is the same for all prompts: give it as --max-ram on the command line"},
       {kText, "{\"prompt\": \"a\", \"width\": 16, \"width\": 32}",
@@ -426,7 +449,8 @@ TEST(PromptFile, TheExamplesOfTheDocumentationAreRead) {
                       "a castle\non a hill",
                       {{"width", "128"}, {"height", "64"}, {"steps", "4"}, {"num-images", "2"}}},
                      {3, "a cat", {{"guidance", "3.5"}, {"output", "pets/cat.png"}}},
-                     {4, "a cat in oil", {{"image", "cat.jpg"}, {"strength", "0.7"}}}}));
+                     {4, "a cat in oil", {{"image", "cat.jpg"}, {"strength", "0.7"}}},
+                     {5, "a street", {{"negative-prompt", "rain"}, {"true-cfg-scale", "3.5"}}}}));
   EXPECT_EQ(parse(documented("csv"), kCsv),
             (Entries{{2, "a red apple", {{"seed", "1"}, {"width", "64"}}},
                      {3, "a fox, sitting", {{"seed", "2"}, {"output", "fox.png"}}},

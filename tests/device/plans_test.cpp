@@ -37,9 +37,11 @@ Request request_of(std::int64_t width, std::int64_t height) {
 // The simulated device computes on the CPU: in bf16 for hours if that has no instructions for it.
 const at::ScalarType kDtype = cpu_multiplies_bf16() ? at::kBFloat16 : at::kFloat;
 
-// Pictures that differ in all that may differ, two of them of one prompt.
+// Pictures that differ in all that may differ, two of them of one prompt, two with a negative one.
 std::vector<Request> mixed_requests() {
   std::vector<Request> requests(4, request_of(48, 80));
+  requests[0].negative_prompt = "a lighthouse";
+  requests[0].true_cfg_scale = 3.5;
   requests[1] = request_of(64, 32);
   requests[1].prompt = "a lighthouse";
   requests[1].num_images = 1;
@@ -219,6 +221,29 @@ TEST_F(PlanPeaks, OfGroupsAsWell) {
       requests[i].max_sequence_length = 64;
     }
     measure(requests, 6, accuracy, groups);
+  }
+  EXPECT_GT(*groups.rbegin(), 1);
+  std::cout << "predicted against measured: " << 100 * accuracy.lowest << " % to "
+            << 100 * accuracy.highest << " %\n";
+}
+
+// And for pictures that go in with a negative prompt too, all of them or some, or tile by tile.
+TEST_F(PlanPeaks, OfTrueCfgAsWell) {
+  Accuracy accuracy;
+  std::set<std::int64_t> groups;
+  for (const std::size_t guided : {1, 3}) {
+    std::vector<Request> requests(3, request_of(192, 128));
+    for (std::size_t i = 0; i < requests.size(); ++i) {
+      requests[i].prompt = std::string(i + 1, 'x');
+      requests[i].num_images = 1;
+      requests[i].max_sequence_length = 64;
+      if (i >= guided) continue;
+      requests[i].negative_prompt = "dark";
+      requests[i].true_cfg_scale = 2;
+    }
+    measure(requests, 5, accuracy, groups);
+    requests.front().tile = 96;
+    measure({requests.front()}, 3, accuracy, groups);
   }
   EXPECT_GT(*groups.rbegin(), 1);
   std::cout << "predicted against measured: " << 100 * accuracy.lowest << " % to "

@@ -91,7 +91,9 @@ TEST_F(EmbedsCacheTest, FindsWhatWasPutUnderItsKeyOnly) {
            [](EmbedsKey& k) { k.prompt = "a red apple "; },
            [](EmbedsKey& k) { k.encoder = "fedcba9876543210"; },
            [](EmbedsKey& k) { k.max_sequence_length = 5; }, [](EmbedsKey& k) { k.dtype = "fp16"; },
-           [](EmbedsKey& k) { k.computed_by = "cuda"; }}) {
+           [](EmbedsKey& k) { k.computed_by = "cuda"; },
+           [](EmbedsKey& k) { k.prompt_2 = "a green pear"; },
+           [](EmbedsKey& k) { std::swap(k.prompt, k.prompt_2); }}) {
     EmbedsKey other = key;
     change(other);
     EXPECT_FALSE(cache.find(other));
@@ -99,6 +101,34 @@ TEST_F(EmbedsCacheTest, FindsWhatWasPutUnderItsKeyOnly) {
   EXPECT_EQ(cache.take_warning(), "");
   EXPECT_EQ(fs::status(entry()).permissions(), fs::perms(0600));
   EXPECT_EQ(fs::status(folder_ / "cache").permissions(), fs::perms(0700));
+}
+
+TEST_F(EmbedsCacheTest, ATextOfItsOwnForT5IsPartOfTheKey) {
+  auto embeds = make_embeds("a red apple", 1);
+  auto key = key_of(embeds);
+  EmbedsCache cache = open();
+  cache.put(key, embeds);
+  key.prompt_2 = embeds.prompt_2 = "a green pear";
+  embeds.pooled[0] = std::byte{7};
+  cache.put(key, embeds);
+  auto found = cache.find(key);
+  ASSERT_TRUE(found);
+  EXPECT_TRUE(same_embeds(*found, embeds));
+  key.prompt_2.clear();
+  found = cache.find(key);
+  ASSERT_TRUE(found);
+  EXPECT_TRUE(same_embeds(*found, make_embeds("a red apple", 1)));
+}
+
+// Programs that know of no such texts made entries; they stay as good as they were.
+TEST_F(EmbedsCacheTest, WithoutOneTheKeyIsWhatItWas) {
+  const auto embeds = make_embeds("a red apple", 1);
+  open().put(key_of(embeds), embeds);
+  const PromptEmbedsFile file(entry());
+  EXPECT_EQ(file.metadata().at("cache_key"),
+            R"({"version":1,"encoder":"0123456789abcdef","max_sequence_length":4,"dtype":"bf16",)"
+            R"("computed_by":"cpu","prompt":"a red apple"})");
+  EXPECT_EQ(file.metadata().at("version"), "1");
 }
 
 TEST_F(EmbedsCacheTest, PromptsOfAllKindsHaveTheirOwnEntries) {

@@ -25,8 +25,9 @@ inline steadyflux::StoredEmbeds make_embeds(const std::string& prompt, int seed,
 }
 
 inline bool same_embeds(const steadyflux::StoredEmbeds& a, const steadyflux::StoredEmbeds& b) {
-  return a.prompt == b.prompt && a.max_sequence_length == b.max_sequence_length &&
-         a.encoder == b.encoder && a.loras == b.loras && a.dtype == b.dtype &&
+  return a.prompt == b.prompt && a.prompt_2 == b.prompt_2 && a.negative == b.negative &&
+         a.max_sequence_length == b.max_sequence_length && a.encoder == b.encoder &&
+         a.loras == b.loras && a.dtype == b.dtype &&
          a.prompt_embeds_shape == b.prompt_embeds_shape && a.pooled_shape == b.pooled_shape &&
          a.prompt_embeds == b.prompt_embeds && a.pooled == b.pooled;
 }

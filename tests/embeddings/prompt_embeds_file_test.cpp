@@ -68,6 +68,27 @@ TEST(PromptEmbedsFile, WhatIsWrittenReadsBack) {
   EXPECT_EQ(folder.entries(), 1);
 }
 
+// A reader of version 1 would take them for embeddings of the prompt alone.
+TEST(PromptEmbedsFile, OtherTextsForT5AndNegativePromptsMakeItVersion2) {
+  const TempFolder folder;
+  const auto path = folder / "e.safetensors";
+  const auto version = [&] { return PromptEmbedsFile(path).metadata().at("version"); };
+  std::vector<StoredEmbeds> embeds = {make_embeds("a red apple", 1), make_embeds("", 2)};
+  write_prompt_embeds(path, embeds);
+  EXPECT_EQ(version(), "1");
+  embeds[0].prompt_2 = "a green\npear";
+  write_prompt_embeds(path, embeds);
+  EXPECT_EQ(version(), "2");
+  embeds[1].negative = true;
+  write_prompt_embeds(path, embeds);
+  const auto read = read_prompt_embeds(path);
+  ASSERT_EQ(read.size(), 2u);
+  for (std::size_t i = 0; i < 2; ++i) EXPECT_TRUE(same_embeds(read[i], embeds[i])) << i;
+  embeds[0].prompt_2.clear();
+  write_prompt_embeds(path, embeds);
+  EXPECT_EQ(version(), "2");
+}
+
 TEST(PromptEmbedsFile, MoreThanTenPromptsKeepTheirOrder) {
   const TempFolder folder;
   std::vector<StoredEmbeds> embeds;
@@ -142,8 +163,8 @@ TEST(PromptEmbedsFile, SaysWhatIsWrong) {
              {{"max_sequence_length.0", "512"}});
   expect_bad("the metadata say dtype fp32, the tensors have bf16", {embeds, pooled},
              {{"dtype.0", "fp32"}});
-  expect_bad("format version '2', this program reads version 1", {embeds, pooled},
-             {{"format", "steadyflux-prompt-embeds"}, {"version", "2"}});
+  expect_bad("format version '3', this program reads versions 1 and 2", {embeds, pooled},
+             {{"format", "steadyflux-prompt-embeds"}, {"version", "3"}});
   expect_error(ErrorKind::kBadInput, "file not found",
                [&] { PromptEmbedsFile(folder / "none.safetensors"); });
 }

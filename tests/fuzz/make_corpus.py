@@ -70,6 +70,8 @@ def metadata():
     seed("metadata", "no-guidance", json.dumps(dict(METADATA, guidance_scale=None)))
     seed("metadata", "zero-byte", json.dumps(dict(METADATA, prompt="a\0b", model='a,b:"c"\n')))
     seed("metadata", "negative", json.dumps(dict(METADATA, seed=-1)))
+    seed("metadata", "negative-prompt", json.dumps(dict(
+        METADATA, prompt_2="b", negative_prompt="c\n", negative_prompt_2="d", true_cfg_scale=2)))
 
 
 def chunk(kind, data):
@@ -103,6 +105,8 @@ def prompt_file():
     text, lines, csv, tabs = range(4)
     every = {"prompt": "a \"cat\", \u732b", "seed": 2**64 - 1, "width": 64, "height": "48",
              "steps": 4.0, "guidance": 3.5, "max-sequence-length": 64, "n": 2, "output": "a.png"}
+    texts = {"prompt_2": " b ", "negative_prompt": "", "negative-prompt-2": "c", "true_cfg_scale": 2}
+    seed("prompt_file", "texts", picked(lines, json.dumps({"prompt": "a", **texts})))
     seed("prompt_file", "text", picked(text, "\ufeff# comment\r\na red cat\r\n\r\n  a dog\n\t#\n"
                                        + json.dumps(every)))
     seed("prompt_file", "jsonl", picked(lines, json.dumps(every) + "\n\n" + json.dumps(

@@ -60,6 +60,39 @@ PictureMetadata example_from_picture() {
   return metadata;
 }
 
+TEST(Metadata, JsonBringsOtherTextsBack) {
+  auto metadata = example();
+  EXPECT_EQ(to_json(metadata).find("prompt_2"), std::string::npos);
+  EXPECT_EQ(to_json(metadata).find("negative"), std::string::npos);
+  metadata.prompt_2 = "\"two\"\n";
+  EXPECT_EQ(metadata_from_json(to_json(metadata), "x.png"), metadata);
+  metadata.negative = {.prompt = "", .true_cfg_scale = 1.0 + 1.0 / 3.0};
+  EXPECT_EQ(metadata_from_json(to_json(metadata), "x.png"), metadata);
+  metadata.negative->prompt_2 = "blurry";
+  EXPECT_EQ(metadata_from_json(to_json(metadata), "x.png"), metadata);
+}
+
+TEST(Metadata, OtherTextsAreChecked) {
+  auto metadata = example();
+  metadata.prompt_2 = "two";
+  metadata.negative = {.prompt = "a", .prompt_2 = "b", .true_cfg_scale = 4};
+  const auto good = nlohmann::json::parse(to_json(metadata));
+  const auto refuse = [&](const std::string& key, const nlohmann::json& value) {
+    auto changed = good;
+    changed[key] = value;
+    expect_error(ErrorKind::kBadInput, "'" + key + "'",
+                 [&] { metadata_from_json(changed.dump(), "x.png"); });
+  };
+  for (const char* key : {"prompt_2", "negative_prompt", "negative_prompt_2", "true_cfg_scale"}) {
+    refuse(key, nlohmann::json::array());
+  }
+  for (const double scale : {1.0, 0.0, -2.0}) refuse("true_cfg_scale", scale);
+  auto changed = good;
+  changed.erase("true_cfg_scale");
+  expect_error(ErrorKind::kBadInput, "'true_cfg_scale'",
+               [&] { metadata_from_json(changed.dump(), "x.png"); });
+}
+
 TEST(Metadata, JsonBringsThePictureToBeginFromBack) {
   auto metadata = example_from_picture();
   EXPECT_EQ(metadata_from_json(to_json(metadata), "x.png"), metadata);
@@ -168,6 +201,25 @@ TEST(Metadata, A1111) {
   metadata.init_image = {.image = "a.png", .image_hash = "0", .strength = 0.75};
   EXPECT_NE(a1111_parameters(metadata).find("Model: m, Denoising strength: 0.75, Version"),
             std::string::npos);
+}
+
+TEST(Metadata, A1111HasTheNegativePromptOnALineOfItsOwn) {
+  PictureMetadata metadata = example();
+  metadata.prompt = "a red apple";
+  metadata.seed = 7;
+  metadata.negative = {.prompt = "blurry,\ndark", .true_cfg_scale = 3.5};
+  EXPECT_EQ(
+      a1111_parameters(metadata),
+      "a red apple\nNegative prompt: blurry,\ndark\nSteps: 28, Sampler: Euler, Schedule type: "
+      "Simple, CFG scale: 3.5, Distilled CFG Scale: 3.5, Seed: 7, Size: 512x768, Model: "
+      "FLUX.1-dev, Version: steadyflux 0.1.0");
+  metadata.negative = {.prompt = "", .prompt_2 = "dark", .true_cfg_scale = 2};
+  metadata.prompt_2 = "a red, red apple";
+  EXPECT_EQ(
+      a1111_parameters(metadata),
+      "a red apple\nSteps: 28, Sampler: Euler, Schedule type: Simple, CFG scale: 2, Distilled "
+      "CFG Scale: 3.5, Seed: 7, Size: 512x768, Model: FLUX.1-dev, Prompt 2: \"a red, red "
+      "apple\", Negative prompt 2: dark, Version: steadyflux 0.1.0");
 }
 
 std::string model_identity(const std::filesystem::path& folder) {

@@ -67,6 +67,7 @@ TEST(Plan, NeverExceedsItsBudgetAndMoreIsNeverPoorer) {
     const auto model = flux1(pick(1, 19), pick(1, 38));
     auto work = picture(16 * pick(4, 128), 16 * pick(4, 128));
     work.num_images = pick(1, 4);
+    work.num_guided = pick(0, work.num_images);
     work.num_inference_steps = pick(1, 60);
     work.dtype = pick(0, 3) == 0 ? "fp32" : "bf16";
     const bool on_card = i % 2 == 0;
@@ -140,6 +141,32 @@ TEST(Plan, ModulationIsNotInPlaceWhileDenoising) {
   const auto total = static_cast<double>(denoise.total_bytes() + denoise.fixed_bytes);
   EXPECT_NEAR(total / 2e9, 11.90 - 3.247, 0.05);
   for (const auto& unit : denoise.units) EXPECT_EQ(unit.name.find("norm1"), std::string::npos);
+}
+
+TEST(Plan, ANegativePromptTakesRoomAndBringsNoWeightsAgain) {
+  const auto model = flux1();
+  auto work = picture(1024, 1024);
+  const auto plain = make_plan(model, work, card(8 * kGiB, 16 * kGiB));
+  work.num_guided = 1;
+  work.num_prompts = work.num_encoded = work.num_tables = 2;
+  const auto guided = make_plan(model, work, card(8 * kGiB, 16 * kGiB));
+  EXPECT_TRUE(guided.fits);
+  // Its stream of text and picture, in bf16, at least.
+  const auto stream = (512 + 4096) * std::int64_t{3072} * 2;
+  EXPECT_GT(guided.phase("denoise").device_activations,
+            plain.phase("denoise").device_activations + stream);
+  EXPECT_EQ(guided.phase("denoise").weights.front().passes, 28);
+  // Of a group of four with one negative prompt five go in, with four of them eight.
+  work.num_images = 4;
+  std::int64_t before = 0;
+  for (const std::int64_t count : {0, 1, 4}) {
+    work.num_guided = count;
+    const auto plan = make_plan(model, work, card(24 * kGiB, 64 * kGiB));
+    ASSERT_EQ(plan.denoise_group, 4) << count;
+    const auto activations = plan.phase("denoise").device_activations;
+    EXPECT_GE(activations, before) << count;
+    before = activations + stream;
+  }
 }
 
 TEST(Plan, ManyStepsAreModulatedInChunks) {

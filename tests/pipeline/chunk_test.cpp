@@ -1,4 +1,4 @@
-// Image to image: which steps its strength leaves out, and what pictures then have in common.
+// Which steps the strength of image to image leaves out, and what pictures have in common.
 #include "pipeline/chunk.h"
 
 #include <gtest/gtest.h>
@@ -91,6 +91,62 @@ TEST(Chunk, PicturesOfAnotherStrengthHaveATableOfTheirOwn) {
   EXPECT_EQ(chunk.pictures[3].table, chunk.pictures[4].table);
   EXPECT_EQ(chunk.tables[0].steps(), 3);
   EXPECT_EQ(chunk.total_steps(), 3 + 3 + 2 + 5 + 5);
+}
+
+TEST(Chunk, ATextForT5ThatIsThePromptIsNoTextOfItsOwn) {
+  const auto model = small_model();
+  std::vector<Request> requests(4, {.prompt = "x", .width = 48, .height = 32});
+  requests[1].prompt_2 = "x";
+  requests[2].prompt_2 = "y";
+  requests[3].prompt = "y";
+  requests[3].prompt_2 = "x";
+  const auto chunk = make_chunk(model, requests);
+  ASSERT_EQ(chunk.prompts.size(), 3u);
+  EXPECT_EQ(chunk.pictures[0].prompt, chunk.pictures[1].prompt);
+  EXPECT_EQ(chunk.prompts[0].t5_text(), "x");
+  EXPECT_EQ(chunk.prompts[1].text, "x");
+  EXPECT_EQ(chunk.prompts[1].t5_text(), "y");
+  EXPECT_EQ(chunk.tables.size(), 3u);
+}
+
+TEST(Chunk, NegativePromptsAreSharedAndMayBePrompts) {
+  const auto model = small_model();
+  std::vector<Request> requests(4, {.prompt = "x", .width = 48, .height = 32, .num_images = 2});
+  requests[0].negative_prompt = "dark";
+  requests[0].true_cfg_scale = 3;
+  requests[1] = requests[0];
+  requests[1].true_cfg_scale = 5;  // nothing that embeddings and modulations depend on
+  requests[2] = requests[0];
+  requests[2].prompt = "dark";
+  requests[2].negative_prompt = "x";
+  requests[3].negative_prompt = "rain";  // without a scale: no effect
+  const auto chunk = make_chunk(model, requests);
+  EXPECT_EQ(chunk.prompts.size(), 2u);
+  EXPECT_EQ(chunk.tables.size(), 2u);
+  const auto& first = chunk.pictures[0];
+  ASSERT_TRUE(first.negative && chunk.pictures[4].negative);
+  EXPECT_EQ(first.negative->prompt, chunk.pictures[4].prompt);
+  EXPECT_EQ(first.negative->table, chunk.pictures[4].table);
+  EXPECT_EQ(chunk.pictures[4].negative->table, first.table);
+  EXPECT_EQ(first.texts().size(), 2u);
+  EXPECT_FALSE(chunk.pictures[6].negative);
+  EXPECT_EQ(chunk.pictures[6].texts().size(), 1u);
+  EXPECT_EQ(make_workload(chunk, {}, "auto", 1).num_guided, 6);
+}
+
+TEST(Chunk, NegativePromptsMayHaveAnotherTextForT5) {
+  const auto model = small_model();
+  std::vector<Request> requests(2, {.prompt = "x", .width = 48, .height = 32});
+  for (auto& request : requests) {
+    request.negative_prompt = "";
+    request.true_cfg_scale = 1.5;
+  }
+  requests[1].negative_prompt_2 = "dark";
+  const auto chunk = make_chunk(model, requests);
+  ASSERT_EQ(chunk.prompts.size(), 3u);
+  EXPECT_EQ(chunk.prompts[1].t5_text(), "");
+  EXPECT_EQ(chunk.prompts[2].t5_text(), "dark");
+  EXPECT_NE(chunk.pictures[0].negative->table, chunk.pictures[1].negative->table);
 }
 
 TEST(MakeWorkload, CountsPicturesToEncodeAndMasks) {

@@ -129,8 +129,9 @@ class ObjectReader : public nlohmann::json_sax<json> {
     bad(fmt::format("{} is {}, expected {}", quoted_key(key_), type, expected));
   }
   bool takes_string() const {
-    return name_ == "prompt" || name_ == "output" || name_ == "lora" || name_ == "image" ||
-           name_ == "mask";
+    constexpr std::string_view kStrings[] = {"prompt", "output",    "lora",           "image",
+                                             "mask",   "reference", "reference-size", "control-image"};
+    return std::find(std::begin(kStrings), std::end(kStrings), name_) != std::end(kStrings);
   }
   bool number(std::string text) {
     if (takes_string()) wrong_type("a number");

@@ -17,7 +17,7 @@ struct Key {
   bool whole;  // a whole number is expected
 };
 
-constexpr std::array<Key, 17> kKeys = {{
+constexpr std::array<Key, 20> kKeys = {{
     {"prompt", "prompt", false},
     {"seed", "seed", true},
     {"width", "width", true},
@@ -31,6 +31,9 @@ constexpr std::array<Key, 17> kKeys = {{
     {"image", "image", false},
     {"mask", "mask", false},
     {"strength", "strength", false},
+    {"reference", "reference", false},
+    {"reference-size", "reference-size", false},
+    {"control-image", "control-image", false},
     {"base-size", "base-size", true},
     {"num-inference-steps", "steps", true},
     {"guidance-scale", "guidance", false},
@@ -61,8 +64,8 @@ const Key* find_key(std::string_view key) {
   }
   bad(
       fmt::format("unknown key {}; known are prompt, seed, width, height, steps, guidance, "
-                  "max-sequence-length, num-images (or n), lora, image, mask, strength, "
-                  "base-size and output",
+                  "max-sequence-length, num-images (or n), lora, image, mask, strength, reference, "
+                  "reference-size, control-image, base-size and output",
                   quoted_key(key)));
 }
 

@@ -14,6 +14,7 @@
 #include "memory/plan.h"
 #include "memory/plan_advice.h"
 #include "memory/probe.h"
+#include "pipeline/condition_check.h"
 #include "pipeline/device.h"
 #include "pipeline/dtypes.h"
 #include "pipeline/generate.h"
@@ -195,6 +196,7 @@ void Pipeline::check(const Request& request) const {
   if (request.init_image) check_strength(request.init_image->strength);
   if (request.progressive) check_progressive(request, multiple);
   if (request.tile != 0) check_multiple("tile", request.tile, multiple);
+  check_condition(state_->model, request);
   state_->find_loras(request.loras);
 }
 
@@ -271,7 +273,7 @@ void Pipeline::make_pictures(std::span<const Request> requests, Observer& observ
   workload.num_encoded = std::count_if(embeddings.begin(), embeddings.end(),
                                        [](const auto& one) { return !one.defined(); });
   if (workload.num_encoded > 0) check_encoders(state_->model);
-  if (workload.num_init_images > 0) check_vae_encoder(state_->model);
+  if (workload.encodes_images()) check_vae_encoder(state_->model);
   std::vector<ChunkPrompt> known;
   for (std::size_t i = 0; i < embeddings.size(); ++i) {
     if (embeddings[i].defined()) known.push_back(chunk.prompts[i]);

@@ -39,8 +39,8 @@ struct ConditionRecord {
   ConditionImage::Role role = ConditionImage::Role::kReference;
   std::string image;  // as it was opened
   std::string image_hash;
-  std::string mask = "";  // likewise, of kFill
-  std::string mask_hash = "";
+  std::string mask = {};  // likewise, of kFill
+  std::string mask_hash = {};
   std::int64_t width = 0;   // pixels, of a kReference as it was shown
   std::int64_t height = 0;  // pixels, likewise
 

@@ -19,6 +19,10 @@ SHOWN = {"kontext": ["--reference", PHOTO, "--reference-size", "own"],
          "control": ["--control-image", DEPTH]}
 
 
+def mean_difference(a, b):
+    return sum(abs(x - y) for x, y in zip(a, b, strict=True)) / len(a)
+
+
 class VariantTest(ImageTest):
     @classmethod
     def setUpClass(cls):
@@ -79,6 +83,22 @@ class VariantGoldensTest(VariantTest):
         # The tensors are those of dev, the guidance is not.
         self.draw("-m", GOLDENS / "b/model", *SHORT, *shown, "--guidance", "2.5")
         self.assertEqual(read_png(self.folder / "out.png")[2], expected)
+
+    def test_in_tiles(self):
+        self.picture("wide.png", 96, 32)
+        self.mask(lambda x, y: 20 < x < 70, width=96)
+        for kind, options in [("control", ["--control-image", "wide.png"]),
+                              ("fill", ["--image", "wide.png", "--mask", "mask.png"])]:
+            whole = self.pixels(kind, *options)
+            self.assertEqual(self.pixels(kind, *options, "--tile", "96"), whole)
+            in_tiles = self.pixels(kind, *options, "--tile", "48")
+            self.assertEqual(in_tiles[:2], (96, 32))
+            self.assertNotEqual(in_tiles, whole)
+            # What is shown goes with its tile: elsewhere it would be another picture.
+            self.draw("-m", self.models / kind, *SHORT, *options, "--tile", "48", "-s", "1")
+            other_seed = read_png(self.folder / "out.png")
+            self.assertLess(mean_difference(in_tiles[2], whole[2]),
+                            0.8 * mean_difference(other_seed[2], whole[2]))
 
     def test_from_a_single_file(self):
         *_, expected = self.pixels("fill")
@@ -184,6 +204,8 @@ class VariantRefusalsTest(VariantTest):
         self.refused("kontext", "--control-image", PHOTO, "--reference", PHOTO, says="give one")
         self.refused("kontext", "--reference", PHOTO, "--reference-size", "64", says="preferred")
         self.refused("kontext", "--reference-size", "own", says="--reference-size without")
+        self.refused("kontext", *SHOWN["kontext"], "--tile", "32", says="--tile")
+        self.refused("control", *SHOWN["control"], "--progressive", says="--progressive")
         for kind, option in [("kontext", "--reference"), ("control", "--control-image")]:
             self.fail_with(2, "x", "-m", self.models / kind, option, PHOTO, "--size", "auto",
                            says="--size auto with " + option)

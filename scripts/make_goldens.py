@@ -63,16 +63,16 @@ REQUESTS = {
 
 
 def load_pipeline(folder: Path, dtype: torch.dtype):
-    from diffusers import FluxPipeline
+    from diffusers import DiffusionPipeline
 
-    pipeline = FluxPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True)
+    pipeline = DiffusionPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
 def call_pipeline(pipeline, request: dict, **more):
     return pipeline(
-        request["prompt"],
+        prompt=request["prompt"],
         width=request["width"],
         height=request["height"],
         num_inference_steps=request["steps"],

@@ -5,6 +5,7 @@
     pip install -r scripts/requirements-goldens.txt
     scripts/parity.py --count 20                    # fp32 and bf16, exits 1 on a failure
     scripts/parity.py --count 5 --dtype bf16 --seed 100 --keep /tmp/parity
+    scripts/parity.py --variant kontext             # or fill, control: with random pictures
 
 Every case draws a pipeline, a prompt, a size, steps, guidance, a seed and a text length from
 --seed + its number, so a failing case is repeated with `--seed N --count 1`.
@@ -15,6 +16,7 @@ fp16 is compared too if asked for, with the limit of bf16.
 """
 
 import argparse
+import dataclasses
 import random
 import shutil
 import subprocess
@@ -48,6 +50,37 @@ PROMPTS = [
 ]
 
 
+# The class in diffusers, and the channels that go into the transformer.
+VARIANTS = {
+    "kontext": ("FluxKontextPipeline", 64),
+    "fill": ("FluxFillPipeline", 384),
+    "control": ("FluxControlPipeline", 128),
+}
+
+
+def random_picture(rng: random.Random, file: Path, sharp: bool) -> Image.Image:
+    coarse = numpy.array([rng.randrange(256) for _ in range(5 * 7 * 3)], numpy.uint8)
+    size = (rng.randint(16, 90), rng.randint(16, 90))
+    filter_ = Image.NEAREST if sharp else Image.BICUBIC
+    picture = Image.fromarray(coarse.reshape(5, 7, 3)).resize(size, filter_)
+    picture.save(file)
+    return picture
+
+
+def show_pictures(rng: random.Random, variant: str, request: dict, folder: Path) -> tuple:
+    """What a model of this variant is shown: arguments of diffusers, options of steadyflux."""
+    one, two = folder / "one.png", folder / "two.png"
+    picture = random_picture(rng, one, False)
+    if variant == "kontext":
+        area = request["width"] * request["height"]
+        arguments = {"image": picture, "max_area": area, "_auto_resize": False}
+        return arguments, ["--reference", one, "--reference-size", "own"]
+    if variant == "fill":
+        mask = random_picture(rng, two, True)
+        return {"image": picture, "mask_image": mask}, ["--image", one, "--mask", two]
+    return {"control_image": picture}, ["--control-image", one]
+
+
 def random_request(rng: random.Random, dev: bool) -> dict:
     seeds = [rng.randrange(100), rng.randrange(2**32), rng.randrange(2**32, 2**63)]
     seeds.append(rng.randrange(2**63, 2**64 - 8))
@@ -62,7 +95,7 @@ def random_request(rng: random.Random, dev: bool) -> dict:
     )
 
 
-def command(args, model: Path, request: dict, dtype: str, output: Path) -> list:
+def command(args, model: Path, request: dict, dtype: str, output: Path, more: list = ()) -> list:
     options = [
         *("-m", model),
         *("-W", request["width"]),
@@ -74,6 +107,7 @@ def command(args, model: Path, request: dict, dtype: str, output: Path) -> list:
         *("--dtype", dtype),
         *("--device", "cpu"),
         *("-o", output),
+        *more,
         "-q",
     ]
     # The prompt last, behind `--`: it may start with a dash.
@@ -95,17 +129,25 @@ def check_case(args, number: int, dtypes: list, folder: Path) -> list:
     rng = random.Random(number)
     shape = random_shape(rng)
     request = random_request(rng, shape.guidance_embeds)
+    arguments, options = {}, []
+    if args.variant:
+        pipeline, in_channels = VARIANTS[args.variant]
+        shape = dataclasses.replace(
+            shape, pipeline=pipeline, in_channels=in_channels, guidance_embeds=True
+        )
+        arguments, options = show_pictures(rng, args.variant, request, folder)
     model = folder / "model"
     make_pipeline(model, shape, number)
     rows = []
     for dtype in dtypes:
         row = dict(case=number, dtype=dtype, request=request, shape=shape, error="")
         rows.append(row)
-        reference = call_pipeline(load_pipeline(model, DTYPES[dtype]), request).images[0]
+        pipeline = load_pipeline(model, DTYPES[dtype])
+        reference = call_pipeline(pipeline, request, **arguments).images[0]
         reference.save(folder / f"{dtype}-diffusers.png")
         output = folder / f"{dtype}-steadyflux.png"
         try:
-            run_program(command(args, model, request, dtype, output))
+            run_program(command(args, model, request, dtype, output, options))
             found, expected = pixels_of(output), numpy.array(reference)
             if found.shape != expected.shape:
                 raise RuntimeError(f"picture is {found.shape}, expected {expected.shape}")
@@ -161,6 +203,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0, help="number of the first case")
     parser.add_argument("--dtype", action="append", choices=sorted(LIMITS), help="may be repeated")
+    parser.add_argument("--variant", choices=sorted(VARIANTS), help="of FLUX.1; repeats are left out")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="leave models and pictures there")
     parser.add_argument(
         "--binary", type=Path, default=REPOSITORY / "build" / "release" / "steadyflux"
@@ -205,7 +248,7 @@ def main() -> None:
                 failures += bool(row["error"])
             if not args.keep:
                 shutil.rmtree(folder)
-        for dtype in dtypes:
+        for dtype in [] if args.variant else dtypes:
             folder = root / f"repeats-{dtype}"
             folder.mkdir(parents=True)
             errors = check_repeats(args, dtype, folder)

@@ -31,6 +31,7 @@ class Shape:
     num_layers: int = 2
     num_single_layers: int = 2
     guidance_embeds: bool = False
+    in_channels: int = 64  # of 64 that go out: 384 Fill, 128 Depth and Canny
     # scheduler
     shift: float = 1.0
     use_dynamic_shifting: bool = False
@@ -55,6 +56,7 @@ class Shape:
     scaling_factor: float = 0.3611
     shift_factor: float = 0.1159
     # files
+    pipeline: str = "FluxPipeline"
     tokenizers: str = "tiny"  # tiny, emoji (models/emoji) or real (../shared/flux1)
     dtype: str = "fp32"  # of the weights on disk
     max_shard_size: str = ""  # e.g. "60KB"; empty: one file per component
@@ -334,7 +336,8 @@ def build_components(shape: Shape, clip_vocab: int, t5_vocab: int, generator: to
             if name.endswith("SelfAttention.q.weight"):
                 parameter.mul_(1 / math.sqrt(shape.t5_d_kv))
     transformer = FluxTransformer2DModel(
-        in_channels=64,
+        in_channels=shape.in_channels,
+        out_channels=64 if shape.in_channels != 64 else None,
         num_layers=shape.num_layers,
         num_single_layers=shape.num_single_layers,
         attention_head_dim=sum(shape.axes_dims_rope),
@@ -414,7 +417,7 @@ def make_pipeline(root: Path, shape: Shape, seed: int) -> None:
         "transformer": ("diffusers", "FluxTransformer2DModel"),
         "vae": ("diffusers", "AutoencoderKL"),
     }
-    index = {"_class_name": "FluxPipeline", "_diffusers_version": "0.42.1", **classes}
+    index = {"_class_name": shape.pipeline, "_diffusers_version": "0.42.1", **classes}
     (root / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
 
     def clip_name(name):

@@ -28,6 +28,7 @@ struct RandomModelShape {
   std::vector<std::int64_t> vae_channels = {32, 64, 64, 64};
   at::ScalarType dtype = at::kBFloat16;
   bool guidance = true;
+  std::int64_t in_channels = 64;  // of 64 that go out
 };
 
 class RandomModel {
@@ -63,7 +64,8 @@ class RandomModel {
                                            {"joint_attention_dim", shape.t5_dim},
                                            {"pooled_projection_dim", shape.clip_dim},
                                            {"guidance_embeds", shape.guidance},
-                                           {"in_channels", 64}});
+                                           {"in_channels", shape.in_channels},
+                                           {"out_channels", 64}});
     auto vae = read_json(golden / "vae/config.json");
     vae["block_out_channels"] = shape.vae_channels;
     vae["down_block_types"] =
@@ -80,8 +82,11 @@ class RandomModel {
                   shape.dtype);
     write_weights("transformer/diffusion_pytorch_model.safetensors",
                   FluxTransformer(model.transformer).slots(), shape.dtype);
-    write_weights("vae/diffusion_pytorch_model.safetensors",
-                  AutoencoderKlDecoder(model.vae).slots(), shape.dtype);
+    AutoencoderKlDecoder decoder(model.vae);
+    AutoencoderKlEncoder encoder(model.vae);
+    auto vae_slots = decoder.slots();
+    for (auto& slot : encoder.slots()) vae_slots.push_back(std::move(slot));
+    write_weights("vae/diffusion_pytorch_model.safetensors", vae_slots, shape.dtype);
   }
   ~RandomModel() { std::filesystem::remove_all(root_); }
   RandomModel(const RandomModel&) = delete;

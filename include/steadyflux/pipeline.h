@@ -53,6 +53,23 @@ struct InitImage {
   double strength = 0.6;
 };
 
+// A picture that the model is shown in every step, by models that are made for it.
+struct ConditionImage {
+  enum class Role {
+    kReference,  // what the picture goes by, of any size: Kontext
+    kFill,       // filled in where the mask is light: Fill
+    kControl,    // a depth map or edges: Depth, Canny
+  };
+  Role role = Role::kReference;
+  std::filesystem::path image;
+  std::filesystem::path mask = {};  // of kFill
+  // In pixels, of what load gives; multiples of 16, and but for kReference the request's.
+  std::int64_t width = 0;
+  std::int64_t height = 0;
+  std::function<InitImage::Pixels()> load;  // likewise called when needed, and again if need be
+  std::int64_t load_bytes = 0;              // of RAM that it takes at most
+};
+
 // A picture that is begun small and made larger in stages. Each stage is image to image from the
 // picture before it, resized.
 struct Progressive {
@@ -85,6 +102,7 @@ struct Request {
   std::int64_t max_sequence_length = 512;  // T5 tokens, 1..512
   std::vector<LoraUse> loras = {};
   std::shared_ptr<const InitImage> init_image = nullptr;
+  std::shared_ptr<const ConditionImage> condition = nullptr;
   // Without an init_image only.
   std::optional<Progressive> progressive = {};
   // Pixels, a multiple of 16. A picture with longer sides is made in overlapping tiles of this
@@ -161,7 +179,7 @@ class PromptEmbedsStore {
 struct SavedLatents {
   std::int64_t steps_done = 0;
   std::string dtype;                // bf16, fp16, fp32
-  std::vector<std::int64_t> shape;  // packed: [1, S, in_channels]
+  std::vector<std::int64_t> shape;  // packed: [1, S, out_channels]
   std::vector<std::byte> values;
 };
 

@@ -17,7 +17,7 @@ struct Key {
   PromptValue value;
 };
 
-constexpr std::array<Key, 21> kKeys = {{
+constexpr std::array<Key, 24> kKeys = {{
     {"prompt", "prompt", PromptValue::kText},
     {"prompt-2", "prompt-2", PromptValue::kText},
     {"negative-prompt", "negative-prompt", PromptValue::kText},
@@ -35,6 +35,9 @@ constexpr std::array<Key, 21> kKeys = {{
     {"image", "image", PromptValue::kString},
     {"mask", "mask", PromptValue::kString},
     {"strength", "strength", PromptValue::kNumber},
+    {"reference", "reference", PromptValue::kString},
+    {"reference-size", "reference-size", PromptValue::kString},
+    {"control-image", "control-image", PromptValue::kString},
     {"base-size", "base-size", PromptValue::kWhole},
     {"num-inference-steps", "steps", PromptValue::kWhole},
     {"guidance-scale", "guidance", PromptValue::kNumber},
@@ -60,12 +63,12 @@ const Key* find_key(std::string_view key) {
     bad(fmt::format("{} is the same for all prompts: give it as --{} on the command line",
                     quoted_key(key), dashed));
   }
-  bad(fmt::format(
-      "unknown key {}; known are prompt, prompt-2, negative-prompt, "
-      "negative-prompt-2, true-cfg-scale, seed, width, height, steps, guidance, "
-      "max-sequence-length, num-images (or n), lora, image, mask, strength, base-size and "
-      "output",
-      quoted_key(key)));
+  bad(
+      fmt::format("unknown key {}; known are prompt, prompt-2, negative-prompt, "
+                  "negative-prompt-2, true-cfg-scale, seed, width, height, steps, guidance, "
+                  "max-sequence-length, num-images (or n), lora, image, mask, strength, reference, "
+                  "reference-size, control-image, base-size and output",
+                  quoted_key(key)));
 }
 
 // "4.0" is how programs write a 4 that went through floating point, as columns with blank cells do.

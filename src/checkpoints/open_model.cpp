@@ -192,12 +192,6 @@ FluxModel open_file(const fs::path& file, const ModelParts& parts) {
                 fmt::format("{}: this is {}, steadyflux makes pictures with FLUX.1 models",
                             file.string(), recognised.description));
   }
-  if (recognised.variant == FluxVariant::kFill || recognised.variant == FluxVariant::kControl) {
-    throw Error(ErrorKind::kBadInput,
-                fmt::format("{}: this is {}, which works on a picture; steadyflux makes pictures "
-                            "from text with FLUX.1-schnell, FLUX.1-dev and their like",
-                            file.string(), recognised.description));
-  }
   FluxModel model;
   model.root = file;
   model.name = file.stem().string();
@@ -208,7 +202,7 @@ FluxModel open_file(const fs::path& file, const ModelParts& parts) {
   read_configs(model);
   model.scheduler = infer_flow_match_euler_config(model.transformer);
   check_parts(model);
-  model.defaults = read_generation_defaults(file.parent_path(), model.transformer.guidance_embeds);
+  model.defaults = read_generation_defaults(file.parent_path(), model);
   return model;
 }
 

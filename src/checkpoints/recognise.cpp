@@ -81,11 +81,9 @@ FluxVariant transformer_variant(const TensorNames& names, const FilePart& part) 
   const bool bfl = part.naming == Naming::kBfl;
   const auto in = names.columns(part.prefix + (bfl ? "img_in" : "x_embedder"));
   const auto out = names.side(part.prefix + (bfl ? "final_layer.linear.bias" : "proj_out.bias"), 0);
-  if (in > 0 && in == 6 * out) return FluxVariant::kFill;
-  if (in > 0 && in == 2 * out) return FluxVariant::kControl;
   const bool guidance =
       names.begins(part.prefix + (bfl ? "guidance_in." : "time_text_embed.guidance_embedder."));
-  return guidance ? FluxVariant::kDev : FluxVariant::kSchnell;
+  return variant_of_channels(in, out, guidance);
 }
 
 // The width is that of a norm, which nobody quantises.
@@ -168,20 +166,6 @@ void describe_all_in_one(RecognisedFile& file) {
 }
 
 }  // namespace
-
-std::string to_string(FluxVariant variant) {
-  switch (variant) {
-    case FluxVariant::kSchnell:
-      return "FLUX.1-schnell";
-    case FluxVariant::kDev:
-      return "FLUX.1-dev";
-    case FluxVariant::kFill:
-      return "FLUX.1-Fill";
-    case FluxVariant::kControl:
-      return "FLUX.1-Depth or -Canny";
-  }
-  return "FLUX.1";
-}
 
 bool RecognisedFile::has(Component component) const {
   return std::any_of(parts.begin(), parts.end(),

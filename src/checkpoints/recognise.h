@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "config/flux_variant.h"
 #include "weights/checkpoint.h"
 #include "weights/key_names.h"
 #include "weights/tensor_view.h"
@@ -25,14 +26,6 @@ enum class FileKind {
   kUnknown,  // not known
 };
 
-// FLUX.1 Kontext and FLUX.1 Krea have the tensors of dev.
-enum class FluxVariant {
-  kSchnell,  // no guidance embedding
-  kDev,
-  kFill,     // in_channels 6 x out_channels: image, masked image, mask
-  kControl,  // Depth, Canny: in_channels 2 x out_channels
-};
-
 // A component in a file: its tensors are those whose names begin with `prefix`, less what
 // placements() does not know.
 struct FilePart {
@@ -46,7 +39,8 @@ struct FilePart {
 struct RecognisedFile {
   FileKind kind = FileKind::kUnknown;
   std::vector<FilePart> parts;         // of kTransformer ... kAllInOne
-  std::optional<FluxVariant> variant;  // where a transformer is among them
+  // Where a transformer is among them. Kontext has the tensors of dev, and is taken for one.
+  std::optional<FluxVariant> variant;
   std::string description;             // "a Stable Diffusion XL checkpoint"
 
   bool has(Component component) const;
@@ -59,8 +53,5 @@ RecognisedFile recognise(const std::map<std::string, TensorView>& tensors,
 
 // The same of a file that is open, or of a component folder.
 RecognisedFile recognise_file(const Checkpoint& checkpoint);
-
-// "FLUX.1-dev"
-std::string to_string(FluxVariant variant);
 
 }  // namespace steadyflux

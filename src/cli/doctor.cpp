@@ -97,7 +97,7 @@ Json examine_model(const FoundModel& found, const ModelParts& parts, std::int64_
   if (const auto space = probe_disk(found.folder)) facts["disk_available"] = space->available;
   try {
     const FluxModel model = open_model(found.folder, parts);
-    facts["variant"] = model.transformer.guidance_embeds ? "dev" : "schnell";
+    facts["variant"] = short_name(model.variant());
     for (const auto& [part, component, path] :
          {std::tuple{"text_encoder", Component::kTextEncoder, model.paths.text_encoder},
           {"text_encoder_2", Component::kTextEncoder2, model.paths.text_encoder_2},

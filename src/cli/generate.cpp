@@ -46,6 +46,11 @@ void compare_with_record(const PictureMetadata& now, const PictureMetadata& reco
             now.init_image->image_hash);
     compare("mask (its file's hash)", recorded.init_image->mask_hash, now.init_image->mask_hash);
   }
+  if (recorded.condition && now.condition) {
+    compare("picture that the model is shown (its file's hash)", recorded.condition->image_hash,
+            now.condition->image_hash);
+    compare("mask (its file's hash)", recorded.condition->mask_hash, now.condition->mask_hash);
+  }
   for (std::size_t i = 0; i < std::min(recorded.loras.size(), now.loras.size()); ++i) {
     compare("LoRA (its file's hash)", recorded.loras[i].hash, now.loras[i].hash);
   }

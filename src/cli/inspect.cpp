@@ -52,7 +52,7 @@ Json inspect_model(const fs::path& folder, bool with_tensors) {
   const FluxModel model = FluxModel::open(folder);
   Json result = {{"kind", "model"},
                  {"name", model.name},
-                 {"variant", model.transformer.guidance_embeds ? "dev" : "schnell"},
+                 {"variant", short_name(model.variant())},
                  {"defaults",
                   {{"width", model.defaults.width},
                    {"height", model.defaults.height},

@@ -21,6 +21,7 @@ class Layers {
   bool picture(bool Options::*flag) const {
     return line_.typed.*flag || (!has_record_ && line_.configured.*flag);
   }
+  Command command() const { return line_.command; }
   const std::optional<std::string>& typed(std::optional<std::string> Options::*option) const {
     return line_.typed.*option;
   }

@@ -112,12 +112,20 @@ constexpr std::array kValueOptions = {
                 "the picture's shape, such as 16:9, for an area or auto"},
     ValueOption{&Options::image, kForNewPictures | kForPlan, kPictureGroup, "image", "", "FILE",
                 "begin from this picture (PNG, JPEG), resized to width x height; without them its "
-                "own size counts"},
+                "own size counts. FLUX.1-Fill: the picture to fill. FLUX.1-Kontext: as --reference"},
     ValueOption{&Options::mask, kForNewPictures | kForPlan, kPictureGroup, "mask", "", "FILE",
                 "with --image: paint anew where this picture is light, keep the rest"},
     ValueOption{&Options::strength, kForPictures | kForPlan, kPictureGroup, "strength", "", "X",
                 "with --image: how far it may change, above 0 to 1 (default: 0.6); with "
                 "--progressive and upscale: likewise what was enlarged (default: 0.3)"},
+    ValueOption{&Options::reference, kForNewPictures | kForPlan, kPictureGroup, "reference", "",
+                "FILE", "FLUX.1-Kontext: the picture that the prompt is about"},
+    ValueOption{&Options::reference_size, kForNewPictures | kForPlan, kPictureGroup, "reference-size",
+                "", "WHICH",
+                "preferred: the nearest of Kontext's resolutions; own: its own (default: preferred)"},
+    ValueOption{&Options::control_image, kForNewPictures | kForPlan, kPictureGroup, "control-image",
+                "", "FILE",
+                "FLUX.1-Depth, -Canny: a depth map or edges, made beforehand, resized as --image"},
     ValueOption{&Options::base_size, kForNewPictures | kForPlan, kPictureGroup, "base-size", "",
                 "PIXELS",
                 "like --progressive, from this longer side (default: 512, or the model's usual "

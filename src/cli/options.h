@@ -39,6 +39,9 @@ struct Options {
   std::optional<std::string> image;
   std::optional<std::string> mask;
   std::optional<std::string> strength;
+  std::optional<std::string> reference;
+  std::optional<std::string> reference_size;
+  std::optional<std::string> control_image;
   std::optional<std::string> base_size;
   std::optional<std::string> tile;
   std::optional<std::string> to;      // of upscale

@@ -48,6 +48,26 @@ std::string model_hash_of(const GenerateJob& job) {
   return kept_identity(model_files(job.model), job.use_cache ? cache_folder() : fs::path());
 }
 
+namespace {
+
+ConditionRecord condition_record(const ConditionImage& condition) {
+  ConditionRecord record;
+  record.role = condition.role;
+  record.image = fs::absolute(condition.image).lexically_normal().string();
+  record.image_hash = files_identity({{"image", condition.image}});
+  if (condition.role == ConditionImage::Role::kFill) {
+    record.mask = fs::absolute(condition.mask).lexically_normal().string();
+    record.mask_hash = files_identity({{"mask", condition.mask}});
+  }
+  if (condition.role == ConditionImage::Role::kReference) {
+    record.width = condition.width;
+    record.height = condition.height;
+  }
+  return record;
+}
+
+}  // namespace
+
 PictureMetadata describe(const GenerateJob& job, const Request& request, const Pipeline& pipeline,
                          const std::string& model_hash) {
   PictureMetadata metadata{
@@ -96,6 +116,7 @@ PictureMetadata describe(const GenerateJob& job, const Request& request, const P
     record.strength = init->strength;
     metadata.init_image = std::move(record);
   }
+  if (request.condition) metadata.condition = condition_record(*request.condition);
   metadata.tile = request.tile;
   if (request.progressive) {
     metadata.progressive = ProgressiveRecord{
@@ -130,15 +151,26 @@ void add_inputs(nlohmann::ordered_json& answer, const PictureMetadata& metadata)
   for (const auto& lora : metadata.loras) {
     answer["loras"].push_back({{"path", lora.path}, {"strength", lora.strength}});
   }
+  if (metadata.init_image) {
+    auto& init = answer["init_image"];
+    init["image"] = metadata.init_image->image;
+    if (!metadata.init_image->mask.empty()) init["mask"] = metadata.init_image->mask;
+    init["strength"] = metadata.init_image->strength;
+  }
+  if (metadata.condition) {
+    auto& condition = answer["condition"];
+    condition["role"] = role_name(metadata.condition->role);
+    condition["image"] = metadata.condition->image;
+    if (!metadata.condition->mask.empty()) condition["mask"] = metadata.condition->mask;
+    if (metadata.condition->width > 0) {
+      condition["width"] = metadata.condition->width;
+      condition["height"] = metadata.condition->height;
+    }
+  }
   if (metadata.tile > 0) answer["tile"] = metadata.tile;
   if (const auto& stages = metadata.progressive) {
     answer["progressive"] = {{"base", stages->base}, {"strength", stages->strength}};
   }
-  if (!metadata.init_image) return;
-  auto& init = answer["init_image"];
-  init["image"] = metadata.init_image->image;
-  if (!metadata.init_image->mask.empty()) init["mask"] = metadata.init_image->mask;
-  init["strength"] = metadata.init_image->strength;
 }
 
 nlohmann::json picture_settings(const PictureMetadata& metadata, bool any_seed) {
@@ -158,6 +190,15 @@ nlohmann::json picture_settings(const PictureMetadata& metadata, bool any_seed) 
   if (const auto& init = metadata.init_image) {
     settings["init_image"] = {{"image", init->image_hash}, {"strength", init->strength}};
     if (!init->mask.empty()) settings["init_image"]["mask"] = init->mask_hash;
+  }
+  if (const auto& condition = metadata.condition) {
+    auto& shown = settings["condition"];
+    shown = {{"role", role_name(condition->role)}, {"image", condition->image_hash}};
+    if (!condition->mask.empty()) shown["mask"] = condition->mask_hash;
+    if (condition->width > 0) {
+      shown["width"] = condition->width;
+      shown["height"] = condition->height;
+    }
   }
   if (metadata.tile > 0) settings["tile"] = metadata.tile;
   if (const auto& stages = metadata.progressive) {

@@ -27,7 +27,7 @@ PictureMetadata of_image(PictureMetadata metadata, const Image& image);
 void write_picture(const std::string& output, const PictureMetadata& metadata, const Image& image);
 
 // For --json: "prompt_2", "negative_prompt" and what goes with it, "loras", "init_image",
-// "progressive" and "tile", where there are any.
+// "condition", "progressive" and "tile", where there are any.
 void add_inputs(nlohmann::ordered_json& answer, const PictureMetadata& metadata);
 
 // What decides the bytes of a picture, for settings_key(). `any_seed`: whatever was drawn.

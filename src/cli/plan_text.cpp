@@ -43,6 +43,10 @@ std::string heading(const Plan& plan, const PlanTitle& title) {
       fmt::format("{}: {} of {} x {}, {}, {}, {} on {}\n", title.model,
                   plural(work.num_images, "picture"), work.width, work.height, steps,
                   plural(work.max_sequence_length, "T5 token"), work.dtype, title.device);
+  if (work.num_references > 0) {
+    text += fmt::format("beside a reference of {} x {}\n", work.reference_width,
+                        work.reference_height);
+  }
   if (work.num_prompts > 1 || title.chunks > 1) {
     text += fmt::format("in one go {}, in all {}\n", plural(work.num_prompts, "prompt"),
                         plural(title.chunks, "chunk"));
@@ -242,6 +246,9 @@ Json workload_json(const Workload& work) {
           {"num_prompts", work.num_prompts},
           {"num_encoded", work.num_encoded},
           {"max_sequence_length", work.max_sequence_length},
+          {"reference", work.num_references > 0 ? Json{{"width", work.reference_width},
+                                                       {"height", work.reference_height}}
+                                                : Json(nullptr)},
           {"threads", work.num_threads},
           {"dtype", work.dtype},
           {"stored_dtypes",

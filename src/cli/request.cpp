@@ -12,14 +12,15 @@
 
 #include "base/utf8.h"
 #include "checkpoints/open_model.h"
-#include "cli/init_image.h"
 #include "cli/layers.h"
 #include "cli/model_places.h"
 #include "cli/option_values.h"
 #include "cli/picture_size.h"
 #include "cli/prompt_options.h"
+#include "cli/request_pictures.h"
 #include "image/output_file.h"
 #include "image/png.h"
+#include "pipeline/condition_check.h"
 #include "steadyflux/error.h"
 
 namespace steadyflux::cli {
@@ -118,8 +119,10 @@ void apply_size(GenerateJob& job, const Layers& layers) {
   if (job.finds_largest || (size && *size == "auto")) {
     job.finds_largest = true;
     if (!aspect) job.aspect = {request.width, request.height};
-    if (layers.picture(&Options::image)) {
-      usage_error("--size auto with --image: give the size, or none for the picture's own");
+    for (const char* name : {"image", "reference", "control-image"}) {
+      if (!layers.picture(find_value_option(name))) continue;
+      usage_error(
+          fmt::format("--size auto with --{}: give the size, or none for the picture's own", name));
     }
     return;
   }
@@ -135,36 +138,6 @@ void apply_size(GenerateJob& job, const Layers& layers) {
                           job.aspect, static_cast<double>(request.width * request.height), 16)};
   request.width = spec.sides.width;
   request.height = spec.sides.height;
-}
-
-void apply_size_and_image(GenerateJob& job, const Layers& layers) {
-  Request& request = job.request;
-  apply_size(job, layers);
-  const auto width = layers.picture(&Options::width), height = layers.picture(&Options::height);
-  const bool sized = layers.picture(&Options::size) || layers.picture(&Options::aspect);
-  const auto image = layers.picture(&Options::image), mask = layers.picture(&Options::mask),
-             strength = layers.picture(&Options::strength);
-  const auto recorded = job.recorded ? job.recorded->init_image : std::nullopt;
-  if (!image && !recorded) {
-    if (mask) usage_error("--mask without --image: give the picture that it is of");
-    if (strength && !job.request.progressive) {
-      usage_error("--strength without --image: give the picture to begin from");
-    }
-    return;
-  }
-  const fs::path path = image ? *image : recorded->image;
-  if (image) {
-    // A size that a model or a record would give is not meant for this picture.
-    auto w = width || sized ? request.width : 0, h = height || sized ? request.height : 0;
-    fill_size_from(path, w, h);
-    request.width = w;
-    request.height = h;
-  }
-  const fs::path mask_path = mask ? *mask : image ? "" : recorded->mask;
-  const double how_far = strength ? parse_strength(*strength)
-                         : image  ? kDefaultStrength
-                                  : recorded->strength;
-  request.init_image = make_init_image(path, mask_path, how_far, request.width, request.height);
 }
 
 constexpr std::int64_t kMostUsualBase = 512;  // pixels
@@ -201,7 +174,8 @@ void apply_options(GenerateJob& job, const Layers& layers) {
   };
   apply_prompt_options(request, layers);
   apply_progressive(job, layers);
-  apply_size_and_image(job, layers);
+  apply_size(job, layers);
+  apply_pictures(job, layers);
   if (const auto text = layers.picture(&Options::tile)) request.tile = parse_side("tile", *text);
   number(&Options::steps, "steps", 1000, request.num_inference_steps);
   number(&Options::num_images, "num-images", 10000, request.num_images);
@@ -492,6 +466,8 @@ GenerateJob make_plan_job(const CommandLine& line) {
                               job.model.name));
     }
   }
+  assume_pictures(job);
+  check_condition(job.model, job.request);
   return job;
 }
 

@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "config/flux_variant.h"
+
 namespace steadyflux {
 
 // text_encoder/config.json (CLIPTextModel)
@@ -55,6 +57,9 @@ struct FluxTransformerConfig {
   std::vector<std::int64_t> axes_dims_rope = {16, 56, 56};
 
   std::int64_t inner_dim() const { return attention_head_dim * num_attention_heads; }
+  // Of a packed token, out_channels are the picture's own latents. So many stand beside them, of
+  // pictures that the model is shown: 0 but for Fill, Depth and Canny.
+  std::int64_t condition_channels() const { return in_channels - out_channels; }
 };
 
 // vae/config.json (AutoencoderKL)
@@ -110,7 +115,7 @@ FlowMatchEulerConfig read_flow_match_euler_config(const std::filesystem::path& f
 
 // A diffusers FLUX pipeline on disk, its configuration read and checked against each other
 // (T5 d_model == joint_attention_dim, CLIP hidden_size == pooled_projection_dim,
-// 4 * latent_channels == in_channels, sum(axes_dims_rope) == attention_head_dim, ...).
+// 4 * latent_channels == out_channels, sum(axes_dims_rope) == attention_head_dim, ...).
 struct FluxModel {
   // Where the parts lie: a component folder of the diffusers layout, or a file, which may hold
   // several of them. Tokenizers are folders.
@@ -128,21 +133,29 @@ struct FluxModel {
   AutoencoderKlConfig vae;
   FlowMatchEulerConfig scheduler;
   GenerationDefaults defaults;
+  bool is_kontext = false;  // the folder says so; the tensors are those of dev
+
+  FluxVariant variant() const {
+    return is_kontext ? FluxVariant::kKontext
+                      : variant_of_channels(transformer.in_channels, transformer.out_channels,
+                                            transformer.guidance_embeds);
+  }
 
   // A diffusers folder. With `encode_only` neither VAE nor scheduler is looked for; the VAE's path
   // stays empty. Throws Error{kBadInput} naming the file and what to do.
   static FluxModel open(const std::filesystem::path& root, bool encode_only = false);
 
   // A VAE as the transformer needs one, where there is none.
-  void assume_vae() { vae.latent_channels = transformer.in_channels / 4; }
+  void assume_vae() { vae.latent_channels = transformer.out_channels / 4; }
 };
 
 // Throws Error{kBadInput} if the parts do not belong together.
 void check_parts(const FluxModel& model);
 
-// What a model of the variant asks for, with what steadyflux.json in `root` says, if it is there.
-GenerationDefaults read_generation_defaults(const std::filesystem::path& root,
-                                            bool guidance_embeds);
+// What a model of this variant asks for, with what steadyflux.json in `folder` says, if it is
+// there.
+GenerationDefaults read_generation_defaults(const std::filesystem::path& folder,
+                                            const FluxModel& model);
 
 // Where Hugging Face's tools keep what they downloaded: $HF_HUB_CACHE, $HF_HOME/hub,
 // $XDG_CACHE_HOME/huggingface/hub, ~/.cache/huggingface/hub (the order of huggingface_hub).

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cctype>
 
 #include "base/utf8.h"
 #include "config/config_reader.h"
@@ -13,13 +14,19 @@ namespace {
 
 namespace fs = std::filesystem;
 
-void check_pipeline_class(const fs::path& index) {
+// The class of the pipeline, one of those that steadyflux runs.
+std::string pipeline_class(const fs::path& index) {
   const ConfigReader config(index);
   const std::string name = config.text("_class_name", "");
-  if (name == "FluxPipeline") return;
+  for (const char* known :
+       {"FluxPipeline", "FluxKontextPipeline", "FluxFillPipeline", "FluxControlPipeline"}) {
+    if (name == known) return name;
+  }
   if (name.empty()) throw config.fail("_class_name", "\"FluxPipeline\"");
-  throw Error(ErrorKind::kBadInput, fmt::format("{}: this is a {}, steadyflux runs FluxPipeline",
-                                                index.string(), printable(name)));
+  throw Error(ErrorKind::kBadInput,
+              fmt::format("{}: this is a {}, steadyflux runs FluxPipeline, FluxKontextPipeline, "
+                          "FluxFillPipeline and FluxControlPipeline",
+                          index.string(), printable(name)));
 }
 
 // Two numbers in two files that have to be equal.
@@ -32,6 +39,62 @@ void expect_equal(const fs::path& root, const char* key, std::int64_t value, con
                           root.string(), key, value, other_key, other));
 }
 
+// What goes in beside the latents: nothing, a control picture's, or a masked picture's with all
+// pixels of its mask.
+void check_in_channels(const FluxModel& model) {
+  const auto& config = model.transformer;
+  const auto factor = model.vae.scale_factor();
+  const auto with_mask = 2 * config.out_channels + 4 * factor * factor;
+  const auto variant = model.variant();
+  if (variant == FluxVariant::kFill) {
+    expect_equal(model.root, "transformer in_channels", config.in_channels,
+                 "the number of channels with a masked picture and a mask", with_mask);
+  } else if (variant != FluxVariant::kControl) {
+    expect_equal(model.root, "transformer in_channels", config.in_channels,
+                 "4 * vae latent_channels", 4 * model.vae.latent_channels);
+  }
+}
+
+// Depth and Canny have the same tensors: of the two only names tell which it is. A hub id's folder
+// is named by a hash, two levels below the repository's.
+bool is_named_canny(const fs::path& root) {
+  std::error_code error;
+  const auto normal = fs::absolute(root, error).lexically_normal();
+  const auto own = normal.has_filename() ? normal : normal.parent_path();
+  const bool in_cache = own.parent_path().filename() == "snapshots";
+  auto name = (in_cache ? own.parent_path().parent_path() : own).filename().string();
+  std::transform(name.begin(), name.end(), name.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  return name.find("canny") != std::string::npos;
+}
+
+// As the model cards and diffusers' pipelines have them.
+GenerationDefaults defaults_of(const FluxModel& model) {
+  GenerationDefaults defaults;
+  switch (model.variant()) {
+    case FluxVariant::kSchnell:
+      break;
+    case FluxVariant::kDev:
+      defaults.num_inference_steps = 28;
+      break;
+    case FluxVariant::kKontext:
+      defaults.num_inference_steps = 28;
+      defaults.guidance_scale = 2.5;
+      break;
+    case FluxVariant::kFill:
+      defaults.num_inference_steps = 50;
+      defaults.guidance_scale = 30;
+      break;
+    case FluxVariant::kControl: {
+      const bool canny = is_named_canny(model.root);
+      defaults.num_inference_steps = canny ? 50 : 30;
+      defaults.guidance_scale = canny ? 30 : 10;
+      break;
+    }
+  }
+  return defaults;
+}
+
 }  // namespace
 
 void check_parts(const FluxModel& model) {
@@ -40,16 +103,14 @@ void check_parts(const FluxModel& model) {
                "transformer joint_attention_dim", model.transformer.joint_attention_dim);
   expect_equal(root, "text_encoder hidden_size", model.text_encoder.hidden_size,
                "transformer pooled_projection_dim", model.transformer.pooled_projection_dim);
-  expect_equal(root, "transformer in_channels", model.transformer.in_channels,
-               "4 * vae latent_channels", 4 * model.vae.latent_channels);
   expect_equal(root, "transformer out_channels", model.transformer.out_channels,
                "4 * vae latent_channels", 4 * model.vae.latent_channels);
+  check_in_channels(model);
 }
 
-GenerationDefaults read_generation_defaults(const fs::path& root, bool guidance_embeds) {
-  GenerationDefaults defaults;
-  defaults.num_inference_steps = guidance_embeds ? 28 : 4;
-  const fs::path file = root / "steadyflux.json";
+GenerationDefaults read_generation_defaults(const fs::path& folder, const FluxModel& model) {
+  GenerationDefaults defaults = defaults_of(model);
+  const fs::path file = folder / "steadyflux.json";
   std::error_code error;
   if (!fs::exists(file, error)) return defaults;
   const ConfigReader config(file);
@@ -79,8 +140,8 @@ FluxModel FluxModel::open(const fs::path& root, bool encode_only) {
                             "it",
                             root.string()));
   }
-  check_pipeline_class(root / "model_index.json");
   FluxModel model;
+  model.is_kontext = pipeline_class(root / "model_index.json") == "FluxKontextPipeline";
   model.root = root;
   model.paths = {.text_encoder = root / "text_encoder",
                  .text_encoder_2 = root / "text_encoder_2",
@@ -101,7 +162,7 @@ FluxModel FluxModel::open(const fs::path& root, bool encode_only) {
     model.scheduler = read_flow_match_euler_config(root / "scheduler" / "scheduler_config.json");
   }
   check_parts(model);
-  model.defaults = read_generation_defaults(root, model.transformer.guidance_embeds);
+  model.defaults = read_generation_defaults(root, model);
   return model;
 }
 

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "base/json.h"
 #include "base/utf8.h"
@@ -21,6 +22,11 @@ using nlohmann::ordered_json;
 constexpr std::int64_t kFormat = 1;  // raised when an old reader could misunderstand
 constexpr std::int64_t kMaxSide = 1 << 20;
 constexpr std::int64_t kMaxCount = 1 << 30;
+
+using Role = ConditionImage::Role;
+
+constexpr std::pair<Role, const char*> kRoles[] = {
+    {Role::kReference, "reference"}, {Role::kFill, "fill"}, {Role::kControl, "control"}};
 
 // One object of checked values; every failure names the file and the key.
 class Fields {
@@ -111,6 +117,24 @@ class Fields {
     return record;
   }
 
+  // Absent where the model was shown nothing.
+  std::optional<ConditionRecord> condition() const {
+    const auto found = object_.find("condition");
+    if (found == object_.end()) return std::nullopt;
+    if (!found->is_object()) throw bad("condition", *found, "an object");
+    const Fields fields(*found, file_);
+    ConditionRecord record{fields.role(), fields.text("image"), fields.text("image_hash")};
+    if (record.role == Role::kFill) {
+      record.mask = fields.text("mask");
+      record.mask_hash = fields.text("mask_hash");
+    }
+    if (record.role == Role::kReference) {
+      record.width = fields.integer("width", 1, kMaxSide);
+      record.height = fields.integer("height", 1, kMaxSide);
+    }
+    return record;
+  }
+
   // Absent in pictures that were made at once.
   std::optional<ProgressiveRecord> progressive() const {
     const auto found = object_.find("progressive");
@@ -142,6 +166,14 @@ class Fields {
   }
 
  private:
+  Role role() const {
+    const auto name = text("role");
+    for (const auto& [role, known] : kRoles) {
+      if (name == known) return role;
+    }
+    throw bad("role", at("role"), "reference, fill or control");
+  }
+
   const json& at(const char* key) const {
     const auto found = object_.find(key);
     if (found == object_.end()) {
@@ -169,6 +201,13 @@ std::string a1111_value(const std::string& value) {
 }
 
 }  // namespace
+
+std::string role_name(ConditionImage::Role role) {
+  for (const auto& [known, name] : kRoles) {
+    if (known == role) return name;
+  }
+  throw Error(ErrorKind::kInternal, "a picture without a role");
+}
 
 std::string to_json(const PictureMetadata& metadata) {
   ordered_json object;
@@ -199,6 +238,20 @@ std::string to_json(const PictureMetadata& metadata) {
     record = {{"image", init->image}, {"image_hash", init->image_hash}};
     if (!init->mask.empty()) record["mask"] = init->mask, record["mask_hash"] = init->mask_hash;
     record["strength"] = init->strength;
+  }
+  if (const auto& condition = metadata.condition) {
+    auto& record = object["condition"];
+    record = {{"role", role_name(condition->role)},
+              {"image", condition->image},
+              {"image_hash", condition->image_hash}};
+    if (condition->role == Role::kFill) {
+      record["mask"] = condition->mask;
+      record["mask_hash"] = condition->mask_hash;
+    }
+    if (condition->role == Role::kReference) {
+      record["width"] = condition->width;
+      record["height"] = condition->height;
+    }
   }
   if (const auto& stages = metadata.progressive) {
     object["progressive"] = {{"base", stages->base},
@@ -247,6 +300,7 @@ PictureMetadata metadata_from_json(const std::string& text, const std::string& f
   metadata.model_hash = fields.text("model_hash");
   metadata.loras = fields.loras();
   metadata.init_image = fields.init_image();
+  metadata.condition = fields.condition();
   metadata.progressive = fields.progressive();
   if (object.contains("tile")) metadata.tile = fields.integer("tile", 1, kMaxSide);
   metadata.dtype = fields.text("dtype");

@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "steadyflux/pipeline.h"
+
 namespace steadyflux {
 
 struct LoraRecord {
@@ -27,6 +29,22 @@ struct InitImageRecord {
   double strength = 0;
 
   bool operator==(const InitImageRecord&) const = default;
+};
+
+// "reference", "fill", "control"
+std::string role_name(ConditionImage::Role role);
+
+// What the model was shown in every step.
+struct ConditionRecord {
+  ConditionImage::Role role = ConditionImage::Role::kReference;
+  std::string image;  // as it was opened
+  std::string image_hash;
+  std::string mask = {};  // likewise, of kFill
+  std::string mask_hash = {};
+  std::int64_t width = 0;   // pixels, of a kReference as it was shown
+  std::int64_t height = 0;  // pixels, likewise
+
+  bool operator==(const ConditionRecord&) const = default;
 };
 
 // Stages that a picture was made in.
@@ -66,6 +84,7 @@ struct PictureMetadata {
   std::string model_hash;  // files_identity() of its files
   std::vector<LoraRecord> loras;
   std::optional<InitImageRecord> init_image = {};
+  std::optional<ConditionRecord> condition = {};
   std::optional<ProgressiveRecord> progressive = {};
   std::int64_t tile = 0;  // pixels; 0: made as a whole
   std::string dtype;      // "bf16", "fp16", "fp32"

@@ -243,7 +243,7 @@ std::int64_t transformer_activations(const FluxTransformerConfig& config, const 
   const auto attending = 4 * joint + workspace;
   const auto feeding = std::max(joint + 10 * chunk, 6 * double_chunk);
   const auto rotary = 2 * seq_len * config.attention_head_dim * 4;  // image_rotary_emb, fp32
-  const auto kept = joint + 3 * image_len * config.in_channels * e;
+  const auto kept = joint + image_len * (config.in_channels + 2 * config.out_channels) * e;
   // In single blocks the other pictures of a group wait with what attention gave for them.
   return rotary + group * kept + (group - 1) * joint + std::max({projecting, attending, feeding});
 }

@@ -38,8 +38,8 @@ WeightsFootprint modulation_weights(const FluxTransformerConfig& config, const s
 
 // Tensors of the forward pass at its peak, where it is computed. `group`: prompts, or
 // pictures (one with a negative prompt counts twice), that go through it together. `workers`:
-// threads of the CPU, each with room of its own for attention; 0 on a device. Embeddings that go in
-// are not counted.
+// threads of the CPU, each with room of its own for attention; 0 on a device. `image_len`: with the
+// tokens of a reference. Embeddings that go in are not counted.
 std::int64_t clip_activations(const ClipTextConfig& config, const std::string& dtype,
                               std::int64_t group);
 std::int64_t t5_activations(const T5Config& config, const std::string& dtype,

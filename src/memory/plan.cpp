@@ -8,6 +8,7 @@
 #include "config/tiles.h"
 #include "config/transfer_sizes.h"
 #include "memory/footprint.h"
+#include "memory/largest_size.h"
 #include "memory/vae_footprint.h"
 #include "steadyflux/error.h"
 
@@ -110,9 +111,13 @@ class Planner {
                model.text_encoder.hidden_size) *
               element_;
     parked_embeds_ = workload.num_prompts * embeds_;
+    reference_len_ = workload.reference_height / token * (workload.reference_width / token);
     // Where a mask keeps part of a picture, there are the mask, the picture's latents, and noise.
-    latents_ = (workload.num_images + 3 * workload.num_masks) * image_len *
-               model.transformer.in_channels * element_;
+    const auto tokens = (workload.num_images + 3 * workload.num_masks) * image_len +
+                        workload.num_references * reference_len_;
+    latents_ = (tokens * model.transformer.out_channels +
+                workload.num_conditions * image_len * model.transformer.condition_channels()) *
+               element_;
     plan_.budget = budget;
     plan_.workload = workload;
   }
@@ -120,7 +125,7 @@ class Planner {
   Plan make() {
     plan_.leanest = options_.leaner >= kLeanestStep;
     plan_encode();
-    if (workload_.num_init_images > 0) plan_encode_image();
+    if (workload_.encodes_images()) plan_encode_image();
     plan_modulate_and_denoise();
     plan_decode();
     for (const auto& phase : plan_.phases) {
@@ -342,7 +347,7 @@ class Planner {
                 modulation_activations(config, workload_.dtype, workload_.num_tables * rows) +
                     if_widened(modulation_widened_bytes(config, workload_.num_tables * rows)),
                 overhead(kModulateOverhead) + table_bytes(rows) + parked_embeds_ +
-                    (chunks > 1 || workload_.num_init_images > 0 ? latents_ : 0));
+                    (chunks > 1 || workload_.encodes_images() ? latents_ : 0));
     modulate.disk_read_bytes *= chunks;
     return modulate;
   }
@@ -350,6 +355,7 @@ class Planner {
   PhasePlan denoise_phase(std::int64_t rows, std::int64_t group) const {
     const auto& config = model_.transformer;
     PhasePlan denoise{.name = "denoise"};
+    const auto shown_len = tile_len_ + reference_len_;
     const auto passes = group_passes(group) * workload_.num_inference_steps;
     const auto inputs = inputs_of(group);
     const auto brought = on_device()  // of each input
@@ -358,13 +364,13 @@ class Planner {
     add_weights(
         denoise, transformer_weights(config, workload_.dtype, workload_.stored.transformer),
         workload_.stored.transformer, passes,
-        transformer_activations(config, workload_.dtype, workload_.max_sequence_length, tile_len_,
+        transformer_activations(config, workload_.dtype, workload_.max_sequence_length, shown_len,
                                 on_device() ? 0 : workload_.num_threads, inputs) +
             if_widened(
-                transformer_widened_bytes(config, workload_.max_sequence_length, tile_len_)) +
+                transformer_widened_bytes(config, workload_.max_sequence_length, shown_len)) +
             inputs * brought,
         overhead(kDenoiseOverhead) + table_bytes(rows) + latents_ + parked_embeds_ +
-            blend_bytes(tiles_, config.in_channels));
+            blend_bytes(tiles_, config.out_channels));
     return denoise;
   }
 
@@ -394,14 +400,32 @@ class Planner {
   void plan_encode_image() {
     const auto weight_bytes = vae_encoder_weight_bytes(model_.vae, element_);
     const auto tile = tiles_.scaled(2 * model_.vae.scale_factor());
-    // The picture as bytes, and what is encoded of it at once in fp32.
-    const auto pixels =
-        3 * (tile.height * tile.width + tile.tile_height * tile.tile_width * kFp32Bytes);
+    // What is encoded at once: a tile, and a reference. The picture is there as bytes, and what is
+    // encoded of it in fp32.
+    std::vector<PictureSides> encoded;
+    std::int64_t pixels = 0;
+    const auto add = [&](std::int64_t picture, std::int64_t width, std::int64_t height) {
+      encoded.push_back({width, height});
+      pixels = std::max(pixels, 3 * (picture + width * height * kFp32Bytes));
+    };
+    if (workload_.num_init_images + workload_.num_conditions > 0) {
+      add(tile.height * tile.width, tile.tile_width, tile.tile_height);
+    }
+    if (workload_.num_references > 0) {
+      const auto width = workload_.reference_width, height = workload_.reference_height;
+      add(width * height, width, height);
+    }
     const auto host = vae_host(kDecodeOverhead) + parked_embeds_ + latents_ + pixels +
                       blend_bytes(tiles_.scaled(2), 2 * model_.vae.latent_channels);
     plan_.vae_encoder = plan_vae("encode_image", weight_bytes, host, [&](auto bands, bool parked) {
-      auto footprint = vae_encode_footprint(model_.vae, tile.tile_height, tile.tile_width, element_,
-                                            bands, on_device(), parked, widened());
+      VaeFootprint footprint;
+      for (const auto& [width, height] : encoded) {
+        auto one = vae_encode_footprint(model_.vae, height, width, element_, bands, on_device(),
+                                        parked, widened());
+        one.device_peak = std::max(one.device_peak, footprint.device_peak);
+        one.host_peak = std::max(one.host_peak, footprint.host_peak);
+        footprint = one;
+      }
       // A file may hold more pixels than are asked for. It is read before the encoder begins.
       footprint.host_peak = std::max(footprint.host_peak, workload_.image_load_bytes);
       return footprint;
@@ -485,6 +509,7 @@ class Planner {
   std::int64_t element_;
   TileGrid tiles_;  // in packed tokens
   std::int64_t tile_len_ = 0;
+  std::int64_t reference_len_ = 0;  // of the largest reference
   // Bytes that phases leave to each other in RAM; embeds_ are those of one prompt.
   std::int64_t embeds_ = 0, parked_embeds_ = 0, latents_ = 0;
   Plan plan_;

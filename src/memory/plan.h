@@ -71,10 +71,16 @@ struct Workload {
   std::int64_t num_encoded = 1;          // of them: 0 where all embeddings are there already
   std::int64_t num_init_images = 0;      // pictures that begin from one
   std::int64_t num_masks = 0;            // and keep part of it
-  std::int64_t image_load_bytes = 0;     // of RAM, to read one of those pictures
+  std::int64_t num_conditions = 0;       // pictures that have one beside their channels
+  std::int64_t num_references = 0;       // pictures that have one behind their tokens
+  std::int64_t reference_width = 0;      // pixels, of the largest of those
+  std::int64_t reference_height = 0;     // pixels
+  std::int64_t image_load_bytes = 0;     // of RAM, to read one of all those pictures
   std::int64_t num_tables = 1;  // of modulations: combinations of prompt, steps and guidance
   std::int64_t max_sequence_length = 512;
   int num_threads = 1;
+  // Pictures that are encoded on their behalf, perhaps several for one.
+  bool encodes_images() const { return num_init_images + num_conditions + num_references > 0; }
   std::string dtype = "bf16";   // computed with: bf16, fp16, fp32
   bool widened = false;         // on the CPU, which multiplies such numbers in fp32 only
   std::int64_t lora_bytes = 0;  // of the files
@@ -113,8 +119,8 @@ struct WeightsPlan {
   std::int64_t total_bytes() const;  // of the units
 };
 
-// encode (unless nothing is to be encoded), encode_image (if pictures begin from one), modulate,
-// denoise, decode.
+// encode (unless nothing is to be encoded), encode_image (if pictures begin from one or are shown
+// one), modulate, denoise, decode.
 struct PhasePlan {
   std::string name;
   std::vector<WeightsPlan> weights = {};  // one after the other, not at the same time

@@ -89,4 +89,11 @@ std::int64_t image_seq_len(const FluxModel& model, const Request& request) {
   return request.height / factor / 2 * (request.width / factor / 2);
 }
 
+const ConditionImage* reference_of(const Request& request) {
+  const auto* condition = request.condition.get();
+  const bool is_reference =
+      condition != nullptr && condition->role == ConditionImage::Role::kReference;
+  return is_reference ? condition : nullptr;
+}
+
 }  // namespace steadyflux

@@ -80,7 +80,10 @@ TileGrid tiles_of(const FluxModel& model, const Request& request);
 // Tokens that the transformer sees at once: those of a tile.
 std::int64_t tile_seq_len(const FluxModel& model, const Request& request);
 
-// Tokens of the packed picture.
+// Tokens of the packed picture, without those of a reference.
 std::int64_t image_seq_len(const FluxModel& model, const Request& request);
+
+// The reference that the model is shown, or nullptr.
+const ConditionImage* reference_of(const Request& request);
 
 }  // namespace steadyflux

@@ -2,7 +2,6 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
-#include <array>
 #include <map>
 #include <memory>
 #include <numeric>
@@ -153,7 +152,7 @@ class Denoiser {
     auto& latents = state_.latents[number];
     if (!latents.defined()) {
       latents =
-          prepare_latents(model.transformer.in_channels / 4, height, width,
+          prepare_latents(model.transformer.out_channels / 4, height, width,
                           request.seed + static_cast<std::uint64_t>(picture.index), context_.dtype);
     }
     Brought brought;
@@ -161,19 +160,30 @@ class Denoiser {
       brought.prompt_embeds.push_back(embeddings_[text.prompt].prompt_embeds.to(context_.device));
     }
     const auto tiles = tiles_of(model, request);
+    const auto* reference = reference_of(request);
     brought.image_rotary_emb =
-        rotary_embedding({request.max_sequence_length, tiles.tile_height, tiles.tile_width});
+        rotary_embedding({request.max_sequence_length,
+                          {tiles.tile_height, tiles.tile_width},
+                          reference != nullptr ? TokenGrid{reference->height / factor / 2,
+                                                           reference->width / factor / 2}
+                                               : TokenGrid{}});
     brought.sigmas = sigmas_to_do(model, request);
     brought_[number] = std::move(brought);
   }
 
-  // text_len, rows and columns of tokens. Pictures of a size share theirs.
-  RotaryEmbedding rotary_embedding(const std::array<std::int64_t, 3>& size) {
-    if (size != rotary_size_) {
-      rotary_size_ = size;
+  struct Tokens {
+    std::int64_t text_len = 0;
+    TokenGrid picture, reference;
+    bool operator==(const Tokens&) const = default;
+  };
+
+  // Pictures of a size share theirs.
+  RotaryEmbedding rotary_embedding(const Tokens& tokens) {
+    if (tokens != rotary_tokens_) {
+      rotary_tokens_ = tokens;
+      const auto ids = make_position_ids(tokens.text_len, tokens.picture, tokens.reference);
       rotary_ =
-          make_rotary_embedding(make_position_ids(size[0], size[1], size[2]).to(context_.device),
-                                context_.model.transformer.axes_dims_rope);
+          make_rotary_embedding(ids.to(context_.device), context_.model.transformer.axes_dims_rope);
     }
     return rotary_;
   }
@@ -190,27 +200,29 @@ class Denoiser {
   // What the transformer says of each picture: [1, S, out_channels], where it is computed.
   std::vector<at::Tensor> predict_wholes(const std::vector<std::size_t>& group) {
     std::vector<View> views;
-    for (const auto number : group) views.push_back({number, state_.latents[number]});
+    for (const auto number : group) {
+      views.push_back({number, state_.latents[number], conditioning(number)});
+    }
     return predict(views);
   }
 
   at::Tensor predict_in_tiles(std::size_t number) {
     const auto& latents = state_.latents[number];
-    const auto whole = latents.view({tiles_.height, tiles_.width, latents.size(2)});
     TileBlend blend(tiles_, latents.size(2));
-    for_groups(static_cast<std::size_t>(tiles_.count()), static_cast<std::int64_t>(group_size_),
-               [&](std::size_t first, std::size_t count) {
-                 std::vector<View> views;
-                 for (auto i = first; i < first + count; ++i) {
-                   const auto tile = cut_tile(whole, tiles_, static_cast<std::int64_t>(i));
-                   views.push_back({number, tile.reshape({1, -1, latents.size(2)})});
-                 }
-                 const auto velocities = predict(views);
-                 for (std::size_t i = 0; i < count; ++i) {
-                   blend.add(static_cast<std::int64_t>(first + i),
-                             velocities[i].view({tiles_.tile_height, tiles_.tile_width, -1}));
-                 }
-               });
+    for_groups(
+        static_cast<std::size_t>(tiles_.count()), static_cast<std::int64_t>(group_size_),
+        [&](std::size_t first, std::size_t count) {
+          std::vector<View> views;
+          for (auto i = first; i < first + count; ++i) {
+            const auto tile = static_cast<std::int64_t>(i);
+            views.push_back({number, packed_tile(latents, tile), shown_in_tile(number, tile)});
+          }
+          const auto velocities = predict(views);
+          for (std::size_t i = 0; i < count; ++i) {
+            blend.add(static_cast<std::int64_t>(first + i),
+                      velocities[i].view({tiles_.tile_height, tiles_.tile_width, -1}));
+          }
+        });
     return blend.whole().view({1, -1, latents.size(2)}).to(context_.device, context_.dtype);
   }
 
@@ -218,20 +230,41 @@ class Denoiser {
   struct View {
     std::size_t number;  // of the picture
     at::Tensor latents;  // packed
+    Conditioning shown;
   };
+
+  Conditioning conditioning(std::size_t number) const {
+    return number < state_.conditioning.size() ? state_.conditioning[number] : Conditioning{};
+  }
+
+  // Of packed values [1, S, C] of the whole picture.
+  at::Tensor packed_tile(const at::Tensor& values, std::int64_t tile) const {
+    const auto whole = values.view({tiles_.height, tiles_.width, values.size(2)});
+    return cut_tile(whole, tiles_, tile).reshape({1, -1, values.size(2)});
+  }
+
+  // What belongs to the tile's own places.
+  Conditioning shown_in_tile(std::size_t number, std::int64_t tile) const {
+    auto shown = conditioning(number);
+    if (shown.channels.defined()) shown.channels = packed_tile(shown.channels, tile);
+    return shown;
+  }
 
   std::vector<at::Tensor> predict(const std::vector<View>& views) {
     std::vector<FluxTransformer::Input> inputs;
     std::vector<std::size_t> numbers;
+    std::vector<std::int64_t> lengths;  // of the inputs without a reference
     for (const auto& view : views) {
       const auto& brought = brought_.at(view.number);
       const auto latents = view.latents.to(context_.device);
+      const auto hidden_states = view.shown.hidden_states(latents);
       const auto texts = chunk_.pictures[view.number].texts();
       for (std::size_t i = 0; i < texts.size(); ++i) {
         const auto row =
             tables_.row(texts[i].table, state_.steps_done[view.number]).to(context_.device);
-        inputs.push_back({latents, brought.prompt_embeds[i], transformer_.split_modulations(row),
-                          brought.image_rotary_emb});
+        inputs.push_back({hidden_states, brought.prompt_embeds[i],
+                          transformer_.split_modulations(row), brought.image_rotary_emb});
+        lengths.push_back(latents.size(1));
       }
       numbers.push_back(view.number);
     }
@@ -239,6 +272,10 @@ class Denoiser {
         transformer_.forward(inputs, *weights_, [this](std::int64_t, std::span<const JointStream>) {
           if (context_.latents == nullptr) throw_if_interrupted(context_.observer);
         });
+    for (std::size_t i = 0; i < predictions.size();
+         ++i) {  // a reference's tokens are behind its own
+      predictions[i] = predictions[i].narrow(1, 0, lengths[i]);
+    }
     return guided(chunk_, numbers, std::move(predictions));
   }
 
@@ -312,7 +349,7 @@ class Denoiser {
   std::size_t group_size_;
   TileGrid tiles_;                          // of every picture
   std::map<std::size_t, Brought> brought_;  // of the present group
-  std::array<std::int64_t, 3> rotary_size_{};
+  Tokens rotary_tokens_;
   RotaryEmbedding rotary_;
   bool mapped_ = false;
   std::int64_t read_before_ = 0;  // by weights_ of earlier plans

@@ -74,7 +74,7 @@ std::int64_t modulate_steps(const FluxModel& model);
 ModulationTables modulate(const PhaseContext& context, const Chunk& chunk,
                           const std::vector<PromptEmbeddings>& embeddings, std::int64_t first_step);
 
-// What stays as it was where nothing is painted. Packed, [1, S, in_channels], in RAM.
+// What stays as it was where nothing is painted. Packed, [1, S, out_channels], in RAM.
 struct Inpainting {
   at::Tensor mask;           // 1 where it is painted; undefined: everywhere
   at::Tensor image_latents;  // of the picture
@@ -84,15 +84,28 @@ struct Inpainting {
   at::Tensor keep_unmasked(const at::Tensor& latents, float sigma) const;
 };
 
-// How far the pictures of a chunk are.
-struct Denoising {
-  std::vector<at::Tensor> latents;       // packed, [1, S, in_channels], in RAM; one per picture
-  std::vector<std::int64_t> steps_done;  // one per picture
-  std::vector<Inpainting> inpainting;    // one per picture, or none at all
+// What the transformer is shown of a picture in every step. Packed, in RAM; undefined: nothing.
+struct Conditioning {
+  at::Tensor channels;  // [1, S, condition_channels()], beside those of the latents
+  at::Tensor tokens;    // [1, S_ref, out_channels], of a reference, behind the latents
+
+  bool defined() const { return channels.defined() || tokens.defined(); }
+  // latents [1, S, out_channels] -> what goes into the transformer, [1, S + S_ref, in_channels],
+  // where the latents are.
+  at::Tensor hidden_states(const at::Tensor& latents) const;
 };
 
-// Makes the latents that pictures with an init_image begin from, and what inpainting keeps. As
-// often as it is called, what is there already stays. Progress steps: encode_image_steps.
+// How far the pictures of a chunk are.
+struct Denoising {
+  std::vector<at::Tensor> latents;       // packed, [1, S, out_channels], in RAM; one per picture
+  std::vector<std::int64_t> steps_done;  // one per picture
+  std::vector<Inpainting> inpainting;    // one per picture, or none at all
+  std::vector<Conditioning> conditioning;  // likewise
+};
+
+// Makes the latents that pictures with an init_image begin from, what inpainting keeps, and what
+// the transformer is shown. As often as it is called, what is there already stays. Progress steps:
+// encode_image_steps.
 std::int64_t encode_image_steps(const Chunk& chunk);
 void encode_images(const PhaseContext& context, const Chunk& chunk, Denoising& state);
 

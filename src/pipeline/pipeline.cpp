@@ -15,6 +15,7 @@
 #include "memory/plan.h"
 #include "memory/plan_advice.h"
 #include "memory/probe.h"
+#include "pipeline/condition_check.h"
 #include "pipeline/device.h"
 #include "pipeline/dtypes.h"
 #include "pipeline/generate.h"
@@ -201,6 +202,7 @@ void Pipeline::check(const Request& request) const {
     throw Error(ErrorKind::kUsage,
                 fmt::format("true-cfg-scale {} is no number, 0 or more", request.true_cfg_scale));
   }
+  check_condition(state_->model, request);
   state_->find_loras(request.loras);
 }
 
@@ -277,7 +279,7 @@ void Pipeline::make_pictures(std::span<const Request> requests, Observer& observ
   workload.num_encoded = std::count_if(embeddings.begin(), embeddings.end(),
                                        [](const auto& one) { return !one.defined(); });
   if (workload.num_encoded > 0) check_encoders(state_->model);
-  if (workload.num_init_images > 0) check_vae_encoder(state_->model);
+  if (workload.encodes_images()) check_vae_encoder(state_->model);
   std::vector<std::size_t> known;
   for (std::size_t i = 0; i < embeddings.size(); ++i) {
     if (embeddings[i].defined()) known.push_back(i);

@@ -80,7 +80,7 @@ SavedLatents to_saved(const at::Tensor& latents, std::int64_t steps_done) {
 std::optional<at::Tensor> from_saved(const SavedLatents& saved, const FluxModel& model,
                                      const Request& request, at::ScalarType dtype) {
   const std::vector<std::int64_t> wanted{1, image_seq_len(model, request),
-                                         model.transformer.in_channels};
+                                         model.transformer.out_channels};
   if (saved.shape != wanted || dtype_of_name(saved.dtype) != dtype || saved.steps_done < 1 ||
       saved.steps_done > request.num_inference_steps) {
     return std::nullopt;

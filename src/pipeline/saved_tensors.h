@@ -21,7 +21,7 @@ PromptEmbeddings from_stored(const StoredEmbeds& stored, const FluxModel& model,
 
 SavedLatents to_saved(const at::Tensor& latents, std::int64_t steps_done);
 
-// Nothing if they are not [1, S, in_channels] of the request in this dtype, or of more steps than
+// Nothing if they are not [1, S, out_channels] of the request in this dtype, or of more steps than
 // it has.
 std::optional<at::Tensor> from_saved(const SavedLatents& saved, const FluxModel& model,
                                      const Request& request, at::ScalarType dtype);

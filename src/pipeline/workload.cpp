@@ -26,6 +26,22 @@ void add_loras(Workload& workload, std::span<const LoraUse> loras) {
   }
 }
 
+// The picture that the request's pictures are shown, if there is one.
+void add_condition(Workload& work, const Request& request) {
+  const auto& condition = request.condition;
+  if (!condition) return;
+  work.image_load_bytes = std::max(work.image_load_bytes, condition->load_bytes);
+  if (reference_of(request) == nullptr) {
+    ++work.num_conditions;
+    return;
+  }
+  ++work.num_references;
+  if (condition->width * condition->height > work.reference_width * work.reference_height) {
+    work.reference_width = condition->width;
+    work.reference_height = condition->height;
+  }
+}
+
 }  // namespace
 
 std::string computed_dtype(const StoredWeights& transformer) {
@@ -57,6 +73,7 @@ Workload make_workload(const Chunk& chunk, const StoredModel& stored, const std:
     work.num_masks += init && !init->mask.empty() ? 1 : 0;
     work.num_guided += picture.negative ? 1 : 0;
     if (init) work.image_load_bytes = std::max(work.image_load_bytes, init->load_bytes);
+    add_condition(work, chunk.request(picture));
   }
   work.num_tables = static_cast<std::int64_t>(chunk.tables.size());
   work.num_threads = num_threads;

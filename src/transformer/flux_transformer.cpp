@@ -274,11 +274,18 @@ at::Tensor sinusoidal_embedding(const at::Tensor& t) {
   return at::cat({at::cos(angles), at::sin(angles)}, -1);
 }
 
-at::Tensor make_position_ids(std::int64_t text_len, std::int64_t height, std::int64_t width) {
-  auto ids = at::zeros({text_len + height * width, 3}, at::kFloat);
-  auto image = ids.narrow(0, text_len, height * width).view({height, width, 3});
-  image.select(2, 1).copy_(at::arange(height, at::kFloat).unsqueeze(1).expand({height, width}));
-  image.select(2, 2).copy_(at::arange(width, at::kFloat).unsqueeze(0).expand({height, width}));
+at::Tensor make_position_ids(std::int64_t text_len, const TokenGrid& picture,
+                             const TokenGrid& reference) {
+  auto ids = at::zeros({text_len + picture.tokens() + reference.tokens(), 3}, at::kFloat);
+  const auto fill = [&](std::int64_t first, const TokenGrid& grid, double which) {
+    const auto [height, width] = grid;
+    auto part = ids.narrow(0, first, grid.tokens()).view({height, width, 3});
+    part.select(2, 0).fill_(which);
+    part.select(2, 1).copy_(at::arange(height, at::kFloat).unsqueeze(1).expand({height, width}));
+    part.select(2, 2).copy_(at::arange(width, at::kFloat).unsqueeze(0).expand({height, width}));
+  };
+  fill(text_len, picture, 0);
+  if (reference.tokens() > 0) fill(text_len + picture.tokens(), reference, 1);
   return ids;
 }
 

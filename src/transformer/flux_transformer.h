@@ -72,7 +72,7 @@ struct FluxTransformer {
 
   // What one step of one picture goes in with.
   struct Input {
-    at::Tensor hidden_states;          // [B, S_img, in_channels]
+    at::Tensor hidden_states;          // [B, S_img, in_channels]; a reference's tokens last
     at::Tensor encoder_hidden_states;  // [B, S_txt, joint_attention_dim]
     FluxModulations modulations;
     RotaryEmbedding image_rotary_emb;
@@ -105,8 +105,16 @@ struct FluxTransformer {
 // cos first, then sin; t [B] -> [B, 256], fp32.
 at::Tensor sinusoidal_embedding(const at::Tensor& t);
 
-// Position ids of text_len text tokens (all zero) and then height x width image tokens
-// (0, row, column): [text_len + height * width, 3], fp32. Height and width in packed tokens.
-at::Tensor make_position_ids(std::int64_t text_len, std::int64_t height, std::int64_t width);
+// Rows and columns of packed tokens.
+struct TokenGrid {
+  std::int64_t height = 0, width = 0;
+  std::int64_t tokens() const { return height * width; }
+  bool operator==(const TokenGrid&) const = default;
+};
+
+// Position ids of text_len text tokens (all zero), then of the picture's (0, row, column), then of
+// a reference's (1, row, column): [text_len + tokens, 3], fp32.
+at::Tensor make_position_ids(std::int64_t text_len, const TokenGrid& picture,
+                             const TokenGrid& reference = {});
 
 }  // namespace steadyflux

@@ -105,6 +105,10 @@ TEST(PromptJsonLines, TakePicturesToBeginFrom) {
   const Options all = {{"image", "a b.png"}, {"mask", "m/1.png"}, {"strength", "0.50"}};
   EXPECT_EQ(options_of(R"("image": "a b.png", "mask": "m/1.png", "strength": 0.50)"), all);
   EXPECT_EQ(options_of(R"("strength": "0.50", "mask": "m/1.png", "image": "a b.png")"), all);
+  const Options condition = {
+      {"reference", "1.png"}, {"reference-size", "own"}, {"control-image", "2"}};
+  EXPECT_EQ(options_of(R"("reference": "1.png", "reference_size": "own", "control-image": "2")"),
+            condition);
   EXPECT_EQ(options_of(R"("image": "1.0", "strength": 1.0)"),  // no whole numbers
             (Options{{"image", "1.0"}, {"strength", "1.0"}}));
   EXPECT_EQ(parse("prompt,image,mask,strength\np,a b.png,m/1.png,0.50\nq,,,\n", kCsv),

@@ -28,6 +28,8 @@ from program import MODEL, PHASES, PROGRAM, SMALL, CliTest, environment, png_tex
 from quantize_cases import QuantizeTest  # noqa: E402, F401
 from size_cases import SizeTest  # noqa: E402, F401
 from stream_cases import StreamTest  # noqa: E402, F401
+from variant_cases import (VariantBatchTest, VariantGoldensTest, VariantPlanTest,  # noqa: E402, F401
+                           VariantRefusalsTest, VariantRepeatTest)
 
 
 class InformationTest(CliTest):

@@ -134,6 +134,60 @@ TEST_F(ConfigTest, PartsThatDoNotBelongTogether) {
             std::string::npos);
 }
 
+TEST_F(ConfigTest, VariantsOfTheTransformer) {
+  struct Case {
+    const char* pipeline;
+    std::int64_t in_channels;
+    FluxVariant variant;
+    std::int64_t steps;
+    double guidance;
+  };
+  for (const auto& [pipeline, in_channels, variant, steps, guidance] :
+       {Case{"FluxPipeline", 16, FluxVariant::kDev, 28, 3.5},
+        {"FluxKontextPipeline", 16, FluxVariant::kKontext, 28, 2.5},
+        {"FluxFillPipeline", 96, FluxVariant::kFill, 50, 30},
+        {"FluxControlPipeline", 32, FluxVariant::kControl, 30, 10}}) {
+    SCOPED_TRACE(pipeline);
+    write_pipeline();
+    write("model_index.json", json{{"_class_name", pipeline}}.dump());
+    auto config = json::parse(std::ifstream(folder_ / "transformer/config.json"));
+    config.update({{"in_channels", in_channels}, {"out_channels", 16}, {"guidance_embeds", true}});
+    write("transformer/config.json", config.dump());
+    // A mask of 4 x 4 pixels a cell: 2 * 16 + 4 * 16 channels.
+    if (variant == FluxVariant::kFill) {
+      write("vae/config.json",
+            R"({"_class_name":"AutoencoderKL","block_out_channels":[32,32,32],)"
+            R"("down_block_types":["DownEncoderBlock2D","DownEncoderBlock2D","DownEncoderBlock2D"],)"
+            R"("up_block_types":["UpDecoderBlock2D","UpDecoderBlock2D","UpDecoderBlock2D"]})");
+    }
+    const FluxModel model = FluxModel::open(folder_);
+    EXPECT_EQ(model.variant(), variant);
+    EXPECT_EQ(model.transformer.condition_channels(), in_channels - 16);
+    EXPECT_EQ(model.defaults.num_inference_steps, steps);
+    EXPECT_EQ(model.defaults.guidance_scale, guidance);
+    for (const auto other : {17, 48}) {
+      config["in_channels"] = other;
+      write("transformer/config.json", config.dump());
+      EXPECT_NE(message([&] { FluxModel::open(folder_); }).find("in_channels is"),
+                std::string::npos);
+    }
+  }
+}
+
+TEST_F(ConfigTest, CannyIsToldByItsName) {
+  FluxModel model;
+  model.transformer.in_channels = 128;
+  for (const auto& [path, guidance] :
+       {std::pair{"/models/FLUX.1-Depth-dev", 10.0},
+        {"/models/FLUX.1-Canny-dev/", 30.0},
+        {"/models/flux1-canny-dev-Q4_K.gguf", 30.0},
+        {"/canny/flux1-depth-dev.safetensors", 10.0},
+        {"/hub/models--black-forest-labs--FLUX.1-Canny-dev/snapshots/0123abc", 30.0}}) {
+    model.root = path;
+    EXPECT_EQ(read_generation_defaults(folder_, model).guidance_scale, guidance) << path;
+  }
+}
+
 TEST_F(ConfigTest, ReadsTheRealConfigurations) {
   const fs::path real = STEADYFLUX_SOURCE_DIR "/../shared/flux1";
   if (!fs::exists(real)) GTEST_SKIP() << "no ../shared/flux1 beside the checkout";

@@ -6,23 +6,25 @@
 #include <random>
 #include <set>
 
-#include "base/cpu.h"
-#include "device/run_phases.h"
-#include "memory/footprint.h"
+#include "device/plan_runs.h"
 #include "random_model.h"
 
 namespace steadyflux {
 namespace {
 
+using testing::Accuracy;
+using testing::budget_range;
 using testing::kPlenty;
+using testing::measure_peaks;
+using testing::pictures;
+using testing::plan_dtype;
+using testing::plan_workload;
 using testing::RandomModel;
 using testing::RandomModelShape;
-using testing::roomy_plan;
 using testing::run_phases;
 using testing::set_device_limit;
 using testing::simulated_device;
 using testing::tensor_budget;
-using testing::workload_of;
 
 Request request_of(std::int64_t width, std::int64_t height) {
   return {.prompt = "A red apple & three blue birds, isn't it?",
@@ -55,25 +57,6 @@ std::vector<Request> mixed_requests() {
   return requests;
 }
 
-Workload workload(const FluxModel& model, const std::vector<Request>& requests) {
-  auto workload = workload_of(model, requests, kDtype);
-  workload.stored = {};
-  return workload;
-}
-
-// The smallest budget that a plan keeps to, and one that has room for everything.
-struct BudgetRange {
-  std::int64_t least, most;
-};
-
-BudgetRange budget_range(const FluxModel& model, const Workload& work, c10::Device device) {
-  const auto peak = [&](const Plan& plan) {
-    return device.is_cpu() ? plan.ram_peak_bytes : plan.device_peak_bytes;
-  };
-  return {peak(make_plan(model, work, tensor_budget(device, 1, 1))),
-          peak(make_plan(model, work, tensor_budget(device, kPlenty, kPlenty)))};
-}
-
 class Plans : public ::testing::TestWithParam<bool> {
  protected:
   Plans() : device_(GetParam() ? simulated_device() : c10::Device(c10::kCPU)) {}
@@ -83,23 +66,17 @@ class Plans : public ::testing::TestWithParam<bool> {
   const c10::Device device_;
 };
 
-std::vector<std::vector<std::uint8_t>> pictures(const testing::PhaseResults& results) {
-  std::vector<std::vector<std::uint8_t>> all;
-  for (const auto& image : results.images) all.push_back(image.rgb);
-  return all;
-}
-
 TEST_P(Plans, AnyBudgetGivesTheSamePicture) {
   const RandomModel random({});
   const auto model = random.folder();
   const auto requests = mixed_requests();
-  const auto work = workload(model, requests);
+  const auto work = plan_workload(model, requests);
   const auto range = budget_range(model, work, device_);
   std::vector<std::vector<std::uint8_t>> expected;  // each request alone
   for (const auto& request : requests) {
     const auto plan =
-        make_plan(model, workload(model, {request}), tensor_budget(device_, kPlenty, kPlenty));
-    for (auto& picture : pictures(run_phases(model, device_, kDtype, {request}, plan))) {
+        make_plan(model, plan_workload(model, {request}), tensor_budget(device_, kPlenty, kPlenty));
+    for (auto& picture : pictures(run_phases(model, device_, plan_dtype(), {request}, plan))) {
       expected.push_back(std::move(picture));
     }
   }
@@ -122,7 +99,7 @@ TEST_P(Plans, AnyBudgetGivesTheSamePicture) {
       set_device_limit(budget);
     }
     groups.insert(plan.denoise_group);
-    const auto found = pictures(run_phases(model, device_, kDtype, requests, plan));
+    const auto found = pictures(run_phases(model, device_, plan_dtype(), requests, plan));
     ASSERT_EQ(found, expected) << "budget " << budget << ", RAM " << ram << ", leaner "
                                << options.leaner << ", group " << plan.denoise_group;
   }
@@ -132,19 +109,6 @@ TEST_P(Plans, AnyBudgetGivesTheSamePicture) {
 INSTANTIATE_TEST_SUITE_P(Devices, Plans, ::testing::Values(false, true), [](const auto& param) {
   return std::string(param.param ? "Simulated" : "Cpu");
 });
-
-// How far predictions of device peaks are off, over all phases of several runs.
-struct Accuracy {
-  double lowest = 0, highest = 0;
-
-  void add(const std::string& what, std::int64_t predicted, std::int64_t measured) {
-    const auto off = static_cast<double>(predicted) / static_cast<double>(measured) - 1;
-    lowest = std::min(lowest, off);
-    highest = std::max(highest, off);
-    EXPECT_GE(off, -0.02) << what << ": predicted " << predicted << ", took " << measured;
-    EXPECT_LE(off, 0.05) << what << ": predicted " << predicted << ", took " << measured;
-  }
-};
 
 class PlanPeaks : public ::testing::Test {
  protected:
@@ -159,36 +123,9 @@ class PlanPeaks : public ::testing::Test {
     return shape;
   }
 
-  // Carries out the requests with `count` budgets from the least that works to plenty.
-  void measure(const std::vector<Request>& requests, int count, Accuracy& accuracy,
-               std::set<std::int64_t>& groups) const {
-    const auto work = workload(model_, requests);
-    const auto range = budget_range(model_, work, device_);
-    for (int i = 0; i < count; ++i) {
-      const auto budget = range.least + (range.most - range.least) * i / (count - 1);
-      const auto plan = make_plan(model_, work, tensor_budget(device_, budget, kPlenty));
-      ASSERT_TRUE(plan.fits);
-      EXPECT_LE(plan.device_peak_bytes, budget);
-      groups.insert(plan.denoise_group);
-      release_device_memory(device_);
-      reset_device_peak(device_);
-      run_phases(model_, device_, kDtype, requests, plan,
-                 [&](const char* phase, const testing::PhaseResults&) {
-                   accuracy.add(std::to_string(requests.front().width) + " x " +
-                                    std::to_string(requests.front().height) + ", budget " +
-                                    std::to_string(i) + ", " + phase,
-                                plan.phase(phase).device_peak_bytes,
-                                device_peak(device_).peak_allocated);
-                   release_device_memory(device_);
-                   reset_device_peak(device_);
-                 });
-    }
-  }
-
   const c10::InferenceMode inference_mode_;
   const RandomModel random_{shape()};
   const FluxModel model_ = random_.folder();
-  const c10::Device device_ = simulated_device();
 };
 
 // Every phase, 5 sizes, 10 budgets: never more than 2 % above what was predicted, within 5 % of it.
@@ -203,7 +140,7 @@ TEST_F(PlanPeaks, AreWhatTheDeviceHolds) {
     auto request = request_of(width, height);
     request.num_images = 1;
     request.max_sequence_length = 64;
-    measure({request}, 10, accuracy, groups);
+    measure_peaks(model_, {request}, 10, accuracy, groups);
   }
   std::cout << "predicted against measured: " << 100 * accuracy.lowest << " % to "
             << 100 * accuracy.highest << " %\n";
@@ -220,7 +157,7 @@ TEST_F(PlanPeaks, OfGroupsAsWell) {
       requests[i].num_images = 1;
       requests[i].max_sequence_length = 64;
     }
-    measure(requests, 6, accuracy, groups);
+    measure_peaks(model_, requests, 6, accuracy, groups);
   }
   EXPECT_GT(*groups.rbegin(), 1);
   std::cout << "predicted against measured: " << 100 * accuracy.lowest << " % to "

@@ -6,6 +6,7 @@
 
 #include <filesystem>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -39,6 +40,44 @@ inline Request small_request() {
           .seed = 7,
           .num_images = 2,
           .max_sequence_length = 24};
+}
+
+// A picture of shades with a mask whose middle is light.
+inline InitImage::Pixels shades(std::int64_t width, std::int64_t height) {
+  InitImage::Pixels pixels{{width, height, {}}, {}};
+  for (std::int64_t y = 0; y < height; ++y) {
+    for (std::int64_t x = 0; x < width; ++x) {
+      for (const auto value : {x * 255 / width, y * 255 / height, (x ^ y) & 255}) {
+        pixels.image.rgb.push_back(static_cast<std::uint8_t>(value));
+      }
+      const bool middle = x > width / 4 && x < width / 2 && y > height / 4 && y < 3 * height / 4;
+      pixels.mask.push_back(middle ? 255 : 0);
+    }
+  }
+  return pixels;
+}
+
+// What a request is shown, in this size.
+inline std::shared_ptr<const ConditionImage> shown(ConditionImage::Role role, std::int64_t width,
+                                                   std::int64_t height) {
+  auto condition = std::make_shared<ConditionImage>();
+  condition->role = role;
+  condition->image = "shades";
+  if (role == ConditionImage::Role::kFill) condition->mask = "middle";
+  condition->width = width;
+  condition->height = height;
+  condition->load = [width, height] { return shades(width, height); };
+  return condition;
+}
+
+// What it begins from, with a mask.
+inline std::shared_ptr<const InitImage> begun_from(const Request& request, double strength) {
+  auto init = std::make_shared<InitImage>();
+  init->image = "shades";
+  init->mask = "middle";
+  init->strength = strength;
+  init->load = [width = request.width, height = request.height] { return shades(width, height); };
+  return init;
 }
 
 inline StoredModel fp32_model() {
@@ -81,6 +120,10 @@ inline PhaseResults run_phases(
   PhaseResults results;
   encode(context, chunk, results.embeddings);
   tell("encode", results);
+  if (encode_image_steps(chunk) > 0) {
+    encode_images(context, chunk, results.denoising);
+    tell("encode_image", results);
+  }
   for (std::int64_t step = 0; step < plan.workload.num_inference_steps;) {
     const auto tables = modulate(context, chunk, results.embeddings, step);
     tell("modulate", results);

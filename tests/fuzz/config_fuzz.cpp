@@ -39,7 +39,8 @@ void check(const steadyflux::FluxModel& model) {
   require(model.text_encoder.hidden_size % model.text_encoder.num_attention_heads == 0);
   require(model.text_encoder.hidden_size == model.transformer.pooled_projection_dim);
   require(model.text_encoder_2.d_model == model.transformer.joint_attention_dim);
-  require(model.transformer.in_channels == 4 * model.vae.latent_channels);
+  require(model.transformer.out_channels == 4 * model.vae.latent_channels);
+  require(model.transformer.condition_channels() >= 0);
   require(model.transformer.axes_dims_rope.size() == 3);
   require(model.transformer.num_layers + model.transformer.num_single_layers > 0);
   require(model.transformer.inner_dim() > 0);

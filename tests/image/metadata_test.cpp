@@ -104,6 +104,50 @@ TEST(Metadata, JsonBringsThePictureToBeginFromBack) {
   EXPECT_EQ(to_json(example()).find("init_image"), std::string::npos);
 }
 
+ConditionRecord example_condition(ConditionImage::Role role) {
+  ConditionRecord record{.role = role, .image = "/a \"1\".png", .image_hash = "0123"};
+  if (role == ConditionImage::Role::kFill) {
+    record.mask = "/m.png";
+    record.mask_hash = "4567";
+  }
+  if (role == ConditionImage::Role::kReference) {
+    record.width = 1568;
+    record.height = 672;
+  }
+  return record;
+}
+
+TEST(Metadata, JsonBringsWhatWasShownBack) {
+  EXPECT_EQ(to_json(example()).find("condition"), std::string::npos);
+  for (const auto& [role, keys] :
+       {std::pair{ConditionImage::Role::kReference,
+                  std::vector<std::string>{"image", "image_hash", "width", "height"}},
+        {ConditionImage::Role::kFill, {"image", "image_hash", "mask", "mask_hash"}},
+        {ConditionImage::Role::kControl, {"image", "image_hash"}}}) {
+    SCOPED_TRACE(role_name(role));
+    auto metadata = example();
+    metadata.condition = example_condition(role);
+    EXPECT_EQ(metadata_from_json(to_json(metadata), "x.png"), metadata);
+    const auto good = nlohmann::json::parse(to_json(metadata));
+    for (const auto& key : keys) {
+      auto changed = good;
+      changed["condition"][key] = nlohmann::json::array();
+      expect_error(ErrorKind::kBadInput, "'" + key + "'",
+                   [&] { metadata_from_json(changed.dump(), "x.png"); });
+      changed["condition"].erase(key);
+      expect_error(ErrorKind::kBadInput, "'" + key + "'",
+                   [&] { metadata_from_json(changed.dump(), "x.png"); });
+    }
+    auto changed = good;
+    changed["condition"]["role"] = "frame";
+    expect_error(ErrorKind::kBadInput, "expected reference, fill or control",
+                 [&] { metadata_from_json(changed.dump(), "x.png"); });
+    changed["condition"] = "a.png";
+    expect_error(ErrorKind::kBadInput, "'condition'",
+                 [&] { metadata_from_json(changed.dump(), "x.png"); });
+  }
+}
+
 TEST(Metadata, ThePictureToBeginFromIsChecked) {
   const auto good = nlohmann::json::parse(to_json(example_from_picture()));
   const auto refuse = [&](const char* names, const nlohmann::json& init) {

@@ -38,7 +38,7 @@ class TransformerGolden : public ::testing::TestWithParam<Case> {
     return at::full({1}, GetParam().guidance, at::kFloat);
   }
   RotaryEmbedding rotary(const FluxTransformer& model, std::int64_t text_len) const {
-    return make_rotary_embedding(make_position_ids(text_len, GetParam().height, GetParam().width),
+    return make_rotary_embedding(make_position_ids(text_len, {GetParam().height, GetParam().width}),
                                  model.config.axes_dims_rope);
   }
 

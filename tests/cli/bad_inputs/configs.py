@@ -70,7 +70,7 @@ CONTRADICTIONS = [
     (FLUX, "num_layers", 0, "no place"),
     (FLUX, "num_single_layers", 2, "missing"),
     (FLUX, "guidance_embeds", True, "guidance"),
-    (VAE, "latent_channels", 4, "in_channels"),
+    (VAE, "latent_channels", 4, "out_channels"),
     (VAE, "layers_per_block", 1, "no place"),
     (VAE, "norm_num_groups", 8, "multiples of norm_num_groups"),
     (VAE, "mid_block_add_attention", False, "no place"),

@@ -1,0 +1,86 @@
+// Requests carried out by plans of many budgets: what they give, and what they take of a device.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "base/cpu.h"
+#include "device/run_phases.h"
+
+namespace steadyflux::testing {
+
+// The simulated device computes on the CPU: in bf16 for hours if that has no instructions for it.
+inline at::ScalarType plan_dtype() { return cpu_multiplies_bf16() ? at::kBFloat16 : at::kFloat; }
+
+inline Workload plan_workload(const FluxModel& model, const std::vector<Request>& requests) {
+  auto workload = workload_of(model, requests, plan_dtype());
+  workload.stored = {};
+  return workload;
+}
+
+// The smallest budget that a plan keeps to, and one that has room for everything.
+struct BudgetRange {
+  std::int64_t least, most;
+};
+
+inline BudgetRange budget_range(const FluxModel& model, const Workload& work, c10::Device device) {
+  const auto peak = [&](const Plan& plan) {
+    return device.is_cpu() ? plan.ram_peak_bytes : plan.device_peak_bytes;
+  };
+  return {peak(make_plan(model, work, tensor_budget(device, 1, 1))),
+          peak(make_plan(model, work, tensor_budget(device, kPlenty, kPlenty)))};
+}
+
+inline std::vector<std::vector<std::uint8_t>> pictures(const PhaseResults& results) {
+  std::vector<std::vector<std::uint8_t>> all;
+  for (const auto& image : results.images) all.push_back(image.rgb);
+  return all;
+}
+
+// How far predictions of device peaks are off, over all phases of several runs.
+struct Accuracy {
+  double lowest = 0, highest = 0;
+
+  void add(const std::string& what, std::int64_t predicted, std::int64_t measured) {
+    const auto off = static_cast<double>(predicted) / static_cast<double>(measured) - 1;
+    lowest = std::min(lowest, off);
+    highest = std::max(highest, off);
+    EXPECT_GE(off, -0.02) << what << ": predicted " << predicted << ", took " << measured;
+    EXPECT_LE(off, 0.05) << what << ": predicted " << predicted << ", took " << measured;
+  }
+};
+
+// Carries out the requests on the simulated device, with `count` budgets from the least that works
+// to plenty.
+inline void measure_peaks(const FluxModel& model, const std::vector<Request>& requests, int count,
+                          Accuracy& accuracy, std::set<std::int64_t>& groups) {
+  const auto device = simulated_device();
+  const auto work = plan_workload(model, requests);
+  const auto range = budget_range(model, work, device);
+  for (int i = 0; i < count; ++i) {
+    const auto budget = range.least + (range.most - range.least) * i / (count - 1);
+    const auto plan = make_plan(model, work, tensor_budget(device, budget, kPlenty));
+    ASSERT_TRUE(plan.fits);
+    EXPECT_LE(plan.device_peak_bytes, budget);
+    groups.insert(plan.denoise_group);
+    release_device_memory(device);
+    reset_device_peak(device);
+    run_phases(model, device, plan_dtype(), requests, plan,
+               [&](const char* phase, const PhaseResults&) {
+                 accuracy.add(std::to_string(requests.front().width) + " x " +
+                                  std::to_string(requests.front().height) + ", budget " +
+                                  std::to_string(i) + ", " + phase,
+                              plan.phase(phase).device_peak_bytes,
+                              device_peak(device).peak_allocated);
+                 release_device_memory(device);
+                 reset_device_peak(device);
+               });
+  }
+}
+
+}  // namespace steadyflux::testing

@@ -17,7 +17,7 @@ struct Key {
   bool whole;  // a whole number is expected
 };
 
-constexpr std::array<Key, 17> kKeys = {{
+constexpr std::array<Key, 21> kKeys = {{
     {"prompt", "prompt", false},
     {"seed", "seed", true},
     {"width", "width", true},
@@ -32,6 +32,10 @@ constexpr std::array<Key, 17> kKeys = {{
     {"mask", "mask", false},
     {"strength", "strength", false},
     {"base-size", "base-size", true},
+    {"scheduler", "scheduler", false},
+    {"sigmas", "sigmas", false},
+    {"shift", "shift", false},
+    {"compat", "compat", false},
     {"num-inference-steps", "steps", true},
     {"guidance-scale", "guidance", false},
     {"n", "num-images", true},
@@ -59,11 +63,11 @@ const Key* find_key(std::string_view key) {
     bad(fmt::format("{} is the same for all prompts: give it as --{} on the command line",
                     quoted_key(key), dashed));
   }
-  bad(
-      fmt::format("unknown key {}; known are prompt, seed, width, height, steps, guidance, "
-                  "max-sequence-length, num-images (or n), lora, image, mask, strength, "
-                  "base-size and output",
-                  quoted_key(key)));
+  bad(fmt::format(
+      "unknown key {}; known are prompt, seed, width, height, steps, guidance, "
+      "max-sequence-length, num-images (or n), lora, image, mask, strength, base-size, scheduler, "
+      "sigmas, shift, compat and output",
+      quoted_key(key)));
 }
 
 // "4.0" is how programs write a 4 that went through floating point, as columns with blank cells do.

@@ -99,9 +99,15 @@ constexpr std::array kValueOptions = {
                 "both sides in one, an area (1mp is 1024 x 1024 pixels), or the largest that fits"},
     ValueOption{&Options::aspect, kForNewPictures | kForPlan, kPictureGroup, "aspect", "", "W:H",
                 "the picture's shape, such as 16:9, for an area or auto"},
-    ValueOption{&Options::image, kForNewPictures | kForPlan, kPictureGroup, "image", "", "FILE",
-                "begin from this picture (PNG, JPEG), resized to width x height; without them its "
-                "own size counts"},
+    ValueOption{&Options::max_seconds, kForGenerate | kForPlan, kPictureGroup, "max-seconds", "",
+                "X", "with the largest size: one that takes no longer for a picture, about"},
+    ValueOption{&Options::tflops, kForGenerate | kForPlan, kPictureGroup, "tflops", "", "X",
+                "with --max-seconds: what the machine computes, 10^12 operations a second "
+                "(default: measured)"},
+    ValueOption{
+        &Options::image, kForNewPictures | kForPlan, kPictureGroup, "image", "", "FILE",
+        "begin from this picture (PNG, JPEG, WebP), resized to width x height; without them its "
+        "own size counts"},
     ValueOption{&Options::mask, kForNewPictures | kForPlan, kPictureGroup, "mask", "", "FILE",
                 "with --image: paint anew where this picture is light, keep the rest"},
     ValueOption{&Options::strength, kForPictures | kForPlan, kPictureGroup, "strength", "", "X",
@@ -116,6 +122,17 @@ constexpr std::array kValueOptions = {
                 "one; of upscale: the model's usual size)"},
     ValueOption{&Options::steps, kForPictures | kForPlan, kPictureGroup, "steps", "", "N",
                 "denoising steps"},
+    ValueOption{&Options::scheduler, kForPictures | kForPlan, kPictureGroup, "scheduler", "",
+                "NAME",
+                "how a step is made: euler, heun (two passes) or dpmpp_2m (default: euler)"},
+    ValueOption{&Options::sigmas, kForPictures | kForPlan, kPictureGroup, "sigmas", "", "X,X,...",
+                "noise levels before the shift, one for each step, such as 1,0.75,0.5,0.25"},
+    ValueOption{&Options::shift, kForPictures | kForPlan, kPictureGroup, "shift", "", "X|auto",
+                "shift of the noise levels; 1 is none (default: auto, the model's)"},
+    ValueOption{&Options::compat, kForPictures | kForEncode | kForPlan, kPictureGroup, "compat", "",
+                "PROGRAM",
+                "noise levels and T5 tokens as diffusers, comfyui or bfl has them "
+                "(default: diffusers)"},
     ValueOption{&Options::guidance, kForPictures, kPictureGroup, "guidance", "", "X",
                 "guidance scale, for models with a guidance embedding"},
     ValueOption{&Options::seed, kForPictures, kPictureGroup, "seed", "-s", "N",

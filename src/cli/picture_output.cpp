@@ -26,6 +26,7 @@ PictureMetadata describe(const GenerateJob& job, const Request& request, const P
       .width = request.width,
       .height = request.height,
       .num_inference_steps = request.num_inference_steps,
+      .sampling = request.sampling,
       .guidance_scale = std::nullopt,
       .seed = request.seed,
       .max_sequence_length = request.max_sequence_length,
@@ -95,6 +96,7 @@ void write_picture(const std::string& output, const PictureMetadata& metadata, c
 }
 
 void add_inputs(nlohmann::ordered_json& answer, const PictureMetadata& metadata) {
+  answer.update(sampling_json(metadata.sampling));
   for (const auto& lora : metadata.loras) {
     answer["loras"].push_back({{"path", lora.path}, {"strength", lora.strength}});
   }
@@ -118,6 +120,7 @@ nlohmann::json picture_settings(const PictureMetadata& metadata, bool any_seed) 
                              {"max_sequence_length", metadata.max_sequence_length},
                              {"model", metadata.model_hash},
                              {"dtype", metadata.dtype}};
+  settings.update(nlohmann::json(sampling_json(metadata.sampling)));
   if (metadata.guidance_scale) settings["guidance"] = *metadata.guidance_scale;
   for (const auto& lora : metadata.loras) {
     settings["loras"].push_back({{"hash", lora.hash}, {"strength", lora.strength}});

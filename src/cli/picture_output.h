@@ -26,7 +26,8 @@ PictureMetadata of_image(PictureMetadata metadata, const Image& image);
 // As PNG or JPEG by the extension; "-" is standard output, as PNG. Throws Error{kIo}.
 void write_picture(const std::string& output, const PictureMetadata& metadata, const Image& image);
 
-// For --json: "loras", "init_image", "progressive" and "tile", where there are any.
+// For --json: what is said of sampling, "loras", "init_image", "progressive" and "tile", where
+// there are any.
 void add_inputs(nlohmann::ordered_json& answer, const PictureMetadata& metadata);
 
 // What decides the bytes of a picture, for settings_key(). `any_seed`: whatever was drawn.

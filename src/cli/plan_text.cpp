@@ -38,6 +38,7 @@ class TableUnit {
 std::string heading(const Plan& plan, const PlanTitle& title) {
   const Workload& work = plan.workload;
   auto steps = plural(work.num_inference_steps, "step");
+  if (work.passes_per_step > 1) steps += fmt::format(" of {} passes", work.passes_per_step);
   if (work.tile > 0) steps = fmt::format("tiles of {}, {}", work.tile, steps);
   std::string text =
       fmt::format("{}: {} of {} x {}, {}, {}, {} on {}\n", title.model,
@@ -237,6 +238,7 @@ Json workload_json(const Workload& work) {
           {"height", work.height},
           {"tile", work.tile},
           {"steps", work.num_inference_steps},
+          {"passes_per_step", work.passes_per_step},
           {"num_images", work.num_images},
           {"num_prompts", work.num_prompts},
           {"num_encoded", work.num_encoded},
@@ -262,6 +264,7 @@ std::string plan_text(const Plan& plan, const PlanTitle& title, const TextStyle&
                         plural(plan.denoise_group, "picture"));
   }
   text += vae_line(plan);
+  if (title.seconds) text += fmt::format("about {:.2g} seconds for a picture\n", *title.seconds);
   text += fmt::format("read from disk: {} per step, {} in all; the files have {}\n",
                       format_bytes(plan.disk_read_bytes_per_step),
                       format_bytes(plan.disk_read_bytes), format_bytes(plan.disk_bytes));
@@ -292,6 +295,7 @@ Json plan_json(const Plan& plan, const PlanTitle& title, const std::optional<Rem
                {"encode_group", plan.encode_group},
                {"denoise_group", plan.denoise_group},
                {"chunks", title.chunks},
+               {"estimated_seconds", title.seconds ? Json(*title.seconds) : Json(nullptr)},
                {"leanest", plan.leanest},
                {"units", nullptr},  // of the transformer while denoising
                {"phases", Json::array()}};

@@ -17,6 +17,7 @@
 #include "cli/model_places.h"
 #include "cli/option_values.h"
 #include "cli/picture_size.h"
+#include "cli/sampling_options.h"
 #include "image/output_file.h"
 #include "image/png.h"
 #include "steadyflux/error.h"
@@ -92,6 +93,7 @@ void fill_defaults(GenerateJob& job) {
       request.progressive = Progressive{stages->base, stages->strength};
     }
     request.tile = recorded.tile;
+    request.sampling = recorded.sampling;
     request.loras.clear();
     for (const auto& lora : recorded.loras) {
       request.loras.push_back({checked_lora(lora.path), lora.strength});
@@ -104,6 +106,18 @@ void fill_defaults(GenerateJob& job) {
   request.num_inference_steps = defaults.num_inference_steps;
   request.guidance_scale = defaults.guidance_scale;
   request.max_sequence_length = defaults.max_sequence_length;
+}
+
+// --max-seconds and --tflops, which have a meaning only where a size is to be found.
+void apply_time_limit(GenerateJob& job, const Layers& layers) {
+  const auto seconds = layers.other(&Options::max_seconds), tflops = layers.other(&Options::tflops);
+  if (seconds) job.time_limit.max_seconds = parse_positive("max-seconds", *seconds);
+  if (tflops) job.time_limit.tflops = parse_positive("tflops", *tflops);
+  if (seconds && !job.finds_largest) {
+    usage_error(
+        "--max-seconds without a size to find: it goes with --size auto or plan --max-size");
+  }
+  if (tflops && !seconds) usage_error("--tflops without --max-seconds has no meaning");
 }
 
 // --size and --aspect, or --width and --height. A size on the command line goes before sides in a
@@ -140,6 +154,7 @@ void apply_size(GenerateJob& job, const Layers& layers) {
 void apply_size_and_image(GenerateJob& job, const Layers& layers) {
   Request& request = job.request;
   apply_size(job, layers);
+  apply_time_limit(job, layers);
   const auto width = layers.picture(&Options::width), height = layers.picture(&Options::height);
   const bool sized = layers.picture(&Options::size) || layers.picture(&Options::aspect);
   const auto image = layers.picture(&Options::image), mask = layers.picture(&Options::mask),
@@ -204,6 +219,7 @@ void apply_options(GenerateJob& job, const Layers& layers) {
   if (const auto text = layers.picture(&Options::tile)) request.tile = parse_side("tile", *text);
   number(&Options::steps, "steps", 1000, request.num_inference_steps);
   number(&Options::num_images, "num-images", 10000, request.num_images);
+  apply_sampling(job, layers);
   number(&Options::max_sequence_length, "max-sequence-length", 512, request.max_sequence_length);
   if (const auto text = layers.picture(&Options::guidance)) {
     request.guidance_scale = parse_guidance(*text);
@@ -426,6 +442,11 @@ BatchEntry make_batch_entry(const CommandLine& line, const BatchJob& job, const 
   if (entry.options.contains("width") || entry.options.contains("height")) {
     own.typed.size.reset();
     own.typed.aspect.reset();
+  }
+  // Of steps and sigmas, those of the entry.
+  if (entry.options.contains("sigmas") && !entry.options.contains("steps")) own.typed.steps.reset();
+  if (entry.options.contains("steps") && !entry.options.contains("sigmas")) {
+    own.typed.sigmas.reset();
   }
   GenerateJob filled = job.defaults;
   try {

@@ -111,8 +111,8 @@ class Planner {
               element_;
     parked_embeds_ = workload.num_prompts * embeds_;
     // Where a mask keeps part of a picture, there are the mask, the picture's latents, and noise.
-    latents_ = (workload.num_images + 3 * workload.num_masks) * image_len *
-               model.transformer.in_channels * element_;
+    latents_ = ((1 + workload.solver_latents) * workload.num_images + 3 * workload.num_masks) *
+               image_len * model.transformer.in_channels * element_;
     plan_.budget = budget;
     plan_.workload = workload;
   }
@@ -329,8 +329,15 @@ class Planner {
     plan_.disk_read_bytes_per_step = weights.file_bytes(UnitPlace::kDisk);
   }
 
+  // Of all tables, where each has `rows` steps at once. Where steps look ahead, there is a row more
+  // for the last of them.
+  std::int64_t table_rows(std::int64_t rows) const {
+    const auto ahead = workload_.passes_per_step - 1;
+    return workload_.num_tables * std::min(rows + ahead, workload_.num_inference_steps);
+  }
+
   std::int64_t table_bytes(std::int64_t rows) const {
-    return workload_.num_tables * rows * modulation_row_bytes(model_.transformer, workload_.dtype);
+    return table_rows(rows) * modulation_row_bytes(model_.transformer, workload_.dtype);
   }
 
   PhasePlan modulate_phase(std::int64_t rows) const {
@@ -339,8 +346,8 @@ class Planner {
     PhasePlan modulate{.name = "modulate"};
     add_weights(modulate, modulation_weights(config, workload_.dtype, workload_.stored.transformer),
                 workload_.stored.transformer, 1,
-                modulation_activations(config, workload_.dtype, workload_.num_tables * rows) +
-                    if_widened(modulation_widened_bytes(config, workload_.num_tables * rows)),
+                modulation_activations(config, workload_.dtype, table_rows(rows)) +
+                    if_widened(modulation_widened_bytes(config, table_rows(rows))),
                 overhead(kModulateOverhead) + table_bytes(rows) + parked_embeds_ +
                     (chunks > 1 || workload_.num_init_images > 0 ? latents_ : 0));
     modulate.disk_read_bytes *= chunks;
@@ -350,7 +357,8 @@ class Planner {
   PhasePlan denoise_phase(std::int64_t rows, std::int64_t group) const {
     const auto& config = model_.transformer;
     PhasePlan denoise{.name = "denoise"};
-    const auto passes = group_passes(group) * workload_.num_inference_steps;
+    const auto once = workload_.num_inference_steps, again = workload_.passes_per_step - 1;
+    const auto passes = group_passes(group) * (once + again * (once - 1));
     const auto brought = on_device()  // of each picture of the group
                              ? embeds_ + modulation_row_bytes(config, workload_.dtype)
                              : std::int64_t{0};

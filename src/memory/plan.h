@@ -65,6 +65,9 @@ struct Workload {
   std::int64_t height = 1024;  // pixels
   std::int64_t tile = 0;       // pixels: pictures with longer sides are made in tiles; 0: as one
   std::int64_t num_inference_steps = 4;
+  // Of the transformer in every step but the last, which has one: 2 with Heun's method.
+  std::int64_t passes_per_step = 1;
+  std::int64_t solver_latents = 0;    // that a solver keeps of each picture, beside its latents
   std::int64_t num_images = 1;        // in all
   std::int64_t num_prompts = 1;       // different ones
   std::int64_t num_encoded = 1;       // of them: 0 where all embeddings are there already

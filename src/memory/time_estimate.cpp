@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "config/tiles.h"
 #include "steadyflux/error.h"
 
 namespace steadyflux {
@@ -18,21 +19,24 @@ double resnet(double in, double out) { return convolution(in, out) + convolution
 
 double phase_flops(const FluxModel& model, const Plan& plan, const PhasePlan& phase) {
   const auto& work = plan.workload;
+  const auto token = 2 * model.vae.scale_factor();
+  const auto tiles = tile_grid(work.height / token, work.width / token, work.tile / token);
+  const double through_vae = real(tiles.count()) * vae_flops(model.vae, tiles.tile_width * token,
+                                                             tiles.tile_height * token);
   if (phase.name == "encode") {
     return real(work.num_encoded) * t5_flops(model.text_encoder_2, work.max_sequence_length);
   }
   if (phase.name == "encode_image") {
-    return real(work.num_init_images) * vae_flops(model.vae, work.width, work.height);
+    return real(work.num_init_images) * through_vae;
   }
   if (phase.name == "decode") {
-    return real(work.num_images) * vae_flops(model.vae, work.width, work.height);
+    return real(work.num_images) * through_vae;
   }
   if (phase.name != "denoise") return 0;  // modulate: a few rows, so its weights' bytes count
-  const auto factor = 2 * model.vae.scale_factor();
   const auto calls = work.num_inference_steps * work.passes_per_step - (work.passes_per_step - 1);
-  return real(work.num_images) * real(calls) *
+  return real(work.num_images) * real(calls) * real(tiles.count()) *
          transformer_flops(model.transformer, work.max_sequence_length,
-                           work.width / factor * (work.height / factor));
+                           tiles.tile_width * tiles.tile_height);
 }
 
 }  // namespace

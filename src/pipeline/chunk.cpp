@@ -33,7 +33,7 @@ Chunk make_chunk(const FluxModel& model, std::span<const Request> requests) {
         index_of({request.prompt, request.max_sequence_length}, chunk.prompts, prompts);
     const double guidance = model.transformer.guidance_embeds ? request.guidance_scale : 0.0;
     const auto table = index_of({prompt, request.num_inference_steps, skipped_steps(request),
-                                 tile_seq_len(model, request), guidance},
+                                 tile_seq_len(model, request), guidance, request.sampling},
                                 chunk.tables, tables);
     for (std::int64_t index = 0; index < request.num_images; ++index) {
       chunk.pictures.push_back({i, index, prompt, table});

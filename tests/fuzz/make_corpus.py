@@ -70,6 +70,9 @@ def metadata():
     seed("metadata", "no-guidance", json.dumps(dict(METADATA, guidance_scale=None)))
     seed("metadata", "zero-byte", json.dumps(dict(METADATA, prompt="a\0b", model='a,b:"c"\n')))
     seed("metadata", "negative", json.dumps(dict(METADATA, seed=-1)))
+    seed("metadata", "sampling", json.dumps(dict(METADATA, scheduler="heun", compat="bfl",
+                                                 sigmas=[1, 0.5, 1e-9], shift=2.5)))
+    seed("metadata", "sigmas-no-list", json.dumps(dict(METADATA, sigmas={"a": 1}, shift=0)))
 
 
 def chunk(kind, data):

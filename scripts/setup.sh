@@ -28,7 +28,7 @@ done
 
 packages=(g++ cmake ninja-build ccache pkg-config
   libcli11-dev libfmt-dev nlohmann-json3-dev libicu-dev
-  libstb-dev libxxhash-dev libgtest-dev)
+  libstb-dev libwebp-dev libxxhash-dev libgtest-dev)
 [[ -z $checks ]] || packages+=(clang-format clang-tidy shellcheck
   jq imagemagick parallel make systemd)
 

@@ -13,6 +13,7 @@
 
 #include "steadyflux/error.h"
 #include "steadyflux/model_parts.h"
+#include "steadyflux/sampling.h"
 
 namespace steadyflux {
 
@@ -114,6 +115,7 @@ struct Request {
   double true_cfg_scale = 1.0;                      // finite, >= 0; up to 1 there is no guidance
 
   bool has_true_cfg() const { return negative_prompt.has_value() && true_cfg_scale > 1; }
+  Sampling sampling = {};  // with sigmas, num_inference_steps is how many there are
 };
 
 // Requests that go through Pipeline::generate in one go have the same LoRAs, stages and tiles.
@@ -181,6 +183,9 @@ struct SavedLatents {
   std::string dtype;                // bf16, fp16, fp32
   std::vector<std::int64_t> shape;  // packed: [1, S, out_channels]
   std::vector<std::byte> values;
+  // What the last step took the finished picture to be, in the same shape, where the next one needs
+  // it (dpmpp_2m); else empty.
+  std::vector<std::byte> prediction = {};
 };
 
 // Where unfinished pictures are kept, to go on from there in another run. With a store an interrupt
@@ -211,6 +216,12 @@ struct PipelineOptions {
   int processes_here = 1;
 };
 
+// How long a picture may take, for a size that is to be found.
+struct TimeLimit {
+  std::optional<double> max_seconds = {};  // for each picture
+  std::optional<double> tflops = {};       // what the machine computes; nothing: it is measured
+};
+
 class Pipeline {
  public:
   // Reads the configuration files and the headers of the transformer's and the VAE's files, picks
@@ -227,9 +238,10 @@ class Pipeline {
   // in their last stage.
   Plan plan(std::span<const Request> requests) const;
 
-  // The request in the largest size of this aspect whose plan fits now. Throws Error{kDoesNotFit}
-  // if none does.
-  Request with_largest_size(Request request, const Aspect& aspect) const;
+  // The request in the largest size of this aspect whose plan fits now, and takes no longer by an
+  // estimate. Throws Error: kDoesNotFit if none fits, kUsage if none is quick enough.
+  Request with_largest_size(Request request, const Aspect& aspect,
+                            const TimeLimit& limit = {}) const;
 
   // How many of `requests`, from the first on, are best made in one go: weights are brought in once
   // for all of them, and what waits between the phases has to fit into memory. At least 1.

@@ -1,5 +1,7 @@
 """Writes tests/scheduler/goldens.json: schedules of diffusers' FlowMatchEulerDiscreteScheduler,
-called the way FluxPipeline calls it, for the C++ scheduler to be compared with bit for bit.
+called the way FluxPipeline calls it, for the C++ scheduler to be compared with bit for bit; and
+sampling_goldens.json: the same with sigmas and shifts of one's own, schedules of
+DPMSolverMultistepScheduler, and what its steps make of numbers.
 
 Floats are written as the hexadecimal bits of the float32, so nothing is lost in printing.
 
@@ -10,10 +12,13 @@ import json
 from pathlib import Path
 
 import numpy as np
-from diffusers import FlowMatchEulerDiscreteScheduler
+import torch
+from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift, retrieve_timesteps
 
-OUTPUT = Path(__file__).resolve().parents[2] / "tests" / "scheduler" / "goldens.json"
+FOLDER = Path(__file__).resolve().parents[2] / "tests" / "scheduler"
+OUTPUT = FOLDER / "goldens.json"
+SAMPLING_OUTPUT = FOLDER / "sampling_goldens.json"
 
 CONFIGS = {
     "schnell": {"shift": 1.0},
@@ -61,7 +66,65 @@ def schedule(config, steps, seq_len):
     }
 
 
+def mu_of(config, seq_len):
+    return calculate_shift(seq_len, config.base_image_seq_len, config.max_image_seq_len,
+                           config.base_shift, config.max_shift)
+
+
+def own_schedule(name, sigmas, shift, seq_len=1024):
+    """Of an Euler scheduler: sigmas before the shift, a shift in place of its own, or neither."""
+    config = dict(CONFIGS[name])
+    if shift is not None:
+        config.update(shift=shift, use_dynamic_shifting=False)
+    scheduler = FlowMatchEulerDiscreteScheduler(**config)
+    steps = len(sigmas) if sigmas else 5
+    retrieve_timesteps(scheduler, steps, "cpu", mu=mu_of(scheduler.config, seq_len),
+                       sigmas=sigmas or np.linspace(1.0, 1 / steps, steps))
+    return {"config": CONFIGS[name], "scheduler": "euler", "steps": steps, "sigmas": sigmas or [],
+            "shift": shift, "image_seq_len": seq_len, "expected_sigmas": bits(scheduler.sigmas),
+            "expected_timesteps": bits(scheduler.timesteps)}
+
+
+def dpm_schedule(name, steps, seq_len=1024):
+    """With what five numbers become in each step, where the model says `velocity` of each."""
+    config = CONFIGS[name]
+    dynamic = config.get("use_dynamic_shifting", False)
+    scheduler = DPMSolverMultistepScheduler(
+        use_flow_sigmas=True, prediction_type="flow_prediction", use_dynamic_shifting=dynamic,
+        flow_shift=config.get("shift", 1.0))
+    mu = mu_of(FlowMatchEulerDiscreteScheduler(**config).config, seq_len)
+    scheduler.set_timesteps(steps, mu=mu if dynamic else None)
+    scheduler.set_begin_index(0)
+    generator = torch.Generator().manual_seed(steps)
+    sample = torch.randn(5, generator=generator)
+    case = {"config": config, "scheduler": "dpmpp_2m", "steps": steps, "sigmas": [], "shift": None,
+            "image_seq_len": seq_len, "expected_sigmas": bits(scheduler.sigmas),
+            "expected_timesteps": bits(scheduler.timesteps.float()),
+            "latents": [sample.tolist()], "velocities": []}
+    for timestep in scheduler.timesteps:
+        velocity = torch.randn(5, generator=generator)
+        sample = scheduler.step(velocity, timestep, sample).prev_sample
+        case["velocities"].append(velocity.tolist())
+        case["latents"].append(sample.tolist())
+    return case
+
+
+def sampling_cases():
+    sigmas = [1.0, 0.82, 0.5, 0.13]
+    for name in ("schnell", "static shift", "dev", "linear"):
+        yield own_schedule(name, sigmas, None)
+        yield own_schedule(name, sigmas, 2.5)
+        yield own_schedule(name, None, 0.7)
+    yield own_schedule("dev", [0.9], None)
+    for name in ("schnell", "static shift", "dev"):
+        for steps in (1, 2, 3, 8, 20):
+            yield dpm_schedule(name, steps)
+
+
 def main():
+    with open(SAMPLING_OUTPUT, "w") as file:
+        json.dump(list(sampling_cases()), file, indent=1)
+        file.write("\n")
     groups = []
     for name, config in CONFIGS.items():
         seq_lens = SEQ_LENS if config.get("use_dynamic_shifting") else [1024]

@@ -71,11 +71,7 @@ class ObjectReader : public nlohmann::json_sax<json> {
     name_ = keys_.claim(key);
     return true;
   }
-  bool string(std::string& value) override {
-    if (!in_list_) return set(std::move(value));
-    list_ += (list_.empty() ? "" : "\n") + value;
-    return true;
-  }
+  bool string(std::string& value) override { return add(std::move(value)); }
   bool number_integer(std::int64_t value) override { return number(fmt::to_string(value)); }
   bool number_unsigned(std::uint64_t value) override { return number(fmt::to_string(value)); }
   bool number_float(double, const std::string& text) override { return number(text); }
@@ -83,7 +79,7 @@ class ObjectReader : public nlohmann::json_sax<json> {
   bool boolean(bool value) override { wrong_type(value ? "true" : "false"); }
   bool binary(json::binary_t&) override { wrong_type("binary"); }
   bool start_array(std::size_t) override {
-    if (name_ != "lora" || in_list_) wrong_type("an array");
+    if (!takes_list() || in_list_) wrong_type("an array");
     in_list_ = true;
     return true;
   }
@@ -123,18 +119,26 @@ class ObjectReader : public nlohmann::json_sax<json> {
 
  private:
   [[noreturn]] void wrong_type(const char* type) const {
-    const char* expected = name_ == "lora"  ? "a string or a list of strings"
-                           : takes_string() ? "a string"
-                                            : "a number";
+    const char* expected = name_ == "lora"     ? "a string or a list of strings"
+                           : name_ == "sigmas" ? "a string or a list of numbers"
+                           : takes_string()    ? "a string"
+                                               : "a number";
     bad(fmt::format("{} is {}, expected {}", quoted_key(key_), type, expected));
   }
   bool takes_string() const {
     const auto value = prompt_value(name_);
     return value == PromptValue::kText || value == PromptValue::kString;
   }
+  bool takes_list() const { return name_ == "lora" || name_ == "sigmas"; }
   bool number(std::string text) {
     if (takes_string()) wrong_type("a number");
-    return set(std::move(text));
+    return add(std::move(text));
+  }
+  // A value, or one of a list.
+  bool add(std::string value) {
+    if (!in_list_) return set(std::move(value));
+    list_ += (list_.empty() ? "" : "\n") + value;
+    return true;
   }
   bool set(std::string value) {
     set_prompt_value(entry_, name_, key_, std::move(value));
@@ -148,7 +152,7 @@ class ObjectReader : public nlohmann::json_sax<json> {
   std::string key_;   // as written
   std::string name_;  // of the option
   bool in_list_ = false;
-  std::string list_;  // of `lora`, one a line
+  std::string list_;  // of `lora` or `sigmas`, one a line
   bool is_open_ = false;
   bool is_complete_ = false;
 };

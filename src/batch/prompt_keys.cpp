@@ -17,7 +17,7 @@ struct Key {
   PromptValue value;
 };
 
-constexpr std::array<Key, 24> kKeys = {{
+constexpr std::array<Key, 28> kKeys = {{
     {"prompt", "prompt", PromptValue::kText},
     {"prompt-2", "prompt-2", PromptValue::kText},
     {"negative-prompt", "negative-prompt", PromptValue::kText},
@@ -39,6 +39,10 @@ constexpr std::array<Key, 24> kKeys = {{
     {"reference-size", "reference-size", PromptValue::kString},
     {"control-image", "control-image", PromptValue::kString},
     {"base-size", "base-size", PromptValue::kWhole},
+    {"scheduler", "scheduler", PromptValue::kString},
+    {"sigmas", "sigmas", PromptValue::kString},
+    {"shift", "shift", PromptValue::kNumber},
+    {"compat", "compat", PromptValue::kString},
     {"num-inference-steps", "steps", PromptValue::kWhole},
     {"guidance-scale", "guidance", PromptValue::kNumber},
     {"n", "num-images", PromptValue::kWhole},
@@ -67,7 +71,8 @@ const Key* find_key(std::string_view key) {
       fmt::format("unknown key {}; known are prompt, prompt-2, negative-prompt, "
                   "negative-prompt-2, true-cfg-scale, seed, width, height, steps, guidance, "
                   "max-sequence-length, num-images (or n), lora, image, mask, strength, reference, "
-                  "reference-size, control-image, base-size and output",
+                  "reference-size, control-image, base-size, scheduler, sigmas, shift, compat "
+                  "and output",
                   quoted_key(key)));
 }
 

@@ -52,6 +52,10 @@ void write_overviews(const BatchJob& job, const std::vector<BatchItem>& items, C
       }
       entry.settings.emplace_back("true CFG scale", fmt::format("{}", negative->true_cfg_scale));
     }
+    const auto sampling = sampling_json(metadata.sampling);
+    for (const auto& [key, value] : sampling.items()) {
+      entry.settings.emplace_back(key, value.is_string() ? value.get<std::string>() : value.dump());
+    }
     entry.settings.emplace_back("model", metadata.model);
     gallery.push_back(std::move(entry));
   }

@@ -51,7 +51,8 @@ PictureSides reference_size(const fs::path& image, const std::string& which) {
   return best;
 }
 
-std::shared_ptr<const ConditionImage> make_condition_image(ConditionImage::Role role, const fs::path& image,
+std::shared_ptr<const ConditionImage> make_condition_image(ConditionImage::Role role,
+                                                           const fs::path& image,
                                                            const fs::path& mask, std::int64_t width,
                                                            std::int64_t height) {
   auto condition = std::make_shared<ConditionImage>();

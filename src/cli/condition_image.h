@@ -11,9 +11,9 @@
 
 namespace steadyflux::cli {
 
-// The size in which a reference is shown. `which`: "preferred", the one of Kontext's own resolutions
-// whose shape is nearest, as diffusers does it, or "own", its own rounded down to multiples of 16.
-// Throws Error: kBadInput if the file is no picture, kUsage if `which` is neither.
+// The size in which a reference is shown. `which`: "preferred", the one of Kontext's own
+// resolutions whose shape is nearest, as diffusers does it, or "own", its own rounded down to
+// multiples of 16. Throws Error: kBadInput if the file is no picture, kUsage if `which` is neither.
 PictureSides reference_size(const std::filesystem::path& image, const std::string& which);
 
 // `mask` is for kFill. Files are looked at, and their pixels read when they are asked for, resized

@@ -142,9 +142,10 @@ void run_generate(const CommandLine& line) {
 
   Pipeline pipeline(job.pipeline);
   if (job.finds_largest) {
-    job.request = pipeline.with_largest_size(std::move(job.request), job.aspect);
-    console.info(
-        fmt::format("the largest size that fits: {} x {}", job.request.width, job.request.height));
+    job.request = pipeline.with_largest_size(std::move(job.request), job.aspect, job.time_limit);
+    console.info(fmt::format("the largest size that fits{}: {} x {}",
+                             job.time_limit.max_seconds ? " and is quick enough" : "",
+                             job.request.width, job.request.height));
   }
   make_pictures(job, pipeline, console);
 }

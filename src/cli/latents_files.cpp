@@ -17,6 +17,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kTensor = "latents";
+constexpr const char* kPrediction = "prediction";
 constexpr const char* kSettings = "settings";
 constexpr const char* kStepsDone = "steps_done";
 
@@ -60,12 +61,18 @@ std::optional<SavedLatents> LatentsFiles::find(std::size_t request, std::int64_t
         tensor->second.dtype != dtype_of(dtype_)) {
       return std::nullopt;
     }
+    const auto values_of = [](const auto& stored) {
+      std::vector<std::byte> bytes(stored.nbytes);
+      std::memcpy(bytes.data(), stored.data, bytes.size());
+      return bytes;
+    };
     SavedLatents saved;
     saved.steps_done = number(steps->second);
     saved.dtype = dtype_;
     saved.shape = tensor->second.shape;
-    saved.values.resize(tensor->second.nbytes);
-    std::memcpy(saved.values.data(), tensor->second.data, saved.values.size());
+    saved.values = values_of(tensor->second);
+    const auto prediction = file.tensors.find(kPrediction);
+    if (prediction != file.tensors.end()) saved.prediction = values_of(prediction->second);
     return saved;
   } catch (const Error&) {  // damaged: the picture is made from the beginning
     return std::nullopt;
@@ -74,11 +81,15 @@ std::optional<SavedLatents> LatentsFiles::find(std::size_t request, std::int64_t
 
 void LatentsFiles::put(std::size_t request, std::int64_t, const SavedLatents& latents) {
   const auto& entry = entries_[request];
-  const TensorToWrite tensor{{kTensor, dtype_of(latents.dtype), latents.shape}, latents.values};
+  const auto dtype = dtype_of(latents.dtype);
+  std::vector<TensorToWrite> tensors{{{kTensor, dtype, latents.shape}, latents.values}};
+  if (!latents.prediction.empty()) {
+    tensors.push_back({{kPrediction, dtype, latents.shape}, latents.prediction});
+  }
   write_file_atomically(
       entry.path,
-      safetensors_bytes({tensor}, {{kSettings, entry.settings},
-                                   {kStepsDone, fmt::format("{}", latents.steps_done)}}));
+      safetensors_bytes(tensors, {{kSettings, entry.settings},
+                                  {kStepsDone, fmt::format("{}", latents.steps_done)}}));
 }
 
 }  // namespace steadyflux::cli

@@ -103,6 +103,14 @@ fs::path parse_report(const std::string& text) {
   return path;
 }
 
+double parse_positive(const char* name, const std::string& text) {
+  const auto value = parse_number<double>(text);
+  if (!value || !std::isfinite(*value) || *value <= 0) {
+    usage_error(fmt::format("--{} {}: expected a number above 0", name, printable(text)));
+  }
+  return *value;
+}
+
 double parse_strength(const std::string& text) {
   const auto value = parse_number<double>(text);
   if (!value || !(*value > 0 && *value <= 1)) {

@@ -20,6 +20,7 @@ std::int64_t parse_in_range(const char* name, const std::string& text, std::int6
 std::int64_t parse_side(const char* name, const std::string& text);  // a multiple of 16
 double parse_scale(const char* name, const std::string& text);       // finite, 0 or more
 std::uint64_t parse_seed(const std::string& text);                   // -1: a random one
+double parse_positive(const char* name, const std::string& text);
 double parse_strength(const std::string& text);
 void check_one_of(const char* name, const std::string& text,
                   std::initializer_list<const char*> accepted);

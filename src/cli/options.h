@@ -36,6 +36,8 @@ struct Options {
   std::optional<std::string> height;
   std::optional<std::string> size;
   std::optional<std::string> aspect;
+  std::optional<std::string> max_seconds;
+  std::optional<std::string> tflops;
   std::optional<std::string> image;
   std::optional<std::string> mask;
   std::optional<std::string> strength;
@@ -47,6 +49,10 @@ struct Options {
   std::optional<std::string> to;      // of upscale
   std::optional<std::string> prompt;  // of upscale
   std::optional<std::string> steps;
+  std::optional<std::string> scheduler;
+  std::optional<std::string> sigmas;
+  std::optional<std::string> shift;
+  std::optional<std::string> compat;
   std::optional<std::string> guidance;
   std::optional<std::string> seed;
   std::optional<std::string> num_images;

@@ -77,6 +77,7 @@ PictureMetadata describe(const GenerateJob& job, const Request& request, const P
       .width = request.width,
       .height = request.height,
       .num_inference_steps = request.num_inference_steps,
+      .sampling = request.sampling,
       .guidance_scale = std::nullopt,
       .seed = request.seed,
       .max_sequence_length = request.max_sequence_length,
@@ -148,6 +149,7 @@ void write_picture(const std::string& output, const PictureMetadata& metadata, c
 
 void add_inputs(nlohmann::ordered_json& answer, const PictureMetadata& metadata) {
   add_prompts(answer, metadata);
+  answer.update(sampling_json(metadata.sampling));
   for (const auto& lora : metadata.loras) {
     answer["loras"].push_back({{"path", lora.path}, {"strength", lora.strength}});
   }
@@ -183,6 +185,7 @@ nlohmann::json picture_settings(const PictureMetadata& metadata, bool any_seed) 
                              {"model", metadata.model_hash},
                              {"dtype", metadata.dtype}};
   add_prompts(settings, metadata);
+  settings.update(nlohmann::json(sampling_json(metadata.sampling)));
   if (metadata.guidance_scale) settings["guidance"] = *metadata.guidance_scale;
   for (const auto& lora : metadata.loras) {
     settings["loras"].push_back({{"hash", lora.hash}, {"strength", lora.strength}});

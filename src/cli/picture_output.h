@@ -26,7 +26,8 @@ PictureMetadata of_image(PictureMetadata metadata, const Image& image);
 // As PNG or JPEG by the extension; "-" is standard output, as PNG. Throws Error{kIo}.
 void write_picture(const std::string& output, const PictureMetadata& metadata, const Image& image);
 
-// For --json: "prompt_2", "negative_prompt" and what goes with it, "loras", "init_image",
+// For --json: "prompt_2", "negative_prompt" and what goes with it, what is said of
+// sampling, "loras", "init_image",
 // "condition", "progressive" and "tile", where there are any.
 void add_inputs(nlohmann::ordered_json& answer, const PictureMetadata& metadata);
 

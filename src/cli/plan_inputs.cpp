@@ -1,8 +1,10 @@
 #include "cli/plan_inputs.h"
 
+#include <ATen/Parallel.h>
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <functional>
 #include <optional>
 #include <span>
 #include <string>
@@ -12,7 +14,10 @@
 #include "memory/gpu_probe.h"
 #include "memory/monitor.h"
 #include "memory/probe.h"
+#include "memory/time_estimate.h"
+#include "pipeline/dtypes.h"
 #include "pipeline/planning.h"
+#include "pipeline/speed_probe.h"
 #include "pipeline/stages.h"
 #include "pipeline/stored_model.h"
 #include "pipeline/workload.h"
@@ -75,6 +80,39 @@ std::optional<MemoryLimit> limit_of_card(const PipelineOptions& options, std::st
                     AskedLimit::kReplaces);
 }
 
+// How fast the machine is that is planned for. Only the CPU is at hand.
+MachineSpeed speed_of(const GenerateJob& job, const PlanInputs& inputs) {
+  if (job.time_limit.tflops) return {.flops = *job.time_limit.tflops * 1e12};
+  if (inputs.budget.has_device) {
+    throw Error(ErrorKind::kUsage,
+                fmt::format("--max-seconds for {}: `plan` opens no card and cannot measure it; say "
+                            "what it computes, for example --tflops 20",
+                            inputs.title.device));
+  }
+  at::set_num_threads(inputs.workload.num_threads);
+  return {.flops = measure_flops(c10::Device(c10::kCPU), *dtype_of_name(inputs.workload.dtype))};
+}
+
+void take_largest_size(const GenerateJob& job, PlanInputs& inputs) {
+  auto& work = inputs.workload;
+  MachineSpeed speed;
+  std::function<bool(const Plan&)> accepts;
+  const auto& most = job.time_limit.max_seconds;
+  if (most) {
+    speed = speed_of(job, inputs);
+    accepts = within_seconds(job.model, speed, *most);
+  }
+  const auto sides =
+      largest_size(job.model, work, inputs.budget, inputs.options, job.aspect, accepts);
+  const auto smallest = 2 * job.model.vae.scale_factor();
+  work.width = sides ? sides->width : smallest;
+  work.height = sides ? sides->height : smallest;
+  if (!most) return;
+  const auto plan = make_plan(job.model, work, inputs.budget, inputs.options);
+  if (!sides) throw_if_too_slow(job.model, plan, speed, *most);
+  inputs.title.seconds = seconds_a_picture(job.model, plan, speed);
+}
+
 }  // namespace
 
 PlanInputs make_plan_inputs(const GenerateJob& job) {
@@ -104,13 +142,7 @@ PlanInputs make_plan_inputs(const GenerateJob& job) {
       pipeline.dtype, threads, inputs.budget, inputs.options);
   inputs.workload = make_workload(make_chunk(job.model, std::span(requests).first(chunk)), stored,
                                   pipeline.dtype, threads);
-  if (job.finds_largest) {
-    const auto sides =
-        largest_size(job.model, inputs.workload, inputs.budget, inputs.options, job.aspect);
-    const auto smallest = 2 * job.model.vae.scale_factor();
-    inputs.workload.width = sides ? sides->width : smallest;
-    inputs.workload.height = sides ? sides->height : smallest;
-  }
+  if (job.finds_largest) take_largest_size(job, inputs);
   inputs.title.chunks = static_cast<std::int64_t>((requests.size() + chunk - 1) / chunk);
   return inputs;
 }

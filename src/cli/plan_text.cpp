@@ -38,14 +38,15 @@ class TableUnit {
 std::string heading(const Plan& plan, const PlanTitle& title) {
   const Workload& work = plan.workload;
   auto steps = plural(work.num_inference_steps, "step");
+  if (work.passes_per_step > 1) steps += fmt::format(" of {} passes", work.passes_per_step);
   if (work.tile > 0) steps = fmt::format("tiles of {}, {}", work.tile, steps);
   std::string text =
       fmt::format("{}: {} of {} x {}, {}, {}, {} on {}\n", title.model,
                   plural(work.num_images, "picture"), work.width, work.height, steps,
                   plural(work.max_sequence_length, "T5 token"), work.dtype, title.device);
   if (work.num_references > 0) {
-    text += fmt::format("beside a reference of {} x {}\n", work.reference_width,
-                        work.reference_height);
+    text +=
+        fmt::format("beside a reference of {} x {}\n", work.reference_width, work.reference_height);
   }
   if (work.num_prompts > 1 || title.chunks > 1) {
     text += fmt::format("in one go {}, in all {}\n", plural(work.num_prompts, "prompt"),
@@ -241,6 +242,7 @@ Json workload_json(const Workload& work) {
           {"height", work.height},
           {"tile", work.tile},
           {"steps", work.num_inference_steps},
+          {"passes_per_step", work.passes_per_step},
           {"num_images", work.num_images},
           {"num_guided", work.num_guided},
           {"num_prompts", work.num_prompts},
@@ -273,6 +275,7 @@ std::string plan_text(const Plan& plan, const PlanTitle& title, const TextStyle&
                         plural(plan.denoise_group, "picture"));
   }
   text += vae_line(plan);
+  if (title.seconds) text += fmt::format("about {:.2g} seconds for a picture\n", *title.seconds);
   text += fmt::format("read from disk: {} per step, {} in all; the files have {}\n",
                       format_bytes(plan.disk_read_bytes_per_step),
                       format_bytes(plan.disk_read_bytes), format_bytes(plan.disk_bytes));
@@ -303,6 +306,7 @@ Json plan_json(const Plan& plan, const PlanTitle& title, const std::optional<Rem
                {"encode_group", plan.encode_group},
                {"denoise_group", plan.denoise_group},
                {"chunks", title.chunks},
+               {"estimated_seconds", title.seconds ? Json(*title.seconds) : Json(nullptr)},
                {"leanest", plan.leanest},
                {"units", nullptr},  // of the transformer while denoising
                {"phases", Json::array()}};

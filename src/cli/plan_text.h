@@ -19,7 +19,8 @@ struct PlanTitle {
   std::string device;            // what was asked for: "cpu", "cuda:1"
   std::string vram_reason = {};  // where the budgets come from; "" if nobody knows
   std::string ram_reason = {};
-  std::int64_t chunks = 1;  // like the one that is planned, the last perhaps smaller
+  std::optional<double> seconds = {};  // for each picture, about; where it was asked for
+  std::int64_t chunks = 1;             // like the one that is planned, the last perhaps smaller
 };
 
 // Several lines, each ending in a newline.

@@ -18,6 +18,7 @@
 #include "cli/picture_size.h"
 #include "cli/prompt_options.h"
 #include "cli/request_pictures.h"
+#include "cli/sampling_options.h"
 #include "image/output_file.h"
 #include "image/png.h"
 #include "pipeline/condition_check.h"
@@ -93,6 +94,7 @@ void fill_defaults(GenerateJob& job) {
       request.progressive = Progressive{stages->base, stages->strength};
     }
     request.tile = recorded.tile;
+    request.sampling = recorded.sampling;
     request.loras.clear();
     for (const auto& lora : recorded.loras) {
       request.loras.push_back({checked_lora(lora.path), lora.strength});
@@ -105,6 +107,18 @@ void fill_defaults(GenerateJob& job) {
   request.num_inference_steps = defaults.num_inference_steps;
   request.guidance_scale = defaults.guidance_scale;
   request.max_sequence_length = defaults.max_sequence_length;
+}
+
+// --max-seconds and --tflops, which have a meaning only where a size is to be found.
+void apply_time_limit(GenerateJob& job, const Layers& layers) {
+  const auto seconds = layers.other(&Options::max_seconds), tflops = layers.other(&Options::tflops);
+  if (seconds) job.time_limit.max_seconds = parse_positive("max-seconds", *seconds);
+  if (tflops) job.time_limit.tflops = parse_positive("tflops", *tflops);
+  if (seconds && !job.finds_largest) {
+    usage_error(
+        "--max-seconds without a size to find: it goes with --size auto or plan --max-size");
+  }
+  if (tflops && !seconds) usage_error("--tflops without --max-seconds has no meaning");
 }
 
 // --size and --aspect, or --width and --height. A size on the command line goes before sides in a
@@ -175,10 +189,12 @@ void apply_options(GenerateJob& job, const Layers& layers) {
   apply_prompt_options(request, layers);
   apply_progressive(job, layers);
   apply_size(job, layers);
+  apply_time_limit(job, layers);
   apply_pictures(job, layers);
   if (const auto text = layers.picture(&Options::tile)) request.tile = parse_side("tile", *text);
   number(&Options::steps, "steps", 1000, request.num_inference_steps);
   number(&Options::num_images, "num-images", 10000, request.num_images);
+  apply_sampling(job, layers);
   number(&Options::max_sequence_length, "max-sequence-length", 512, request.max_sequence_length);
   if (const auto text = layers.picture(&Options::guidance)) {
     request.guidance_scale = parse_scale("guidance", *text);
@@ -413,6 +429,11 @@ BatchEntry make_batch_entry(const CommandLine& line, const BatchJob& job, const 
   if (entry.options.contains("negative-prompt") && !entry.options.contains("negative-prompt-2")) {
     own.typed.negative_prompt_2.reset();
     own.configured.negative_prompt_2.reset();
+  }
+  // Of steps and sigmas, those of the entry.
+  if (entry.options.contains("sigmas") && !entry.options.contains("steps")) own.typed.steps.reset();
+  if (entry.options.contains("steps") && !entry.options.contains("sigmas")) {
+    own.typed.sigmas.reset();
   }
   GenerateJob filled = job.defaults;
   try {

@@ -32,6 +32,7 @@ struct GenerateJob {
   // found.
   bool finds_largest = false;
   Aspect aspect = {};
+  TimeLimit time_limit;  // --max-seconds, --tflops; then too
   // At most so many prompts in one go. More would save little, and make the first picture wait.
   std::size_t chunk_size = 16;
   bool json = false;

@@ -89,7 +89,8 @@ class Pictures {
   // Options that say what becomes of a picture, with one that is only looked at.
   void refuse_with(const char* name) const {
     if (mask_) {
-      usage_error(fmt::format("--mask with --{}: the model only looks at it; leave --mask out", name));
+      usage_error(
+          fmt::format("--mask with --{}: the model only looks at it; leave --mask out", name));
     }
     if (strength_) {
       usage_error(fmt::format(
@@ -114,8 +115,7 @@ class Pictures {
   }
 
   void show(Role role, const fs::path& image, const fs::path& mask) {
-    request_.condition =
-        make_condition_image(role, image, mask, request_.width, request_.height);
+    request_.condition = make_condition_image(role, image, mask, request_.width, request_.height);
   }
 
   void take_reference() {

@@ -150,6 +150,27 @@ class Fields {
     return record;
   }
 
+  // Absent: as it is without being asked for. Names and order are checked where it is used.
+  Sampling sampling() const {
+    Sampling result;
+    if (object_.contains("scheduler")) result.scheduler = text("scheduler");
+    if (object_.contains("compat")) result.compat = text("compat");
+    result.shift = optional_number("shift");
+    if (result.shift && *result.shift <= 0) {
+      throw bad("shift", object_.at("shift"), "a number above 0");
+    }
+    const auto sigmas = object_.find("sigmas");
+    if (sigmas == object_.end()) return result;
+    for (const json& sigma : *sigmas) {
+      if (!sigma.is_number() || !(sigma.get<double>() > 0 && sigma.get<double>() <= 1)) break;
+      result.sigmas.push_back(sigma.get<double>());
+    }
+    if (!sigmas->is_array() || sigmas->empty() || result.sigmas.size() != sigmas->size()) {
+      throw bad("sigmas", *sigmas, "a list of numbers above 0 to 1");
+    }
+    return result;
+  }
+
   // Absent in pictures without any.
   std::vector<LoraRecord> loras() const {
     std::vector<LoraRecord> result;
@@ -209,6 +230,16 @@ std::string role_name(ConditionImage::Role role) {
   throw Error(ErrorKind::kInternal, "a picture without a role");
 }
 
+ordered_json sampling_json(const Sampling& sampling) {
+  const Sampling usual;
+  ordered_json object = ordered_json::object();
+  if (sampling.scheduler != usual.scheduler) object["scheduler"] = sampling.scheduler;
+  if (sampling.compat != usual.compat) object["compat"] = sampling.compat;
+  if (!sampling.sigmas.empty()) object["sigmas"] = sampling.sigmas;
+  if (sampling.shift) object["shift"] = *sampling.shift;
+  return object;
+}
+
 std::string to_json(const PictureMetadata& metadata) {
   ordered_json object;
   object["format"] = kFormat;
@@ -222,6 +253,7 @@ std::string to_json(const PictureMetadata& metadata) {
   object["width"] = metadata.width;
   object["height"] = metadata.height;
   object["num_inference_steps"] = metadata.num_inference_steps;
+  object.update(sampling_json(metadata.sampling));
   if (metadata.guidance_scale) object["guidance_scale"] = *metadata.guidance_scale;
   object["seed"] = metadata.seed;
   object["max_sequence_length"] = metadata.max_sequence_length;
@@ -291,6 +323,7 @@ PictureMetadata metadata_from_json(const std::string& text, const std::string& f
   metadata.width = fields.integer("width", 1, kMaxSide);
   metadata.height = fields.integer("height", 1, kMaxSide);
   metadata.num_inference_steps = fields.integer("num_inference_steps", 1, kMaxCount);
+  metadata.sampling = fields.sampling();
   metadata.guidance_scale = fields.optional_number("guidance_scale");
   metadata.seed = fields.unsigned_integer("seed");
   metadata.max_sequence_length = fields.integer("max_sequence_length", 1, 512);
@@ -312,14 +345,30 @@ PictureMetadata metadata_from_json(const std::string& text, const std::string& f
   return metadata;
 }
 
+namespace {
+
+// As A1111 and Forge name them.
+std::string a1111_sampler(const Sampling& sampling) {
+  const auto& name = sampling.scheduler;
+  std::string text = fmt::format("Sampler: {}, ", name == "euler"      ? "Euler"
+                                                  : name == "heun"     ? "Heun"
+                                                  : name == "dpmpp_2m" ? "DPM++ 2M"
+                                                                       : name);
+  if (sampling.sigmas.empty()) text += "Schedule type: Simple, ";
+  if (sampling.shift) text += fmt::format("Shift: {}, ", *sampling.shift);
+  return text;
+}
+
+}  // namespace
+
 std::string a1111_parameters(const PictureMetadata& metadata) {
   const auto& negative = metadata.negative;
   std::string text = metadata.prompt;
   if (negative && !negative->prompt.empty()) {
     text += fmt::format("\nNegative prompt: {}", negative->prompt);
   }
-  text += fmt::format("\nSteps: {}, Sampler: Euler, Schedule type: Simple, CFG scale: {}, ",
-                      metadata.num_inference_steps, negative ? negative->true_cfg_scale : 1.0);
+  text += fmt::format("\nSteps: {}, {}CFG scale: {}, ", metadata.num_inference_steps,
+                      a1111_sampler(metadata.sampling), negative ? negative->true_cfg_scale : 1.0);
   if (metadata.guidance_scale) {
     text += fmt::format("Distilled CFG Scale: {}, ", *metadata.guidance_scale);
   }

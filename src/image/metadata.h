@@ -4,11 +4,13 @@
 
 #include <cstdint>
 #include <map>
+#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "steadyflux/pipeline.h"
+#include "steadyflux/sampling.h"
 
 namespace steadyflux {
 
@@ -74,6 +76,7 @@ struct PictureMetadata {
   std::int64_t width = 0;   // pixels
   std::int64_t height = 0;  // pixels
   std::int64_t num_inference_steps = 0;
+  Sampling sampling = {};
   std::optional<double> guidance_scale;  // absent when the model has no guidance embedding
   std::uint64_t seed = 0;                // of this picture, not of the first of its batch
   std::int64_t max_sequence_length = 0;
@@ -96,6 +99,9 @@ struct PictureMetadata {
 
   bool operator==(const PictureMetadata&) const = default;
 };
+
+// scheduler, compat, sigmas and shift, as far as they differ from Sampling's own values.
+nlohmann::ordered_json sampling_json(const Sampling& sampling);
 
 // One line of JSON, keys in the order above. Bytes that are no UTF-8 become U+FFFD.
 std::string to_json(const PictureMetadata& metadata);

@@ -12,6 +12,7 @@
 #include "base/file_io.h"
 #include "image/png.h"
 #include "image/stb_decode.h"
+#include "image/webp.h"
 #include "steadyflux/error.h"
 
 namespace steadyflux {
@@ -43,20 +44,30 @@ bool is_jpeg(Bytes bytes) {
   return bytes.size() >= 3 && bytes[0] == 0xff && bytes[1] == 0xd8 && bytes[2] == 0xff;
 }
 
-// stb_image passes over checksums, and fills what is missing of a JPEG with grey.
+DecodedPixels read_header(Bytes bytes) {
+  return is_webp(bytes) ? webp_read_header(bytes) : stb_read_header(bytes);
+}
+
+// stb_image passes over checksums, and fills what is missing of a JPEG with grey; a WebP decodes
+// without its last bytes where these are not needed.
 void check_whole(Bytes bytes, const std::string& name) {
   if (is_png(bytes)) {
     parse_png_text(bytes, name);
+  } else if (is_webp(bytes)) {
+    if (!webp_is_whole(bytes)) throw bad_picture(name, "the WebP file is cut off");
   } else if (bytes[bytes.size() - 2] != 0xff || bytes[bytes.size() - 1] != 0xd9) {
     throw bad_picture(name, "the JPEG file is cut off: its end marker is missing");
   }
 }
 
-StbSize checked_size(Bytes bytes, const std::string& name) {
-  if (!is_png(bytes) && !is_jpeg(bytes)) throw bad_picture(name, "neither a PNG nor a JPEG file");
-  const StbPixels header = stb_read_header(bytes);
+DecodedSize checked_size(Bytes bytes, const std::string& name) {
+  if (!is_png(bytes) && !is_jpeg(bytes) && !is_webp(bytes)) {
+    throw bad_picture(name, "neither a PNG, nor a JPEG, nor a WebP file");
+  }
+  const DecodedPixels header = read_header(bytes);
   const auto [width, height] = header.size;
   // stb_image says the same of a damaged header and of a size above its own limit of 1 GiB.
+  if (header.problem == kAnimation) throw bad_picture(name, "an animation; give one picture");
   if (!header.problem.empty()) {
     throw bad_picture(name, "a picture that is damaged or has more than 512 MiB of pixels");
   }
@@ -74,11 +85,11 @@ Image decode_picture(Bytes bytes, const std::string& name) {
   if (bytes.size() > kMaxFile) {
     throw bad_picture(name, fmt::format("larger than {} bytes, which no picture is", kMaxFile));
   }
-  const StbSize size = checked_size(bytes, name);
+  const DecodedSize size = checked_size(bytes, name);
   check_whole(bytes, name);
-  const StbPixels pixels = stb_decode(bytes);
+  const DecodedPixels pixels = is_webp(bytes) ? webp_decode(bytes) : stb_decode(bytes);
   if (pixels.rgb == nullptr) {
-    if (pixels.problem == "outofmem") {
+    if (pixels.out_of_memory) {
       throw Error(ErrorKind::kDoesNotFit,
                   fmt::format("{}: no memory for a picture of {} x {} pixels", name, size.width,
                               size.height));
@@ -109,7 +120,7 @@ PictureSize read_picture_size(const fs::path& path) {
     throw io_error(path, "cannot be read", errno);
   }
   bytes.resize(static_cast<std::size_t>(stream.gcount()));
-  const StbSize size = checked_size(as_bytes(bytes), path.string());
+  const DecodedSize size = checked_size(as_bytes(bytes), path.string());
   const auto file_bytes = static_cast<std::int64_t>(fs::file_size(path, error));
   return {.width = size.width, .height = size.height, .file_bytes = error ? 0 : file_bytes};
 }

@@ -1,5 +1,6 @@
-// Pictures back from the PNG and JPEG files that steadyflux writes, for contact sheets and
-// galleries. A file that is cut off or damaged is an error, and not a picture that is half grey.
+// Pictures back from PNG and JPEG files, as steadyflux writes them, and from WebP files, which it
+// only reads: for contact sheets, galleries and image to image. A file that is cut off or damaged
+// is an error, and not a picture that is half grey.
 #pragma once
 
 #include <cstdint>
@@ -12,8 +13,9 @@
 namespace steadyflux {
 
 // 8 bits a channel; transparency is dropped. What the bytes are decides, not the file's name.
-// Throws Error that names the file: kBadInput if it is missing, neither PNG nor JPEG, cut off,
-// damaged (PNG: by its checksums) or has more than 512 MiB of pixels, kIo if it cannot be read.
+// Throws Error that names the file: kBadInput if it is missing, none of the three, cut off, an
+// animation, damaged (PNG: by its checksums) or has more than 512 MiB of pixels, kIo if it cannot
+// be read.
 Image read_picture(const std::filesystem::path& path);
 // The same from memory; `name` stands for the file in messages.
 Image decode_picture(std::span<const std::uint8_t> bytes, const std::string& name);

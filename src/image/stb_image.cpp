@@ -12,8 +12,8 @@
 
 namespace steadyflux {
 
-StbPixels stb_read_header(std::span<const std::uint8_t> bytes) {
-  StbPixels pixels;
+DecodedPixels stb_read_header(std::span<const std::uint8_t> bytes) {
+  DecodedPixels pixels;
   int width = 0;
   int height = 0;
   int channels = 0;
@@ -25,8 +25,8 @@ StbPixels stb_read_header(std::span<const std::uint8_t> bytes) {
   return pixels;
 }
 
-StbPixels stb_decode(std::span<const std::uint8_t> bytes) {
-  StbPixels pixels;
+DecodedPixels stb_decode(std::span<const std::uint8_t> bytes) {
+  DecodedPixels pixels;
   int width = 0;
   int height = 0;
   int channels = 0;
@@ -35,6 +35,7 @@ StbPixels stb_decode(std::span<const std::uint8_t> bytes) {
                 stbi_image_free};
   pixels.size = {.width = width, .height = height};
   if (pixels.rgb == nullptr) pixels.problem = stbi_failure_reason();
+  pixels.out_of_memory = pixels.problem == "outofmem";
   return pixels;
 }
 

@@ -28,7 +28,8 @@ PictureSides sides_of_area(const Aspect& aspect, double pixels, std::int64_t mul
 
 std::optional<PictureSides> largest_size(const FluxModel& model, const Workload& workload,
                                          const Budget& budget, const PlanOptions& options,
-                                         const Aspect& aspect) {
+                                         const Aspect& aspect,
+                                         const std::function<bool(const Plan&)>& accepts) {
   const auto multiple = 2 * model.vae.scale_factor();
   const auto sides = [&](std::int64_t units) {
     return sides_of(aspect, units * multiple, multiple);
@@ -42,7 +43,8 @@ std::optional<PictureSides> largest_size(const FluxModel& model, const Workload&
     auto sized = workload;
     sized.width = sides(units).width;
     sized.height = sides(units).height;
-    return make_plan(model, sized, budget, options).fits;
+    const auto plan = make_plan(model, sized, budget, options);
+    return plan.fits && (!accepts || accepts(plan));
   };
   if (!fits(1)) return std::nullopt;
   std::int64_t low = 1, high = 2;  // low fits

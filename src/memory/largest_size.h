@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 
 #include "memory/plan.h"
@@ -32,9 +33,11 @@ constexpr std::int64_t kMostPixels = (std::int64_t{512} << 20) / 3;
 
 // Of all sizes of this aspect in the model's steps, up to kMostSide and kMostPixels: one whose plan
 // fits while the next larger one's does not. Nothing if not even the smallest fits. The workload's
-// own size plays no part.
+// own size plays no part. `accepts` may refuse plans that fit: it has to refuse those of larger
+// sizes, too.
 std::optional<PictureSides> largest_size(const FluxModel& model, const Workload& workload,
                                          const Budget& budget, const PlanOptions& options,
-                                         const Aspect& aspect);
+                                         const Aspect& aspect,
+                                         const std::function<bool(const Plan&)>& accepts = {});
 
 }  // namespace steadyflux

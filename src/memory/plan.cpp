@@ -113,8 +113,9 @@ class Planner {
     parked_embeds_ = workload.num_prompts * embeds_;
     reference_len_ = workload.reference_height / token * (workload.reference_width / token);
     // Where a mask keeps part of a picture, there are the mask, the picture's latents, and noise.
-    const auto tokens = (workload.num_images + 3 * workload.num_masks) * image_len +
-                        workload.num_references * reference_len_;
+    const auto tokens =
+        ((1 + workload.solver_latents) * workload.num_images + 3 * workload.num_masks) * image_len +
+        workload.num_references * reference_len_;
     latents_ = (tokens * model.transformer.out_channels +
                 workload.num_conditions * image_len * model.transformer.condition_channels()) *
                element_;
@@ -334,8 +335,15 @@ class Planner {
     plan_.disk_read_bytes_per_step = weights.file_bytes(UnitPlace::kDisk);
   }
 
+  // Of all tables, where each has `rows` steps at once. Where steps look ahead, there is a row more
+  // for the last of them.
+  std::int64_t table_rows(std::int64_t rows) const {
+    const auto ahead = workload_.passes_per_step - 1;
+    return workload_.num_tables * std::min(rows + ahead, workload_.num_inference_steps);
+  }
+
   std::int64_t table_bytes(std::int64_t rows) const {
-    return workload_.num_tables * rows * modulation_row_bytes(model_.transformer, workload_.dtype);
+    return table_rows(rows) * modulation_row_bytes(model_.transformer, workload_.dtype);
   }
 
   PhasePlan modulate_phase(std::int64_t rows) const {
@@ -344,8 +352,8 @@ class Planner {
     PhasePlan modulate{.name = "modulate"};
     add_weights(modulate, modulation_weights(config, workload_.dtype, workload_.stored.transformer),
                 workload_.stored.transformer, 1,
-                modulation_activations(config, workload_.dtype, workload_.num_tables * rows) +
-                    if_widened(modulation_widened_bytes(config, workload_.num_tables * rows)),
+                modulation_activations(config, workload_.dtype, table_rows(rows)) +
+                    if_widened(modulation_widened_bytes(config, table_rows(rows))),
                 overhead(kModulateOverhead) + table_bytes(rows) + parked_embeds_ +
                     (chunks > 1 || workload_.encodes_images() ? latents_ : 0));
     modulate.disk_read_bytes *= chunks;
@@ -356,7 +364,8 @@ class Planner {
     const auto& config = model_.transformer;
     PhasePlan denoise{.name = "denoise"};
     const auto shown_len = tile_len_ + reference_len_;
-    const auto passes = group_passes(group) * workload_.num_inference_steps;
+    const auto once = workload_.num_inference_steps, again = workload_.passes_per_step - 1;
+    const auto passes = group_passes(group) * (once + again * (once - 1));
     const auto inputs = inputs_of(group);
     const auto brought = on_device()  // of each input
                              ? embeds_ + modulation_row_bytes(config, workload_.dtype)

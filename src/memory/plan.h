@@ -65,28 +65,32 @@ struct Workload {
   std::int64_t height = 1024;  // pixels
   std::int64_t tile = 0;       // pixels: pictures with longer sides are made in tiles; 0: as one
   std::int64_t num_inference_steps = 4;  // that are made: of image to image those behind the first
-  std::int64_t num_images = 1;           // in all
-  std::int64_t num_guided = 0;           // of them: with a negative prompt beside the prompt
-  std::int64_t num_prompts = 1;          // different ones
-  std::int64_t num_encoded = 1;          // of them: 0 where all embeddings are there already
-  std::int64_t num_init_images = 0;      // pictures that begin from one
-  std::int64_t num_masks = 0;            // and keep part of it
-  std::int64_t num_conditions = 0;       // pictures that have one beside their channels
-  std::int64_t num_references = 0;       // pictures that have one behind their tokens
-  std::int64_t reference_width = 0;      // pixels, of the largest of those
-  std::int64_t reference_height = 0;     // pixels
-  std::int64_t image_load_bytes = 0;     // of RAM, to read one of all those pictures
-  std::int64_t num_tables = 1;  // of modulations: combinations of prompt, steps and guidance
+  // Of the transformer in every step but the last, which has one: 2 with Heun's method.
+  std::int64_t passes_per_step = 1;
+  std::int64_t solver_latents = 0;    // that a solver keeps of each picture, beside its latents
+  std::int64_t num_images = 1;        // in all
+  std::int64_t num_guided = 0;        // of them: with a negative prompt beside the prompt
+  std::int64_t num_prompts = 1;       // different ones
+  std::int64_t num_encoded = 1;       // of them: 0 where all embeddings are there already
+  std::int64_t num_init_images = 0;   // pictures that begin from one
+  std::int64_t num_masks = 0;         // and keep part of it
+  std::int64_t num_conditions = 0;    // pictures that have one beside their channels
+  std::int64_t num_references = 0;    // pictures that have one behind their tokens
+  std::int64_t reference_width = 0;   // pixels, of the largest of those
+  std::int64_t reference_height = 0;  // pixels
+  std::int64_t image_load_bytes = 0;  // of RAM, to read one of all those pictures
+  std::int64_t num_tables = 1;        // of modulations: combinations of prompt, steps and guidance
   std::int64_t max_sequence_length = 512;
   int num_threads = 1;
-  // Pictures that are encoded on their behalf, perhaps several for one.
-  bool encodes_images() const { return num_init_images + num_conditions + num_references > 0; }
   std::string dtype = "bf16";   // computed with: bf16, fp16, fp32
   bool widened = false;         // on the CPU, which multiplies such numbers in fp32 only
   std::int64_t lora_bytes = 0;  // of the files
   // Where it is the dtype computed with, or packed, weights on the CPU are used as they lie in the
   // mapped files.
   StoredModel stored;
+
+  // Pictures that are encoded on their behalf, perhaps several for one.
+  bool encodes_images() const { return num_init_images + num_conditions + num_references > 0; }
 };
 
 enum class UnitPlace : std::uint8_t {

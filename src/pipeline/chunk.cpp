@@ -50,7 +50,7 @@ Chunk make_chunk(const FluxModel& model, std::span<const Request> requests) {
     const auto place = [&](const ChunkPrompt& text) -> ChunkText {
       const auto prompt = index_of(text, chunk.prompts, prompts);
       const auto table = index_of({prompt, request.num_inference_steps, skipped_steps(request),
-                                   tile_seq_len(model, request), guidance},
+                                   tile_seq_len(model, request), guidance, request.sampling},
                                   chunk.tables, tables);
       return {prompt, table};
     };

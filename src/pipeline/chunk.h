@@ -30,6 +30,7 @@ struct ChunkTable {
   std::int64_t skipped_steps = 0;  // of them, at the beginning: of image to image
   std::int64_t image_len = 0;      // packed tokens of a tile, on which the schedule depends
   double guidance_scale = 0.0;     // 0 for models without a guidance embedding
+  Sampling sampling = {};
   auto operator<=>(const ChunkTable&) const = default;
   std::int64_t steps() const { return num_inference_steps - skipped_steps; }
 };

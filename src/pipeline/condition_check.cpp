@@ -67,17 +67,18 @@ void check_condition(const FluxModel& model, const Request& request) {
     if (request.tile != 0) refuse(model, "it takes no --reference with --tile");
     for (const auto side : {condition->width, condition->height}) {
       if (side >= multiple && side % multiple == 0) continue;
-      throw Error(ErrorKind::kUsage,
-                  fmt::format("a reference of {} x {} pixels: both sides have to be multiples of {}",
-                              condition->width, condition->height, multiple));
+      throw Error(
+          ErrorKind::kUsage,
+          fmt::format("a reference of {} x {} pixels: both sides have to be multiples of {}",
+                      condition->width, condition->height, multiple));
     }
     return;
   }
   if (condition->width != request.width || condition->height != request.height) {
-    throw Error(ErrorKind::kUsage,
-                fmt::format("{} x {} pixels of {} for a picture of {} x {}", condition->width,
-                            condition->height, condition->image.string(), request.width,
-                            request.height));
+    throw Error(
+        ErrorKind::kUsage,
+        fmt::format("{} x {} pixels of {} for a picture of {} x {}", condition->width,
+                    condition->height, condition->image.string(), request.width, request.height));
   }
 }
 

@@ -13,9 +13,9 @@
 #include "pipeline/phase_weights.h"
 #include "pipeline/phases.h"
 #include "pipeline/picture_sigmas.h"
+#include "pipeline/picture_solver.h"
 #include "pipeline/saved_tensors.h"
 #include "pipeline/tile_blend.h"
-#include "scheduler/flow_match_euler.h"
 #include "transformer/flux_transformer.h"
 
 namespace steadyflux {
@@ -34,10 +34,11 @@ ModulationTables modulate(const PhaseContext& context, const Chunk& chunk,
   std::vector<at::Tensor> pooled;  // [1, pooled_projection_dim]
   for (const auto& table : chunk.tables) {
     const auto schedule =
-        make_schedule(model.scheduler, table.num_inference_steps, table.image_len);
+        schedule_of(model, table.sampling, table.num_inference_steps, table.image_len);
     const auto end = std::min(table.steps(), first_step + context.plan.modulation_rows);
+    const auto ahead = evaluations_per_step(table.sampling) - 1;
     tables.begin.push_back(static_cast<std::int64_t>(timesteps.size()));
-    for (auto step = first_step; step < end; ++step) {
+    for (auto step = first_step; step < std::min(table.steps(), end + ahead); ++step) {
       timesteps.push_back(schedule.timesteps[static_cast<std::size_t>(table.skipped_steps + step)]);
       guidance.push_back(static_cast<float>(table.guidance_scale));
       pooled.push_back(embeddings[table.prompt].pooled_prompt_embeds);
@@ -103,7 +104,7 @@ class Denoiser {
   struct Brought {
     std::vector<at::Tensor> prompt_embeds;  // of each of its texts
     RotaryEmbedding image_rotary_emb;
-    std::vector<float> sigmas;  // before the first step, after it, ...
+    PictureSolver solver;
   };
 
   std::int64_t steps_left(std::size_t picture) const {
@@ -122,10 +123,19 @@ class Denoiser {
   // Pictures in tiles go one after the other, each with a group of its tiles at a time.
   bool in_tiles() const { return tiles_.count() > 1; }
   std::size_t pictures_at_once() const { return in_tiles() ? 1 : group_size_; }
-  std::int64_t passes_per_step() const {
+  std::int64_t passes_per_evaluation() const {
     if (!in_tiles()) return 1;
     return group_count(static_cast<std::size_t>(tiles_.count()),
                        static_cast<std::int64_t>(group_size_));
+  }
+
+  // Steps left in which the transformer is asked twice.
+  std::int64_t double_steps_left(std::size_t number) const {
+    const auto& picture = chunk_.pictures[number];
+    if (evaluations_per_step(chunk_.request(picture).sampling) == 1) return 0;
+    const auto left = steps_left(number);
+    const bool ends = state_.steps_done[number] + left == chunk_.steps(picture);
+    return left > 0 && ends ? left - 1 : left;
   }
 
   // Times that the weights are gone through from here on.
@@ -134,11 +144,12 @@ class Denoiser {
     const auto pictures = unfinished();
     for_groups(pictures.size(), static_cast<std::int64_t>(pictures_at_once()),
                [&](std::size_t first, std::size_t count) {
-                 std::int64_t longest = 0;
+                 std::int64_t longest = 0, most_doubled = 0;
                  for (std::size_t i = 0; i < count; ++i) {
                    longest = std::max(longest, steps_left(pictures[first + i]));
+                   most_doubled = std::max(most_doubled, double_steps_left(pictures[first + i]));
                  }
-                 sum += longest * passes_per_step();
+                 sum += (longest + most_doubled) * passes_per_evaluation();
                });
     return sum;
   }
@@ -167,7 +178,7 @@ class Denoiser {
                           reference != nullptr ? TokenGrid{reference->height / factor / 2,
                                                            reference->width / factor / 2}
                                                : TokenGrid{}});
-    brought.sigmas = sigmas_to_do(model, request);
+    brought.solver = PictureSolver(request.sampling.scheduler, sigmas_to_do(model, request));
     brought_[number] = std::move(brought);
   }
 
@@ -188,26 +199,37 @@ class Denoiser {
     return rotary_;
   }
 
-  // Every picture of the group one step on.
-  void step(const std::vector<std::size_t>& group) {
-    auto velocities =
-        in_tiles() ? std::vector{predict_in_tiles(group.front())} : predict_wholes(group);
-    for (std::size_t i = 0; i < group.size(); ++i) {
-      advance(group[i], std::exchange(velocities[i], {}));
+  // Every picture of the group one step on. Should it throw in the midst of a step, the step begins
+  // anew the next time.
+  void step(std::vector<std::size_t> group) {
+    while (!group.empty()) {
+      auto velocities =
+          in_tiles() ? std::vector{predict_in_tiles(group.front())} : predict_wholes(group);
+      for (std::size_t i = 0; i < group.size(); ++i) {
+        advance(group[i], std::exchange(velocities[i], {}));
+      }
+      std::erase_if(group, [this](std::size_t number) { return !in_midst(number); });
     }
+  }
+
+  // Whether the transformer is to be asked once more in this step, at the next noise level.
+  bool in_midst(std::size_t number) const { return brought_.at(number).solver.trial().defined(); }
+
+  const at::Tensor& latents_to_ask_of(std::size_t number) const {
+    return in_midst(number) ? brought_.at(number).solver.trial() : state_.latents[number];
   }
 
   // What the transformer says of each picture: [1, S, out_channels], where it is computed.
   std::vector<at::Tensor> predict_wholes(const std::vector<std::size_t>& group) {
     std::vector<View> views;
     for (const auto number : group) {
-      views.push_back({number, state_.latents[number], conditioning(number)});
+      views.push_back({number, latents_to_ask_of(number), conditioning(number)});
     }
     return predict(views);
   }
 
   at::Tensor predict_in_tiles(std::size_t number) {
-    const auto& latents = state_.latents[number];
+    const auto& latents = latents_to_ask_of(number);
     TileBlend blend(tiles_, latents.size(2));
     for_groups(
         static_cast<std::size_t>(tiles_.count()), static_cast<std::int64_t>(group_size_),
@@ -259,9 +281,9 @@ class Denoiser {
       const auto latents = view.latents.to(context_.device);
       const auto hidden_states = view.shown.hidden_states(latents);
       const auto texts = chunk_.pictures[view.number].texts();
+      const auto step = state_.steps_done[view.number] + (in_midst(view.number) ? 1 : 0);
       for (std::size_t i = 0; i < texts.size(); ++i) {
-        const auto row =
-            tables_.row(texts[i].table, state_.steps_done[view.number]).to(context_.device);
+        const auto row = tables_.row(texts[i].table, step).to(context_.device);
         inputs.push_back({hidden_states, brought.prompt_embeds[i],
                           transformer_.split_modulations(row), brought.image_rotary_emb});
         lengths.push_back(latents.size(1));
@@ -279,21 +301,22 @@ class Denoiser {
     return guided(chunk_, numbers, std::move(predictions));
   }
 
-  // Takes a picture along its velocity to the next level of noise.
+  // Takes a picture along its velocity to the next level of noise, if its solver knows enough.
   void advance(std::size_t number, const at::Tensor& velocity) {
     const auto step = static_cast<std::size_t>(state_.steps_done[number]);
-    const auto& sigmas = brought_.at(number).sigmas;
-    const float dt = sigmas[step + 1] - sigmas[step];
-    // dt * v is rounded to the model dtype, the sum is made in fp32 (FlowMatchEuler step).
-    const auto before = state_.latents[number].to(context_.device);
-    auto latents = (before.to(at::kFloat) + velocity * dt).to(velocity.scalar_type()).to(at::kCPU);
+    auto& solver = brought_.at(number).solver;
+    auto made = solver.advance(step, state_.latents[number].to(context_.device), velocity,
+                               state_.predictions[number]);
+    auto& latents = made ? made->latents : solver.trial();
     if (state_.steps_done[number] + 1 == chunk_.steps(chunk_.pictures[number])) {
       expect_finite(context_, latents, transformer_source());
     }
     if (number < state_.inpainting.size() && state_.inpainting[number].mask.defined()) {
-      latents = state_.inpainting[number].keep_unmasked(latents, sigmas[step + 1]);
+      latents = state_.inpainting[number].keep_unmasked(latents, solver.sigma(step + 1));
     }
+    if (!made) return;
     state_.latents[number] = std::move(latents);
+    state_.predictions[number] = std::move(made->prediction);
     ++state_.steps_done[number];
   }
 
@@ -305,7 +328,8 @@ class Denoiser {
       const auto& picture = chunk_.pictures[number];
       const bool is_time = done % context_.latents->every() == 0;
       if ((!is_time && !last_chance) || done == chunk_.steps(picture)) continue;
-      context_.latents->put(picture.request, picture.index, to_saved(state_.latents[number], done));
+      context_.latents->put(picture.request, picture.index,
+                            to_saved(state_.latents[number], state_.predictions[number], done));
     }
   }
 
@@ -363,6 +387,7 @@ void denoise(const PhaseContext& context, const Chunk& chunk,
              Denoising& state) {
   state.latents.resize(chunk.pictures.size());
   state.steps_done.resize(chunk.pictures.size(), 0);
+  state.predictions.resize(chunk.pictures.size());
   Denoiser(context, chunk, embeddings, tables, state).run();
 }
 

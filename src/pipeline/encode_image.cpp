@@ -89,8 +89,8 @@ class Drawn {
   at::Generator generator_;
 };
 
-// Reads and encodes, tile by tile. Pictures of a request share theirs, and stand next to each other:
-// the last one is held.
+// Reads and encodes, tile by tile. Pictures of a request share theirs, and stand next to each
+// other: the last one is held.
 class ImageEncoder {
  public:
   struct Encoded {
@@ -262,9 +262,8 @@ at::Tensor Conditioning::hidden_states(const at::Tensor& latents) const {
 }
 
 std::int64_t encode_image_steps(const Chunk& chunk) {
-  return std::count_if(chunk.pictures.begin(), chunk.pictures.end(), [&](const auto& picture) {
-    return has_image(chunk.request(picture));
-  });
+  return std::count_if(chunk.pictures.begin(), chunk.pictures.end(),
+                       [&](const auto& picture) { return has_image(chunk.request(picture)); });
 }
 
 void encode_images(const PhaseContext& context, const Chunk& chunk, Denoising& state) {

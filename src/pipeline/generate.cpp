@@ -41,13 +41,15 @@ Denoising begin_denoising(const Chunk& chunk, LatentsStore* latents, const FluxM
   Denoising state;
   state.latents.resize(chunk.pictures.size());
   state.steps_done.resize(chunk.pictures.size(), 0);
+  state.predictions.resize(chunk.pictures.size());
   for (std::size_t i = 0; latents != nullptr && i < chunk.pictures.size(); ++i) {
     const auto& picture = chunk.pictures[i];
     const auto saved = latents->find(picture.request, picture.index);
     if (!saved) continue;
-    const auto tensor = from_saved(*saved, model, chunk.request(picture), dtype);
-    if (!tensor) continue;
-    state.latents[i] = *tensor;
+    const auto tensors = from_saved(*saved, model, chunk.request(picture), dtype);
+    if (!tensors) continue;
+    state.latents[i] = tensors->latents;
+    state.predictions[i] = tensors->prediction;
     state.steps_done[i] = saved->steps_done;
   }
   return state;

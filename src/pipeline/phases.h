@@ -62,6 +62,7 @@ void encode(const PhaseContext& context, const Chunk& chunk,
 struct ModulationTables {
   at::Tensor rows;                  // [all steps, FluxTransformer::modulation_width()]
   std::vector<std::int64_t> begin;  // one for each table: where its steps begin in `rows`
+  // Tables of Heun's method, whose steps look ahead, have one row more where there is one.
   std::int64_t first = 0, end = 0;
 
   at::Tensor row(std::size_t table, std::int64_t step) const {  // [1, modulation_width()]
@@ -97,10 +98,12 @@ struct Conditioning {
 
 // How far the pictures of a chunk are.
 struct Denoising {
-  std::vector<at::Tensor> latents;       // packed, [1, S, out_channels], in RAM; one per picture
-  std::vector<std::int64_t> steps_done;  // one per picture
-  std::vector<Inpainting> inpainting;    // one per picture, or none at all
+  std::vector<at::Tensor> latents;         // packed, [1, S, out_channels], in RAM; one per picture
+  std::vector<std::int64_t> steps_done;    // one per picture
+  std::vector<Inpainting> inpainting;      // one per picture, or none at all
   std::vector<Conditioning> conditioning;  // likewise
+  // PictureSolver::Step::prediction of the last step, one per picture.
+  std::vector<at::Tensor> predictions;
 };
 
 // Makes the latents that pictures with an init_image begin from, what inpainting keeps, and what

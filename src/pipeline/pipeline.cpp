@@ -15,18 +15,22 @@
 #include "memory/plan.h"
 #include "memory/plan_advice.h"
 #include "memory/probe.h"
+#include "memory/time_estimate.h"
 #include "pipeline/condition_check.h"
 #include "pipeline/device.h"
 #include "pipeline/dtypes.h"
 #include "pipeline/generate.h"
 #include "pipeline/lora_set.h"
 #include "pipeline/phase_runner.h"
+#include "pipeline/picture_sigmas.h"
 #include "pipeline/planning.h"
 #include "pipeline/saved_tensors.h"
+#include "pipeline/speed_probe.h"
 #include "pipeline/staged_run.h"
 #include "pipeline/stages.h"
 #include "pipeline/stored_model.h"
 #include "pipeline/workload.h"
+#include "scheduler/sampling_schedule.h"
 
 namespace steadyflux {
 namespace {
@@ -203,6 +207,13 @@ void Pipeline::check(const Request& request) const {
                 fmt::format("true-cfg-scale {} is no number, 0 or more", request.true_cfg_scale));
   }
   check_condition(state_->model, request);
+  check_sampling(request.sampling);
+  const auto& sigmas = request.sampling.sigmas;
+  if (!sigmas.empty() && static_cast<std::int64_t>(sigmas.size()) != request.num_inference_steps) {
+    throw Error(ErrorKind::kUsage, fmt::format("{} sigmas for {} steps: expected one for each",
+                                               sigmas.size(), request.num_inference_steps));
+  }
+  if (!sigmas.empty()) sigmas_to_do(state_->model, request);  // throws if the shift joins some
   state_->find_loras(request.loras);
 }
 
@@ -214,21 +225,31 @@ Plan Pipeline::plan(std::span<const Request> requests) const {
   return make_plan(setting.model, setting.workload, setting.budget, setting.plan_options);
 }
 
-Request Pipeline::with_largest_size(Request request, const Aspect& aspect) const {
+Request Pipeline::with_largest_size(Request request, const Aspect& aspect,
+                                    const TimeLimit& limit) const {
   const auto factor = state_->multiple();
   const auto planned = last_stage(request, factor);
   request.width = request.height = factor;
   check(request);
   state_->take_loras({&request, 1});
+  MachineSpeed speed;
+  // Before memory is looked at: what libraries take for it stays.
+  if (limit.max_seconds) {
+    speed.flops =
+        limit.tflops ? *limit.tflops * 1e12 : measure_flops(state_->device, state_->dtype);
+  }
   auto setting = state_->setting(state_->workload(make_chunk(state_->model, {&planned, 1})));
   // The process grows by as much until its picture is planned.
   constexpr std::int64_t kGrowth = std::int64_t{4} << 20;
   setting.budget.ram -= kGrowth;
-  const auto sides =
-      largest_size(setting.model, setting.workload, setting.budget, setting.plan_options, aspect);
+  std::function<bool(const Plan&)> accepts;
+  if (limit.max_seconds) accepts = within_seconds(setting.model, speed, *limit.max_seconds);
+  const auto sides = largest_size(setting.model, setting.workload, setting.budget,
+                                  setting.plan_options, aspect, accepts);
   if (!sides) {
     const auto plan =
         make_plan(setting.model, setting.workload, setting.budget, setting.plan_options);
+    if (limit.max_seconds) throw_if_too_slow(setting.model, plan, speed, *limit.max_seconds);
     throw does_not_fit(state_->model, plan, setting.plan_options);
   }
   request.width = sides->width;

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "pipeline/dtypes.h"
+#include "scheduler/sampling_schedule.h"
 
 namespace steadyflux {
 namespace {
@@ -73,19 +74,28 @@ PromptEmbeddings from_stored(const StoredEmbeds& stored, const FluxModel& model,
   return embeddings;
 }
 
-SavedLatents to_saved(const at::Tensor& latents, std::int64_t steps_done) {
-  return {steps_done, dtype_name(latents.scalar_type()), latents.sizes().vec(), bytes_of(latents)};
+SavedLatents to_saved(const at::Tensor& latents, const at::Tensor& prediction,
+                      std::int64_t steps_done) {
+  SavedLatents saved{steps_done, dtype_name(latents.scalar_type()), latents.sizes().vec(),
+                     bytes_of(latents)};
+  if (prediction.defined()) saved.prediction = bytes_of(prediction);
+  return saved;
 }
 
-std::optional<at::Tensor> from_saved(const SavedLatents& saved, const FluxModel& model,
-                                     const Request& request, at::ScalarType dtype) {
+std::optional<LatentsSoFar> from_saved(const SavedLatents& saved, const FluxModel& model,
+                                       const Request& request, at::ScalarType dtype) {
   const std::vector<std::int64_t> wanted{1, image_seq_len(model, request),
                                          model.transformer.out_channels};
   if (saved.shape != wanted || dtype_of_name(saved.dtype) != dtype || saved.steps_done < 1 ||
       saved.steps_done > request.num_inference_steps) {
     return std::nullopt;
   }
-  return tensor_of(saved.values, saved.shape, wanted, "latents", dtype, dtype);
+  LatentsSoFar result;
+  result.latents = tensor_of(saved.values, saved.shape, wanted, "latents", dtype, dtype);
+  if (!looks_back(request.sampling)) return result;
+  if (saved.prediction.empty()) return std::nullopt;
+  result.prediction = tensor_of(saved.prediction, saved.shape, wanted, "latents", dtype, dtype);
+  return result;
 }
 
 }  // namespace steadyflux

@@ -7,6 +7,7 @@
 #include "base/cpu.h"
 #include "lora/lora_file.h"
 #include "quantization/dtype.h"
+#include "scheduler/sampling_schedule.h"
 
 namespace steadyflux {
 namespace {
@@ -62,6 +63,10 @@ Workload make_workload(const Chunk& chunk, const StoredModel& stored, const std:
     work.tile = request.tile;
     work.num_inference_steps =
         std::max(work.num_inference_steps, request.num_inference_steps - skipped_steps(request));
+    const auto evaluations = evaluations_per_step(request.sampling);
+    work.passes_per_step = std::max(work.passes_per_step, evaluations);
+    const std::int64_t kept = evaluations > 1 ? 2 : looks_back(request.sampling) ? 1 : 0;
+    work.solver_latents = std::max(work.solver_latents, kept);
     work.max_sequence_length = std::max(work.max_sequence_length, request.max_sequence_length);
   }
   work.num_images = static_cast<std::int64_t>(chunk.pictures.size());

@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include <cmath>
+#include <utility>
 
 #include "steadyflux/error.h"
 
@@ -51,10 +52,10 @@ void stretch_to_terminal(double terminal, std::vector<float>& sigmas) {
 // The s of shift_dynamic. mu is a straight line over the number of tokens that diffusers does not
 // clamp: far out, its exponential is infinite (the schedule is NaN), or mu itself is negative (the
 // schedule rises).
-float dynamic_shift(const FlowMatchEulerConfig& config, std::int64_t image_seq_len) {
+double dynamic_shift(const FlowMatchEulerConfig& config, std::int64_t image_seq_len) {
   const double mu = calculate_shift(image_seq_len, config);
-  const auto s = static_cast<float>(config.time_shift_type == "linear" ? mu : std::exp(mu));
-  if (!std::isfinite(s) || s <= 0) {
+  const double s = config.time_shift_type == "linear" ? mu : std::exp(mu);
+  if (!std::isfinite(static_cast<float>(s)) || static_cast<float>(s) <= 0) {
     throw Error(ErrorKind::kBadInput,
                 fmt::format("this model's scheduler shifts the noise of a picture of {} tokens by "
                             "{}, expected a finite number above 0; check base_shift, max_shift, "
@@ -65,6 +66,10 @@ float dynamic_shift(const FlowMatchEulerConfig& config, std::int64_t image_seq_l
 }
 
 }  // namespace
+
+double shift_of(const FlowMatchEulerConfig& config, std::int64_t image_seq_len) {
+  return config.use_dynamic_shifting ? dynamic_shift(config, image_seq_len) : config.shift;
+}
 
 double calculate_shift(std::int64_t image_seq_len, const FlowMatchEulerConfig& config) {
   const double m = (config.max_shift - config.base_shift) /
@@ -81,10 +86,15 @@ FlowMatchEulerSchedule make_schedule(const FlowMatchEulerConfig& config,
     throw Error(ErrorKind::kUsage,
                 fmt::format("the number of steps is {}, expected at least 1", num_inference_steps));
   }
+  return make_schedule(config, linspace_to_zero(num_inference_steps), image_seq_len);
+}
+
+FlowMatchEulerSchedule make_schedule(const FlowMatchEulerConfig& config, std::vector<float> levels,
+                                     std::int64_t image_seq_len) {
   FlowMatchEulerSchedule schedule;
-  schedule.sigmas = linspace_to_zero(num_inference_steps);
+  schedule.sigmas = std::move(levels);
   if (config.use_dynamic_shifting) {
-    const float s = dynamic_shift(config, image_seq_len);
+    const float s = static_cast<float>(dynamic_shift(config, image_seq_len));
     for (float& sigma : schedule.sigmas) sigma = shift_dynamic(s, sigma);
   } else {
     for (float& sigma : schedule.sigmas) sigma = shift_static(config.shift, sigma);

@@ -136,6 +136,16 @@ TEST(PromptJsonLines, TakeOtherTextsAndWhatGoesWithThem) {
             (Entries{{2, "p", all}, {3, "q", {}}}));
 }
 
+TEST(PromptJsonLines, SaySchedulersAndSigmas) {
+  EXPECT_EQ(options_of(R"("scheduler": "heun", "shift": 1.50, "compat": "bfl")"),
+            (Options{{"compat", "bfl"}, {"scheduler", "heun"}, {"shift", "1.50"}}));
+  EXPECT_EQ(options_of(R"("sigmas": [1, 0.50, "0.1"], "shift": "auto")"),
+            (Options{{"shift", "auto"}, {"sigmas", "1\n0.50\n0.1"}}));
+  EXPECT_EQ(options_of(R"("sigmas": "1, 0.5")"), (Options{{"sigmas", "1, 0.5"}}));
+  EXPECT_EQ(parse("prompt,sigmas\np,\"1,0.5\"\nq,1 0.5\n", kCsv),
+            (Entries{{2, "p", {{"sigmas", "1,0.5"}}}, {3, "q", {{"sigmas", "1 0.5"}}}}));
+}
+
 TEST(PromptJsonLines, KeepEveryDigitOfANumber) {
   for (const std::string number :
        {"0", "-1", "18446744073709551615", "9223372036854775808", "-9223372036854775808",
@@ -207,7 +217,8 @@ TEST(BadPrompts, AreReportedWithLineReasonAndRemedy) {
   const std::string known =
       "; known are prompt, prompt-2, negative-prompt, negative-prompt-2, true-cfg-scale, seed, "
       "width, height, steps, guidance, max-sequence-length, num-images (or n), lora, image, mask, "
-      "strength, base-size and output";
+      "strength, reference, reference-size, control-image, base-size, scheduler, sigmas, shift, "
+      "compat and output";
   const std::string brace = "; a prompt that begins with a brace is written {\"prompt\": \"{...\"}";
   const std::string utf16 = "this is UTF-16; convert it to UTF-8 (iconv -f UTF-16 -t UTF-8)";
   const std::string not_closed =

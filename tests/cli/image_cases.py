@@ -3,6 +3,7 @@ cli_test.py."""
 
 import json
 import pathlib
+import shutil
 import signal
 
 from batch_program import BatchTest, of
@@ -159,6 +160,14 @@ class ImageChangesTest(ImageTest):
         for number in range(3):
             self.assertEqual((self.folder / f"n-{number + 1}.png").read_bytes(),
                              self.draw(*options, "-s", 7 + number))
+
+    def test_webp(self):
+        shutil.copy(GOLDENS.parent / "fuzz/corpus/picture/lossless.webp", self.folder / "in.webp")
+        self.draw("--image", "in.webp")
+        record = self.record()
+        self.assertEqual((record["width"], record["height"]), (16, 16))
+        (self.folder / "cut.webp").write_bytes((self.folder / "in.webp").read_bytes()[:50])
+        self.fail_with(3, "x", *SHORT, "--image", "cut.webp", says="cut.webp")
 
     def test_jpeg_and_json(self):
         self.succeed("x", *SHORT, "-q", "-W", "48", "-H", "32", "-o", "in.jpg")

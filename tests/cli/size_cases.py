@@ -49,6 +49,40 @@ class SizeTest(CliTest):
                                         f"{width}x{height}")
                 self.assertEqual(done.returncode, 4, f"{width} x {height} in {ram}")
 
+    def test_a_time_makes_it_smaller(self):
+        def found(*arguments):
+            plan = json.loads(self.succeed("plan", "--json", "--max-size", "--max-ram", "450MiB",
+                                           "--device", "cpu", *arguments).stdout)
+            return plan["workload"]["width"], plan["estimated_seconds"]
+
+        whole, seconds = found()
+        self.assertIsNone(seconds)
+        sizes = [found("--max-seconds", most, "--tflops", "0.01") for most in ["0.5", "2", "1e9"]]
+        for (_, seconds), most in zip(sizes, [0.5, 2, 1e9], strict=True):
+            self.assertTrue(0 < seconds <= most, seconds)
+        self.assertLess(sizes[0][0], sizes[1][0])
+        self.assertEqual(sizes[2][0], whole)
+        measured, seconds = found("--max-seconds", "1e9")  # whatever this machine computes
+        self.assertEqual(measured, whole)
+        self.assertGreater(seconds, 0)
+        self.assertIn(b"for a picture", self.succeed("plan", "--max-size", "--device", "cpu",
+                                                     "--max-seconds", "9", "--tflops", "1").stdout)
+        done = self.succeed("x", "--size", "auto", "--max-seconds", "0.5", "--tflops", "0.01",
+                            "--max-ram", "450MiB", "--device", "cpu", "--json")
+        self.assertAlmostEqual(json.loads(done.stdout)["width"], sizes[0][0], delta=16)
+
+    def test_times_that_make_no_sense(self):
+        for says, arguments in [
+            ("--max-seconds 0: expected", ["--max-size", "--max-seconds", "0"]),
+            ("--tflops x: expected", ["--max-size", "--max-seconds", "1", "--tflops", "x"]),
+            ("goes with --size auto", ["--max-seconds", "1"]),
+            ("--tflops without", ["--max-size", "--tflops", "1"]),
+            ("even a picture of 16 x 16", ["--max-size", "--max-seconds", "1e-9", "--device",
+                                           "cpu"]),
+            ("--tflops 20", ["--max-size", "--max-seconds", "9", "--device", "cuda",
+                             "--max-vram", "8GiB"])]:
+            self.fail_saying(2, says, "plan", *arguments)
+
     def test_nothing_fits(self):
         self.fail_saying(4, "does not fit", "a red apple", "--size", "auto", "--device", "cpu",
                          "--max-ram", "64MiB")

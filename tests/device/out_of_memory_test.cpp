@@ -94,7 +94,9 @@ std::int64_t allocations_to_try() {
 }
 
 TEST_P(OutOfMemory, AtAnyAllocationTheRunGoesOn) {
-  const auto request = tiny_request();
+  auto request = tiny_request();
+  // One solver for each model: this one may fail in the midst of a step.
+  if (std::string(GetParam()) == "b") request.sampling.scheduler = "heun";
   fail_at_allocation(0);
   const auto expected = run(request);
   const auto total = device_allocations();

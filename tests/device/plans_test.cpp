@@ -48,12 +48,15 @@ std::vector<Request> mixed_requests() {
   requests[1].prompt = "a lighthouse";
   requests[1].num_images = 1;
   requests[2].prompt = "";
-  requests[2].num_inference_steps = 3;
+  requests[2].num_inference_steps = 6;  // more than the fewest rows of modulations
+  requests[2].sampling.scheduler = "heun";
   requests[2].num_images = 1;
   requests[2].max_sequence_length = 16;
   requests[3].seed = 99;
   requests[3].guidance_scale = 1.5;
   requests[3].num_images = 1;
+  requests[3].num_inference_steps = 3;
+  requests[3].sampling.scheduler = "dpmpp_2m";
   return requests;
 }
 

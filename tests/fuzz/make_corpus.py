@@ -72,6 +72,9 @@ def metadata():
     seed("metadata", "negative", json.dumps(dict(METADATA, seed=-1)))
     seed("metadata", "negative-prompt", json.dumps(dict(
         METADATA, prompt_2="b", negative_prompt="c\n", negative_prompt_2="d", true_cfg_scale=2)))
+    seed("metadata", "sampling", json.dumps(dict(METADATA, scheduler="heun", compat="bfl",
+                                                 sigmas=[1, 0.5, 1e-9], shift=2.5)))
+    seed("metadata", "sigmas-no-list", json.dumps(dict(METADATA, sigmas={"a": 1}, shift=0)))
 
 
 def chunk(kind, data):

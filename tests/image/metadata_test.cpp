@@ -171,6 +171,32 @@ TEST(Metadata, ThePictureToBeginFromIsChecked) {
   }
 }
 
+TEST(Metadata, SamplingComesBackWhereItIsNotTheUsual) {
+  auto metadata = example();
+  for (const char* key : {"scheduler", "compat", "sigmas", "shift"}) {
+    EXPECT_EQ(to_json(metadata).find(key), std::string::npos) << key;
+  }
+  metadata.sampling = {
+      .scheduler = "heun", .compat = "bfl", .sigmas = {1, 0.1, 1.0 / 3e9}, .shift = 1.0 / 3.0};
+  EXPECT_EQ(metadata_from_json(to_json(metadata), "x.png"), metadata);
+  const auto good = nlohmann::json::parse(to_json(metadata));
+  for (const auto& [key, value] :
+       std::vector<std::pair<const char*, nlohmann::json>>{{"scheduler", 1},
+                                                           {"compat", nullptr},
+                                                           {"sigmas", 1},
+                                                           {"sigmas", nlohmann::json::array()},
+                                                           {"sigmas", {1, "0.5"}},
+                                                           {"sigmas", {1, 0}},
+                                                           {"sigmas", {1.5}},
+                                                           {"sigmas", {{"a", 1}}},
+                                                           {"shift", 0},
+                                                           {"shift", "1"}}) {
+    auto changed = good;
+    changed[key] = value;
+    expect_error(ErrorKind::kBadInput, key, [&] { metadata_from_json(changed.dump(), "x.png"); });
+  }
+}
+
 TEST(Metadata, BytesThatAreNoUtf8AreReplaced) {
   PictureMetadata metadata = example();
   metadata.model_path = "models/\xff";
@@ -244,6 +270,9 @@ TEST(Metadata, A1111) {
   metadata.model = "m";
   metadata.init_image = {.image = "a.png", .image_hash = "0", .strength = 0.75};
   EXPECT_NE(a1111_parameters(metadata).find("Model: m, Denoising strength: 0.75, Version"),
+            std::string::npos);
+  metadata.sampling = {.scheduler = "dpmpp_2m", .sigmas = {1, 0.5}, .shift = 2.5};
+  EXPECT_NE(a1111_parameters(metadata).find("Steps: 28, Sampler: DPM++ 2M, Shift: 2.5, CFG"),
             std::string::npos);
 }
 

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdlib>
 
+#include "base/file.h"
 #include "expect_error.h"
 #include "image/jpeg.h"
 #include "image/png.h"
@@ -106,6 +107,62 @@ TEST(ReadPicture, FlippedBitsOfAPngAreNoticed) {
     expect_error(ErrorKind::kBadInput, "damaged.png",
                  [&] { decode_picture(damaged, "damaged.png"); });
   }
+}
+
+// The seeds of the fuzzer, which Pillow (libwebp) wrote of this picture.
+Bytes webp_file(const std::string& name) {
+  const auto text =
+      read_text_file(STEADYFLUX_SOURCE_DIR "/tests/fuzz/corpus/picture/" + name, 1 << 20);
+  return {text.begin(), text.end()};
+}
+
+Bytes webp_picture() {
+  Bytes rgb;
+  for (int y = 0; y < 12; ++y) {
+    for (int x = 0; x < 16; ++x) {
+      rgb.push_back(static_cast<std::uint8_t>(40 + x * 10));
+      rgb.push_back(static_cast<std::uint8_t>(30 + y * 15));
+      rgb.push_back(static_cast<std::uint8_t>(200 - (x + y) * 4));
+    }
+  }
+  return rgb;
+}
+
+TEST(ReadPicture, WebpComesBack) {
+  const auto expected = webp_picture();
+  EXPECT_EQ(decode_picture(webp_file("lossless.webp"), "a").rgb, expected);
+  for (const char* name : {"lossy.webp", "alpha.webp"}) {
+    const auto image = decode_picture(webp_file(name), name);
+    ASSERT_EQ(image.width, 16);
+    ASSERT_EQ(image.height, 12);
+    ASSERT_EQ(image.rgb.size(), expected.size());
+    for (std::size_t i = 0; i < expected.size(); ++i) {
+      // Colours have half the resolution: two pixels of this picture are up to 20 apart.
+      ASSERT_LE(std::abs(image.rgb[i] - expected[i]), 24) << name << " " << i;
+    }
+  }
+  const TempFolder folder;
+  write_bytes(folder, "a.png", webp_file("lossy.webp"));
+  EXPECT_EQ(read_picture_size(folder / "a.png").width, 16);
+  EXPECT_EQ(read_picture_size(folder / "a.png").height, 12);
+}
+
+TEST(ReadPicture, WebpThatIsNoWholePictureIsRefused) {
+  for (const char* name : {"lossless.webp", "lossy.webp", "alpha.webp"}) {
+    const Bytes whole = webp_file(name);
+    for (std::size_t size = 0; size < whole.size(); ++size) {
+      expect_error(ErrorKind::kBadInput, "cut", [&] {
+        decode_picture({whole.data(), size}, "cut");
+      });
+    }
+  }
+  expect_error(ErrorKind::kBadInput, "a.webp: an animation",
+               [] { decode_picture(webp_file("animation.webp"), "a.webp"); });
+  Bytes huge = webp_file("lossy.webp");
+  huge[26] = huge[28] = 0xff;  // width and height, 14 bits each
+  huge[27] = huge[29] = 0x3f;
+  expect_error(ErrorKind::kBadInput, "more than 512 MiB",
+               [&] { decode_picture(huge, "huge.webp"); });
 }
 
 // Nothing is allocated for the pixels that a header promises.

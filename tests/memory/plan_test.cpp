@@ -201,6 +201,30 @@ TEST(Plan, TilesBoundWhatIsComputedWith) {
             3 * 4096 * 4096 * (4 + 2 + 2) + 24 * 1024 * 1024 + 8 * kMiB);
 }
 
+TEST(Plan, StepsOfTwoPassesReadTwiceAndLookARowAhead) {
+  const auto model = flux1();
+  auto work = picture(512, 512);
+  work.num_inference_steps = 500;
+  const auto budget = card(4 * kGiB, 3 * kGiB);
+  const auto once = make_plan(model, work, budget);
+  work.passes_per_step = 2;
+  const auto twice = make_plan(model, work, budget);
+  ASSERT_EQ(once.modulation_rows, 128);
+  ASSERT_EQ(twice.modulation_rows, 128);
+  EXPECT_EQ(once.phase("denoise").weights.front().passes, 500);
+  EXPECT_EQ(twice.phase("denoise").weights.front().passes, 999);
+  const auto read = [](const Plan& plan) {
+    return static_cast<double>(plan.phase("denoise").disk_read_bytes);
+  };
+  ASSERT_GT(read(once), 0);
+  EXPECT_NEAR(read(twice) / read(once), 999.0 / 500, 0.01);
+  const auto host = [](const Plan& plan) { return plan.phase("modulate").host_activations; };
+  EXPECT_EQ(host(twice) - host(once), modulation_row_bytes(model.transformer, "bf16"));
+  work.solver_latents = 2;
+  const auto kept = make_plan(model, work, budget).phase("denoise").host_activations;
+  EXPECT_EQ(kept - twice.phase("denoise").host_activations, 2 * 32 * 32 * 64 * 2);
+}
+
 TEST(Plan, AdviceIsRight) {
   const auto model = flux1();
   const auto work = picture(2048, 2048);

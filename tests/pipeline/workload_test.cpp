@@ -157,6 +157,24 @@ TEST(MakeWorkload, HasTheStepsThatAreMadeOnly) {
   EXPECT_EQ(work.tile, 512);
 }
 
+TEST(MakeWorkload, CountsWhatSolversTake) {
+  std::vector<Request> requests(2);
+  EXPECT_EQ(make_workload(chunk_of(requests), {}, "auto", 1).passes_per_step, 1);
+  EXPECT_EQ(make_workload(chunk_of(requests), {}, "auto", 1).solver_latents, 0);
+  requests[0].sampling.scheduler = "dpmpp_2m";
+  auto work = make_workload(chunk_of(requests), {}, "auto", 1);
+  EXPECT_EQ(work.num_tables, 2);
+  EXPECT_EQ(work.passes_per_step, 1);
+  EXPECT_EQ(work.solver_latents, 1);
+  requests[1].sampling.scheduler = "heun";
+  work = make_workload(chunk_of(requests), {}, "auto", 1);
+  EXPECT_EQ(work.passes_per_step, 2);
+  EXPECT_EQ(work.solver_latents, 2);
+  requests[0] = requests[1];
+  requests[0].sampling.shift = 2;  // other levels, so other modulations
+  EXPECT_EQ(make_workload(chunk_of(requests), {}, "auto", 1).num_tables, 2);
+}
+
 TEST(MakeWorkload, OneComponentOfAnotherDtypeIsConverted) {
   StoredModel stored;
   stored.vae.dtype = "fp32";

@@ -43,6 +43,11 @@ std::string BatchItems::name_of(const BatchEntry& entry, const std::string& plac
 std::vector<BatchItem> BatchItems::add(const PromptEntry& prompt, const std::string& place) {
   const auto entry = make_batch_entry(line_, job_, prompt, place);
   const auto name = name_of(entry, place);
+  try {
+    pipeline_.check(entry.request);
+  } catch (const Error& error) {
+    bad_entry(place, error.what());
+  }
   std::vector<BatchItem> items;
   for (std::int64_t i = 0; i < entry.request.num_images; ++i) {
     BatchItem item;
@@ -59,11 +64,6 @@ std::vector<BatchItem> BatchItems::add(const PromptEntry& prompt, const std::str
     item.settings_json = picture_settings(item.metadata, item.any_seed);
     item.settings = settings_key(item.settings_json);
     items.push_back(std::move(item));
-  }
-  try {
-    pipeline_.check(items.front().request);
-  } catch (const Error& error) {
-    bad_entry(place, error.what());
   }
   for (const auto& item : items) {
     if (folders_.contains(item.output)) {

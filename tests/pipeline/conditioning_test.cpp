@@ -148,7 +148,9 @@ TEST(Workload, CountsWhatIsShown) {
 TEST(Plan, ForeseesWhatIsShown) {
   const auto model = model_of(FluxVariant::kDev);
   const Budget budget{.vram = 0, .ram = std::int64_t{1} << 40};
-  Workload work{.width = 512, .height = 512, .num_init_images = 1};
+  Workload work;
+  work.width = work.height = 512;
+  work.num_init_images = 1;
   const auto alone = make_plan(model, work, budget);
   work.num_references = 1;
   work.reference_width = work.reference_height = 1024;
@@ -160,7 +162,7 @@ TEST(Plan, ForeseesWhatIsShown) {
   const auto more =
       beside.phase("denoise").host_activations - alone.phase("denoise").host_activations;
   EXPECT_GT(more, latents + tokens * 3072 * 2);
-  Workload large{.width = 1024, .height = 1024};
+  const Workload large;  // 1024 x 1024
   EXPECT_GT(beside.phase("denoise").host_activations,
             make_plan(model, large, budget).phase("denoise").host_activations);
   EXPECT_GT(beside.phase("encode_image").host_activations,

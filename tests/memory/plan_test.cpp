@@ -161,7 +161,7 @@ TEST(Plan, ANegativePromptTakesRoomAndBringsNoWeightsAgain) {
   std::int64_t before = 0;
   for (const std::int64_t count : {0, 1, 4}) {
     work.num_guided = count;
-    const auto plan = make_plan(model, work, card(24 * kGiB, 64 * kGiB));
+    const auto plan = make_plan(model, work, card(8 * kGiB, 16 * kGiB));
     ASSERT_EQ(plan.denoise_group, 4) << count;
     const auto activations = plan.phase("denoise").device_activations;
     EXPECT_GE(activations, before) << count;

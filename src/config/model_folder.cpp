@@ -17,7 +17,7 @@ namespace fs = std::filesystem;
 // The class of the pipeline, one of those that steadyflux runs.
 std::string pipeline_class(const fs::path& index) {
   const ConfigReader config(index);
-  const std::string name = config.text("_class_name", "");
+  std::string name = config.text("_class_name", "");
   for (const char* known :
        {"FluxPipeline", "FluxKontextPipeline", "FluxFillPipeline", "FluxControlPipeline"}) {
     if (name == known) return name;

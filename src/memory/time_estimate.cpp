@@ -27,16 +27,17 @@ double phase_flops(const FluxModel& model, const Plan& plan, const PhasePlan& ph
     return real(work.num_encoded) * t5_flops(model.text_encoder_2, work.max_sequence_length);
   }
   if (phase.name == "encode_image") {
-    return real(work.num_init_images) * through_vae;
+    return real(work.num_init_images + work.num_conditions + work.num_references) * through_vae;
   }
   if (phase.name == "decode") {
     return real(work.num_images) * through_vae;
   }
   if (phase.name != "denoise") return 0;  // modulate: a few rows, so its weights' bytes count
   const auto calls = work.num_inference_steps * work.passes_per_step - (work.passes_per_step - 1);
-  return real(work.num_images) * real(calls) * real(tiles.count()) *
+  const auto reference = work.reference_width / token * (work.reference_height / token);
+  return real(work.num_images + work.num_guided) * real(calls) * real(tiles.count()) *
          transformer_flops(model.transformer, work.max_sequence_length,
-                           tiles.tile_width * tiles.tile_height);
+                           tiles.tile_width * tiles.tile_height + reference);
 }
 
 }  // namespace

@@ -63,6 +63,25 @@ TEST(TimeEstimate, IsOfOnePictureWhereThatIsAskedFor) {
               3, 1e-6);
 }
 
+TEST(TimeEstimate, CountsWhatGoesInBesideAPicture) {
+  const auto model = flux();
+  const MachineSpeed speed{.flops = 1e12};
+  const Workload plain{.width = 1024, .height = 1024, .num_encoded = 0, .stored = {}};
+  const auto seconds = [&](const Workload& work) {
+    return estimated_seconds(model, make_plan(model, work, kRoomy), speed);
+  };
+  const double steps = 4 * transformer_flops(model.transformer, 512, 64 * 64) / speed.flops;
+  auto guided = plain;
+  guided.num_guided = 1;
+  EXPECT_NEAR(seconds(guided) - seconds(plain), steps, steps / 1e6);
+  auto shown = plain;
+  shown.num_references = 1;
+  shown.reference_width = shown.reference_height = 1024;
+  const double with = 4 * transformer_flops(model.transformer, 512, 2 * 64 * 64) / speed.flops;
+  const double encoded = vae_flops(model.vae, 1024, 1024) / speed.flops;
+  EXPECT_NEAR(seconds(shown) - seconds(plain), with - steps + encoded, with / 1e6);
+}
+
 TEST(TimeEstimate, LargestSizeKeepsToIt) {
   const auto model = flux();
   const Workload work{.num_inference_steps = 4, .stored = {}};

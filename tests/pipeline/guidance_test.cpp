@@ -29,8 +29,8 @@ TEST(Guided, PicturesWithAndWithoutANegativePromptMayAlternate) {
   const auto source = std::filesystem::path(STEADYFLUX_SOURCE_DIR);
   const auto model = FluxModel::open(source / "tests/goldens/b/model");
   std::vector<Request> requests(3, {.prompt = "x", .width = 48, .height = 32});
-  for (const std::size_t i : {0, 2}) {
-    requests[i].negative_prompt = "y";
+  for (const std::size_t i : {std::size_t{0}, std::size_t{2}}) {
+    requests[i].negative_prompt = std::string("y");
     requests[i].true_cfg_scale = 2.0 + static_cast<double>(i);
   }
   const auto chunk = make_chunk(model, requests);

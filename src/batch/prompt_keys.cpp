@@ -40,7 +40,7 @@ constexpr std::array<Key, 28> kKeys = {{
     {"control-image", "control-image", PromptValue::kString},
     {"base-size", "base-size", PromptValue::kWhole},
     {"scheduler", "scheduler", PromptValue::kString},
-    {"sigmas", "sigmas", PromptValue::kString},
+    {"sigmas", "sigmas", PromptValue::kNumber},
     {"shift", "shift", PromptValue::kNumber},
     {"compat", "compat", PromptValue::kString},
     {"num-inference-steps", "steps", PromptValue::kWhole},

@@ -72,10 +72,12 @@ int main(int argc, char** argv) {
   const auto timestep = at::full({1}, 0.75, options.dtype);
   const auto guidance = config.guidance_embeds ? at::full({1}, 3.5, at::kFloat) : at::Tensor();
   const auto rope =
-      make_rotary_embedding(make_position_ids(text, height, width), config.axes_dims_rope);
+      make_rotary_embedding(make_position_ids(text, {height, width}), config.axes_dims_rope);
   // As when pictures are made: the modulations are there already.
   const auto modulations = transformer.modulations(timestep, guidance, pooled);
-  const auto step = [&] { transformer.forward({x, prompt, modulations, rope}); };
+  const auto step = [&] {
+    transformer.forward(FluxTransformer::Input{x, prompt, modulations, rope});
+  };
   const double first = seconds(step);
   std::vector<double> times;
   for (int i = 0; i < std::atoi(argv[5]); ++i) times.push_back(seconds(step));

@@ -182,9 +182,9 @@ TEST_F(PlanPeaks, OfTrueCfgAsWell) {
       requests[i].negative_prompt = "dark";
       requests[i].true_cfg_scale = 2;
     }
-    measure(requests, 3, accuracy, groups);
+    measure_peaks(model_, requests, 3, accuracy, groups);
     requests.front().tile = 64;
-    measure({requests.front()}, 2, accuracy, groups);
+    measure_peaks(model_, {requests.front()}, 2, accuracy, groups);
   }
   EXPECT_GT(*groups.rbegin(), 1);
   std::cout << "predicted against measured: " << 100 * accuracy.lowest << " % to "

@@ -5,7 +5,7 @@
     scripts/evaluate_model.py --json scores.json              # everything at 64, 96 and 128 px
     scripts/evaluate_model.py --diffusers --sizes 64          # the same prompts, drawn by diffusers
     scripts/evaluate_model.py --originals                     # the recogniser on the true pictures
-    scripts/evaluate_model.py --sizes 256 --options --progressive     # options of the program
+    scripts/evaluate_model.py --sizes 256 --composed-at 64 --options --progressive
 
 Needs the training data (scripts/train/fetch_data.sh, extract_pictures.py) to compare with, and the
 packages of scripts/train/requirements.txt. Prompts and seeds are fixed by --seed.
@@ -109,6 +109,9 @@ def parse_arguments():
     parser.add_argument("--limit", type=int, help="prompts a group at most (default: all, 60)")
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--length", type=int, default=64, help="max_sequence_length")
+    parser.add_argument("--composed-at", type=int, metavar="PIXELS",
+                        help="look for things where a picture of this size has them, scaled: for "
+                        "pictures that were begun so small")  # fmt: skip
     parser.add_argument("--options", nargs=argparse.REMAINDER, default=[],
                         help="what follows goes to the program, such as --progressive")  # fmt: skip
     parser.add_argument("--seed", type=int, default=4242)
@@ -136,10 +139,12 @@ def main():
     heads = "".join(f"{c:>12}" for c in [*COLUMNS, "s/picture"])
     print(f"{'size':>4} {'group':<22}{'n':>4}{heads}")
     for size in args.sizes:
-        groups = evaluation.make_items(maker, size, args.limit, args.seed)
+        groups = evaluation.make_items(maker, args.composed_at or size, args.limit, args.seed)
+        scale = size / (args.composed_at or size)
         for name, items in groups.items():
             if args.groups and name not in args.groups:
                 continue
+            items = [evaluation.scaled(item, scale) for item in items]
             start = time.time()
             pictures = list(draw(items, size))
             seconds = (time.time() - start) / len(items)

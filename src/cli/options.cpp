@@ -470,8 +470,10 @@ Options read_config(const std::string& path) {
                   fmt::format("{}: section [{}] is unknown; all keys stand outside of sections",
                               path, printable(item.parents.empty() ? "" : item.parents.back())));
     }
-    const auto value = std::find_if(kValueOptions.begin(), kValueOptions.end(),
-                                    [&](const ValueOption& o) { return o.name == item.name; });
+    // What a picture shows is no setting: --prompt belongs to one picture of upscale.
+    const auto value = std::find_if(
+        kValueOptions.begin(), kValueOptions.end(),
+        [&](const ValueOption& o) { return o.name == item.name && o.value != &Options::prompt; });
     const auto flag = std::find_if(kFlags.begin(), kFlags.end(),
                                    [&](const Flag& f) { return f.name == item.name; });
     if (!item.parents.empty() || (value == kValueOptions.end() && flag == kFlags.end())) {

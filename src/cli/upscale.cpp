@@ -36,8 +36,7 @@ CommandLine as_generate(const CommandLine& line) {
   if (!typed.strength && !line.configured.strength) typed.strength = kDefaultStrength;
   if (!typed.output && !line.configured.output) typed.output = "upscaled.png";
   if (recorded_settings(picture, /*any_seed=*/false)) result.from = picture;
-  const auto prompt = typed.prompt ? typed.prompt : line.configured.prompt;
-  result.positional = prompt || result.from ? prompt : std::string();
+  result.positional = typed.prompt || result.from ? typed.prompt : std::string();
   return result;
 }
 

@@ -193,6 +193,7 @@ TEST_F(EventObserverTest, TheSchemaIsAsDocumented) {
   EventObserver observer(*log_, next_, sources(false));
   observer.started(10, 2);
   observer.chunk_started(0, 8);
+  observer.stage_started({.number = 2, .count = 3, .width = 64, .height = 64, .steps = 1});
   observer.planned(some_plan(false));
   observer.phase_started("encode", 2);
   observer.phase_progress(1);

@@ -167,7 +167,7 @@ class ImageChangesTest(ImageTest):
         record = self.record()
         self.assertEqual((record["width"], record["height"]), (16, 16))
         (self.folder / "cut.webp").write_bytes((self.folder / "in.webp").read_bytes()[:50])
-        self.fail_with(3, "x", *SHORT, "--image", "cut.webp", says="cut.webp")
+        self.fail_with(3, "x", *SHORT, "-q", "--image", "cut.webp", says="cut.webp")
 
     def test_jpeg_and_json(self):
         self.succeed("x", *SHORT, "-q", "-W", "48", "-H", "32", "-o", "in.jpg")

@@ -6,7 +6,7 @@ layout, so it measures the thing and the place together.
 """
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
@@ -23,6 +23,11 @@ class Item:
     things: list[Thing]
     layout: list[tuple[int, int, int]]
     background: str | None = None
+
+
+def scaled(item, scale):
+    """The item in a picture `scale` times as large."""
+    return replace(item, layout=[tuple(round(n * scale) for n in cell) for cell in item.layout])
 
 
 def make_items(maker, size, limit, seed=4242):

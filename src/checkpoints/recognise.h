@@ -38,10 +38,10 @@ struct FilePart {
 
 struct RecognisedFile {
   FileKind kind = FileKind::kUnknown;
-  std::vector<FilePart> parts;         // of kTransformer ... kAllInOne
+  std::vector<FilePart> parts;  // of kTransformer ... kAllInOne
   // Where a transformer is among them. Kontext has the tensors of dev, and is taken for one.
   std::optional<FluxVariant> variant;
-  std::string description;             // "a Stable Diffusion XL checkpoint"
+  std::string description;  // "a Stable Diffusion XL checkpoint"
 
   bool has(Component component) const;
 };

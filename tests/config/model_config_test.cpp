@@ -155,10 +155,11 @@ TEST_F(ConfigTest, VariantsOfTheTransformer) {
     write("transformer/config.json", config.dump());
     // A mask of 4 x 4 pixels a cell: 2 * 16 + 4 * 16 channels.
     if (variant == FluxVariant::kFill) {
-      write("vae/config.json",
-            R"({"_class_name":"AutoencoderKL","block_out_channels":[32,32,32],)"
-            R"("down_block_types":["DownEncoderBlock2D","DownEncoderBlock2D","DownEncoderBlock2D"],)"
-            R"("up_block_types":["UpDecoderBlock2D","UpDecoderBlock2D","UpDecoderBlock2D"]})");
+      write(
+          "vae/config.json",
+          R"({"_class_name":"AutoencoderKL","block_out_channels":[32,32,32],)"
+          R"("down_block_types":["DownEncoderBlock2D","DownEncoderBlock2D","DownEncoderBlock2D"],)"
+          R"("up_block_types":["UpDecoderBlock2D","UpDecoderBlock2D","UpDecoderBlock2D"]})");
     }
     const FluxModel model = FluxModel::open(folder_);
     EXPECT_EQ(model.variant(), variant);

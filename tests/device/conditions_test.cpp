@@ -1,6 +1,6 @@
 // Pictures that go in (image to image, inpainting, Kontext, Fill, Depth and Canny) on a device that
-// is not the CPU: whatever the budget, the picture is the same to the bit, and the device holds what
-// the plan said.
+// is not the CPU: whatever the budget, the picture is the same to the bit, and the device holds
+// what the plan said.
 #include <gtest/gtest.h>
 
 #include <iostream>

@@ -70,16 +70,15 @@ inline void measure_peaks(const FluxModel& model, const std::vector<Request>& re
     groups.insert(plan.denoise_group);
     release_device_memory(device);
     reset_device_peak(device);
-    run_phases(model, device, plan_dtype(), requests, plan,
-               [&](const char* phase, const PhaseResults&) {
-                 accuracy.add(std::to_string(requests.front().width) + " x " +
-                                  std::to_string(requests.front().height) + ", budget " +
-                                  std::to_string(i) + ", " + phase,
-                              plan.phase(phase).device_peak_bytes,
-                              device_peak(device).peak_allocated);
-                 release_device_memory(device);
-                 reset_device_peak(device);
-               });
+    run_phases(
+        model, device, plan_dtype(), requests, plan, [&](const char* phase, const PhaseResults&) {
+          accuracy.add(std::to_string(requests.front().width) + " x " +
+                           std::to_string(requests.front().height) + ", budget " +
+                           std::to_string(i) + ", " + phase,
+                       plan.phase(phase).device_peak_bytes, device_peak(device).peak_allocated);
+          release_device_memory(device);
+          reset_device_peak(device);
+        });
   }
 }
 

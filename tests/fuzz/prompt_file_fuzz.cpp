@@ -38,9 +38,32 @@ void check_error(const steadyflux::Error& error, std::int64_t lines) {
 }
 
 void check_entries(const Entries& entries, std::int64_t lines) {
-  static const std::set<std::string> kNames = {"seed",       "width",    "height",
-                                               "steps",      "guidance", "max-sequence-length",
-                                               "num-images", "output"};
+  static const std::set<std::string> kNames = {"seed",
+                                               "width",
+                                               "height",
+                                               "steps",
+                                               "guidance",
+                                               "output",
+                                               "num-images",
+                                               "max-sequence-length",
+                                               "lora",
+                                               "image",
+                                               "mask",
+                                               "strength",
+                                               "reference",
+                                               "reference-size",
+                                               "control-image",
+                                               "base-size",
+                                               "scheduler",
+                                               "sigmas",
+                                               "shift",
+                                               "compat",
+                                               "prompt-2",
+                                               "negative-prompt",
+                                               "negative-prompt-2",
+                                               "true-cfg-scale"};
+  static const std::set<std::string> kMayBeEmpty = {"lora", "prompt-2", "negative-prompt",
+                                                    "negative-prompt-2"};
   std::int64_t last = 0;
   for (const PromptEntry& entry : entries) {
     require(entry.line > last && entry.line <= lines);
@@ -49,7 +72,8 @@ void check_entries(const Entries& entries, std::int64_t lines) {
     require(entry.prompt.find('\0') == std::string::npos);
     for (const auto& [name, value] : entry.options) {
       require(kNames.contains(name));
-      require(!value.empty() && value.find('\0') == std::string::npos);
+      require(!value.empty() || kMayBeEmpty.contains(name));
+      require(value.find('\0') == std::string::npos);
       require(steadyflux::is_valid_utf8(value));
     }
   }

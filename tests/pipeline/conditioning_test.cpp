@@ -53,12 +53,12 @@ TEST(CheckCondition, ModelsTakeTheirOwnPicture) {
         {FluxVariant::kFill, false, false, true, false},
         {FluxVariant::kControl, false, false, false, true}}) {
     const auto model = model_of(variant);
-    for (const auto& [request, takes] :
-         {std::pair{plain, takes_none},
-          {shown_request(Role::kReference), reference},
-          {shown_request(Role::kFill), fill},
-          {shown_request(Role::kControl), control}}) {
-      SCOPED_TRACE(to_string(variant) + (request.condition ? request.condition->image.string() : ""));
+    for (const auto& [request, takes] : {std::pair{plain, takes_none},
+                                         {shown_request(Role::kReference), reference},
+                                         {shown_request(Role::kFill), fill},
+                                         {shown_request(Role::kControl), control}}) {
+      SCOPED_TRACE(to_string(variant) +
+                   (request.condition ? request.condition->image.string() : ""));
       const auto check = [&, &request = request] { check_condition(model, request); };
       if (takes) {
         EXPECT_NO_THROW(check());
@@ -75,9 +75,8 @@ TEST(CheckCondition, NotBesideAPictureToBeginFrom) {
                                       {FluxVariant::kControl, Role::kControl}}) {
     auto request = shown_request(role);
     request.init_image = std::make_shared<InitImage>();
-    expect_error(ErrorKind::kUsage, "m is a", [&, &variant = variant] {
-      check_condition(model_of(variant), request);
-    });
+    expect_error(ErrorKind::kUsage, "m is a",
+                 [&, &variant = variant] { check_condition(model_of(variant), request); });
   }
 }
 

@@ -35,8 +35,8 @@ class LoraGolden : public ::testing::TestWithParam<LoraCase> {
   at::Tensor timestep() const { return input("timesteps").narrow(0, 0, 1) / 1000; }
   at::Tensor noise_pred(const FluxTransformer& model) const {
     const auto embeds = input("prompt_embeds");
-    const auto rotary =
-        make_rotary_embedding(make_position_ids(embeds.size(1), {2, 3}), model.config.axes_dims_rope);
+    const auto rotary = make_rotary_embedding(make_position_ids(embeds.size(1), {2, 3}),
+                                              model.config.axes_dims_rope);
     return model.forward({input("noise"), embeds,
                           model.modulations(timestep(), {}, input("pooled_prompt_embeds")),
                           rotary});

@@ -9,13 +9,12 @@ the CPU; picture and mask are those of goldens/image_to_image. manifest.json lis
 all that they were made with; tests/cli/guidance_cases.py makes them again.
 """
 
-import json
 import sys
 from pathlib import Path
 
-import diffusers
 import torch
 from diffusers import FluxImg2ImgPipeline, FluxInpaintPipeline, FluxPipeline
+from goldens.picture_manifest import write_manifest
 from PIL import Image
 
 GOLDENS = Path(__file__).resolve().parent.parent / "tests/goldens"
@@ -69,12 +68,8 @@ def main():
             picture.save(folder / name)
             pictures.append({"file": name, "model": model, "steps": steps,
                              "guidance": GUIDANCE if takes_guidance else None, **case})
-    manifest = {"prompt": PROMPT, "seed": SEED, "width": SIZE[0], "height": SIZE[1],
-                "max_sequence_length": TOKENS,
-                "versions": {"diffusers": diffusers.__version__,
-                             "torch": torch.__version__.split("+")[0]},
-                "pictures": pictures}
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+    write_manifest(folder, pictures, prompt=PROMPT, seed=SEED, width=SIZE[0], height=SIZE[1],
+                   max_sequence_length=TOKENS)
 
 
 if __name__ == "__main__":

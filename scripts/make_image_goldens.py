@@ -8,15 +8,13 @@ the CPU. manifest.json lists the pictures with all that they were made with;
 tests/cli/image_cases.py makes them again.
 """
 
-import json
 import sys
 from pathlib import Path
 
-import diffusers
 import numpy as np
-import PIL
 import torch
 from diffusers import FluxImg2ImgPipeline, FluxInpaintPipeline
+from goldens.picture_manifest import write_manifest
 from PIL import Image
 
 GOLDENS = Path(__file__).resolve().parent.parent / "tests/goldens"
@@ -62,11 +60,8 @@ def main():
             pictures.append({"file": name, "model": model, "width": width, "height": height,
                              "strength": strength, "steps": steps, "mask": with_mask,
                              "guidance": GUIDANCE if takes_guidance else None})
-    manifest = {"prompt": PROMPT, "seed": SEED, "max_sequence_length": TOKENS,
-                "versions": {"diffusers": diffusers.__version__, "pillow": PIL.__version__,
-                             "torch": torch.__version__.split("+")[0]},
-                "pictures": pictures}
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+    write_manifest(folder, pictures, with_pillow=True, prompt=PROMPT, seed=SEED,
+                   max_sequence_length=TOKENS)
 
 
 if __name__ == "__main__":

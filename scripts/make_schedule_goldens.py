@@ -13,16 +13,15 @@ which it leaves some out, so it is told how many steps there are. The levels of 
 programs do; everything behind them is diffusers.
 """
 
-import json
 import math
 import sys
 from pathlib import Path
 
-import diffusers
 import torch
 from diffusers import (DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler,
                        FlowMatchHeunDiscreteScheduler, FluxImg2ImgPipeline, FluxInpaintPipeline,
                        FluxPipeline)
+from goldens.picture_manifest import write_manifest
 from PIL import Image
 
 GOLDENS = Path(__file__).resolve().parent.parent / "tests/goldens"
@@ -155,12 +154,8 @@ def main():
             draw(model, options).save(folder / name)
             pictures.append({"file": name, "model": model, "options": options,
                              "guidance": GUIDANCE if model == "b" else None})
-    manifest = {"prompt": PROMPT, "seed": SEED, "max_sequence_length": TOKENS, "width": WIDTH,
-                "height": HEIGHT,
-                "versions": {"diffusers": diffusers.__version__,
-                             "torch": torch.__version__.split("+")[0]},
-                "pictures": pictures}
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+    write_manifest(folder, pictures, prompt=PROMPT, seed=SEED, max_sequence_length=TOKENS,
+                   width=WIDTH, height=HEIGHT)
 
 
 if __name__ == "__main__":

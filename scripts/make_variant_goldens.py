@@ -9,15 +9,14 @@ on the CPU. manifest.json lists the pictures with the options that make them aga
 tests/cli/variant_cases.py does so.
 """
 
-import json
 import sys
 import tempfile
 from pathlib import Path
 
 import diffusers
 import numpy as np
-import PIL
 import torch
+from goldens.picture_manifest import write_manifest
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -103,11 +102,8 @@ def main():
             draw(pipeline, kind, folder, width, height, steps, guidance, shown).save(folder / name)
             pictures.append({"file": name, "model": kind, "width": width, "height": height,
                              "steps": steps, "guidance": guidance, "shown": shown})
-    manifest = {"prompt": PROMPT, "seed": SEED, "max_sequence_length": TOKENS,
-                "versions": {"diffusers": diffusers.__version__, "pillow": PIL.__version__,
-                             "torch": torch.__version__.split("+")[0]},
-                "pictures": pictures}
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+    write_manifest(folder, pictures, with_pillow=True, prompt=PROMPT, seed=SEED,
+                   max_sequence_length=TOKENS)
 
 
 if __name__ == "__main__":

@@ -7,12 +7,12 @@
 #include <functional>
 #include <memory>
 
+#include "cli/picture_size.h"
 #include "steadyflux/pipeline.h"
 
 namespace steadyflux::cli {
 
 inline constexpr double kDefaultStrength = 0.6;  // diffusers'
-inline constexpr std::int64_t kSideMultiple = 16;
 
 // Sides that are 0 are filled in from those of a picture: both of them, each rounded down to a
 // multiple of 16, or one so that its shape is kept as well as multiples of 16 can.

@@ -10,6 +10,7 @@
 #include "image/jpeg.h"
 #include "image/output_file.h"
 #include "image/png.h"
+#include "pipeline/chunk.h"
 
 namespace steadyflux::cli {
 
@@ -17,16 +18,15 @@ namespace fs = std::filesystem;
 
 namespace {
 
-// What T5 reads, where that is not the same.
-std::string other_text(const std::string& prompt_2, const std::string& prompt) {
-  return prompt_2 == prompt ? "" : prompt_2;
+// As it is recorded.
+std::string path_text(const fs::path& path) {
+  return fs::absolute(path).lexically_normal().string();
 }
 
 // Nothing where it has no effect: such pictures are the same without it.
 std::optional<NegativeRecord> negative_record(const Request& request) {
   if (!request.has_true_cfg()) return std::nullopt;
-  return NegativeRecord{*request.negative_prompt,
-                        other_text(request.negative_prompt_2, *request.negative_prompt),
+  return NegativeRecord{*request.negative_prompt, negative_chunk_prompt(request).text_2,
                         request.true_cfg_scale};
 }
 
@@ -42,21 +42,13 @@ void add_prompts(Json& object, const PictureMetadata& metadata) {
   object["true_cfg_scale"] = metadata.negative->true_cfg_scale;
 }
 
-}  // namespace
-
-std::string model_hash_of(const GenerateJob& job) {
-  return kept_identity(model_files(job.model), job.use_cache ? cache_folder() : fs::path());
-}
-
-namespace {
-
 ConditionRecord condition_record(const ConditionImage& condition) {
   ConditionRecord record;
   record.role = condition.role;
-  record.image = fs::absolute(condition.image).lexically_normal().string();
+  record.image = path_text(condition.image);
   record.image_hash = files_identity({{"image", condition.image}});
   if (condition.role == ConditionImage::Role::kFill) {
-    record.mask = fs::absolute(condition.mask).lexically_normal().string();
+    record.mask = path_text(condition.mask);
     record.mask_hash = files_identity({{"mask", condition.mask}});
   }
   if (condition.role == ConditionImage::Role::kReference) {
@@ -68,11 +60,15 @@ ConditionRecord condition_record(const ConditionImage& condition) {
 
 }  // namespace
 
+std::string model_hash_of(const GenerateJob& job) {
+  return kept_identity(model_files(job.model), job.use_cache ? cache_folder() : fs::path());
+}
+
 PictureMetadata describe(const GenerateJob& job, const Request& request, const Pipeline& pipeline,
                          const std::string& model_hash) {
   PictureMetadata metadata{
       .prompt = request.prompt,
-      .prompt_2 = other_text(request.prompt_2, request.prompt),
+      .prompt_2 = chunk_prompt(request).text_2,
       .negative = negative_record(request),
       .width = request.width,
       .height = request.height,
@@ -82,7 +78,7 @@ PictureMetadata describe(const GenerateJob& job, const Request& request, const P
       .seed = request.seed,
       .max_sequence_length = request.max_sequence_length,
       .model = job.model.name,
-      .model_path = fs::absolute(job.pipeline.model).lexically_normal().string(),
+      .model_path = path_text(job.pipeline.model),
       .model_parts = {},
       .model_hash = model_hash,
       .loras = {},
@@ -99,19 +95,19 @@ PictureMetadata describe(const GenerateJob& job, const Request& request, const P
                                    {"t5", parts.t5},
                                    {"tokenizers", parts.tokenizers}}) {
     if (path.empty()) continue;
-    metadata.model_parts.emplace(name, fs::absolute(path).lexically_normal().string());
+    metadata.model_parts.emplace(name, path_text(path));
   }
   for (const auto& lora : request.loras) {
     const NamedFile file{lora.path.filename().string(), lora.path};
-    metadata.loras.push_back({fs::absolute(lora.path).lexically_normal().string(), lora.strength,
+    metadata.loras.push_back({path_text(lora.path), lora.strength,
                               kept_identity({file}, job.use_cache ? cache_folder() : fs::path())});
   }
   if (const auto& init = request.init_image) {
     InitImageRecord record;
-    record.image = fs::absolute(init->image).lexically_normal().string();
+    record.image = path_text(init->image);
     record.image_hash = files_identity({{"image", init->image}});
     if (!init->mask.empty()) {
-      record.mask = fs::absolute(init->mask).lexically_normal().string();
+      record.mask = path_text(init->mask);
       record.mask_hash = files_identity({{"mask", init->mask}});
     }
     record.strength = init->strength;

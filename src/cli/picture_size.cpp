@@ -14,7 +14,6 @@
 namespace steadyflux::cli {
 namespace {
 
-constexpr std::int64_t kMultiple = 16;
 constexpr const char* kGoalForms =
     "expected the longer side or WIDTHxHEIGHT in pixels, multiples of 16, or a factor such as 2x";
 constexpr double kMegapixel = 1024.0 * 1024.0;
@@ -29,12 +28,12 @@ constexpr double kMostMegapixels = 170;  // 512 MiB of bytes
 
 std::int64_t parse_side(std::string_view side, const std::string& text) {
   const auto value = parse_number<std::int64_t>(std::string(side));
-  if (!value || *value < kMultiple || *value > kMostSide) bad_size(text);
-  if (*value % kMultiple != 0) {
-    const auto below = *value / kMultiple * kMultiple;
+  if (!value || *value < kSideMultiple || *value > kMostSide) bad_size(text);
+  if (*value % kSideMultiple != 0) {
+    const auto below = *value / kSideMultiple * kSideMultiple;
     throw Error(ErrorKind::kUsage,
                 fmt::format("--size {}: {} is not a multiple of 16: use {} or {}", printable(text),
-                            *value, below, below + kMultiple));
+                            *value, below, below + kSideMultiple));
   }
   return *value;
 }
@@ -49,17 +48,18 @@ PictureSides find_goal(const std::string& text, const PictureSides& picture) {
     const auto factor = parse_number<double>(text.substr(0, text.size() - 1));
     if (!factor || !(*factor > 0 && *factor <= 1024)) bad_goal(text, kGoalForms);
     const auto longer =
-        *factor * static_cast<double>(std::max(picture.width, picture.height)) / kMultiple;
-    return sides_of(aspect, std::max<std::int64_t>(std::llround(longer), 1) * kMultiple, kMultiple);
+        *factor * static_cast<double>(std::max(picture.width, picture.height)) / kSideMultiple;
+    return sides_of(aspect, std::max<std::int64_t>(std::llround(longer), 1) * kSideMultiple,
+                    kSideMultiple);
   }
   const auto side = [&](std::string_view digits) {
     const auto value = parse_number<std::int64_t>(std::string(digits));
-    if (!value || *value < kMultiple || *value % kMultiple != 0) bad_goal(text, kGoalForms);
+    if (!value || *value < kSideMultiple || *value % kSideMultiple != 0) bad_goal(text, kGoalForms);
     return *value;
   };
   const auto cross = text.find('x');
   const auto first = side(std::string_view(text).substr(0, cross));
-  if (cross == std::string::npos) return sides_of(aspect, first, kMultiple);
+  if (cross == std::string::npos) return sides_of(aspect, first, kSideMultiple);
   return {first, side(std::string_view(text).substr(cross + 1))};
 }
 
@@ -103,7 +103,7 @@ SizeSpec parse_size(const std::string& text, const Aspect* aspect) {
     const auto area = parse_number<double>(text.substr(0, text.size() - 2));
     if (!area || !(*area > 0 && *area <= kMostMegapixels)) bad_size(text);
     const auto shape = aspect != nullptr ? *aspect : Aspect{};
-    return {.is_auto = false, .sides = sides_of_area(shape, *area * kMegapixel, kMultiple)};
+    return {.is_auto = false, .sides = sides_of_area(shape, *area * kMegapixel, kSideMultiple)};
   }
   if (aspect != nullptr) {
     throw Error(ErrorKind::kUsage,

@@ -8,6 +8,8 @@
 
 namespace steadyflux::cli {
 
+inline constexpr std::int64_t kSideMultiple = 16;  // of pictures, pixels
+
 // "16:9", "3:2", "1.85:1". Throws Error{kUsage}.
 Aspect parse_aspect(const std::string& text);
 

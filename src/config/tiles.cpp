@@ -61,6 +61,11 @@ TileGrid tile_grid(std::int64_t height, std::int64_t width, std::int64_t tile) {
           starts_along(width, tile_width)};
 }
 
+TileGrid token_tiles(std::int64_t height, std::int64_t width, std::int64_t tile,
+                     std::int64_t token) {
+  return tile_grid(height / token, width / token, tile / token);
+}
+
 std::vector<float> tile_weights(const std::vector<std::int64_t>& starts, std::int64_t tile,
                                 std::size_t i) {
   auto overlap = tile;

@@ -28,6 +28,10 @@ struct TileGrid {
 // that are not longer than `tile`, and where `tile` is 0.
 TileGrid tile_grid(std::int64_t height, std::int64_t width, std::int64_t tile);
 
+// Of a picture in packed tokens, `token` pixels a side; `tile` in pixels as well.
+TileGrid token_tiles(std::int64_t height, std::int64_t width, std::int64_t tile,
+                     std::int64_t token);
+
 // How much the places of tile `i` of those that begin at `starts` count, along one side of the
 // whole: they rise and fall along what a tile has in common with the next ones, and the weights of
 // all tiles at a place add up to 1.

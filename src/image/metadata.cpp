@@ -101,52 +101,42 @@ class Fields {
 
   // Absent in pictures from noise alone.
   std::optional<InitImageRecord> init_image() const {
-    const auto found = object_.find("init_image");
-    if (found == object_.end()) return std::nullopt;
-    if (!found->is_object()) throw bad("init_image", *found, "an object");
-    const Fields fields(*found, file_);
-    InitImageRecord record{fields.text("image"), fields.text("image_hash")};
-    if (found->contains("mask")) {
-      record.mask = fields.text("mask");
-      record.mask_hash = fields.text("mask_hash");
+    const auto fields = object("init_image");
+    if (!fields) return std::nullopt;
+    InitImageRecord record{fields->text("image"), fields->text("image_hash")};
+    if (fields->object_.contains("mask")) {
+      record.mask = fields->text("mask");
+      record.mask_hash = fields->text("mask_hash");
     }
-    record.strength = fields.optional_number("strength").value_or(0);
-    if (!(record.strength > 0 && record.strength <= 1)) {
-      throw bad("init_image", *found, "an object with a strength above 0 to 1");
-    }
+    record.strength = strength_in("init_image", *fields);
     return record;
   }
 
   // Absent where the model was shown nothing.
   std::optional<ConditionRecord> condition() const {
-    const auto found = object_.find("condition");
-    if (found == object_.end()) return std::nullopt;
-    if (!found->is_object()) throw bad("condition", *found, "an object");
-    const Fields fields(*found, file_);
-    ConditionRecord record{fields.role(), fields.text("image"), fields.text("image_hash")};
+    const auto fields = object("condition");
+    if (!fields) return std::nullopt;
+    ConditionRecord record{fields->role(), fields->text("image"), fields->text("image_hash")};
     if (record.role == Role::kFill) {
-      record.mask = fields.text("mask");
-      record.mask_hash = fields.text("mask_hash");
+      record.mask = fields->text("mask");
+      record.mask_hash = fields->text("mask_hash");
     }
     if (record.role == Role::kReference) {
-      record.width = fields.integer("width", 1, kMaxSide);
-      record.height = fields.integer("height", 1, kMaxSide);
+      record.width = fields->integer("width", 1, kMaxSide);
+      record.height = fields->integer("height", 1, kMaxSide);
     }
     return record;
   }
 
   // Absent in pictures that were made at once.
   std::optional<ProgressiveRecord> progressive() const {
-    const auto found = object_.find("progressive");
-    if (found == object_.end()) return std::nullopt;
-    if (!found->is_object()) throw bad("progressive", *found, "an object");
-    const Fields fields(*found, file_);
-    const ProgressiveRecord record{
-        fields.integer("base", 1, kMaxSide), fields.optional_number("strength").value_or(0),
-        fields.integer("goal_width", 1, kMaxSide), fields.integer("goal_height", 1, kMaxSide)};
-    if (!(record.strength > 0 && record.strength <= 1)) {
-      throw bad("progressive", *found, "an object with a strength above 0 to 1");
-    }
+    const auto fields = object("progressive");
+    if (!fields) return std::nullopt;
+    ProgressiveRecord record;
+    record.base = fields->integer("base", 1, kMaxSide);
+    record.goal_width = fields->integer("goal_width", 1, kMaxSide);
+    record.goal_height = fields->integer("goal_height", 1, kMaxSide);
+    record.strength = strength_in("progressive", *fields);
     return record;
   }
 
@@ -187,6 +177,21 @@ class Fields {
   }
 
  private:
+  // Nothing where the key is absent.
+  std::optional<Fields> object(const char* key) const {
+    const auto found = object_.find(key);
+    if (found == object_.end()) return std::nullopt;
+    if (!found->is_object()) throw bad(key, *found, "an object");
+    return Fields(*found, file_);
+  }
+
+  // Of the object under `key`.
+  double strength_in(const char* key, const Fields& fields) const {
+    const double strength = fields.optional_number("strength").value_or(0);
+    if (strength > 0 && strength <= 1) return strength;
+    throw bad(key, fields.object_, "an object with a strength above 0 to 1");
+  }
+
   Role role() const {
     const auto name = text("role");
     for (const auto& [role, known] : kRoles) {

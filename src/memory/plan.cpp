@@ -104,14 +104,14 @@ class Planner {
         element_(element_size(workload.dtype)) {
     const auto factor = model.vae.scale_factor();
     const auto token = 2 * factor;
-    tiles_ = tile_grid(workload.height / token, workload.width / token, workload.tile / token);
+    tiles_ = workload.tiles(token);
     tile_len_ = tiles_.tile_height * tiles_.tile_width;
     const auto image_len = tiles_.height * tiles_.width;
     embeds_ = (workload.max_sequence_length * model.text_encoder_2.d_model +
                model.text_encoder.hidden_size) *
               element_;
     parked_embeds_ = workload.num_prompts * embeds_;
-    reference_len_ = workload.reference_height / token * (workload.reference_width / token);
+    reference_len_ = workload.reference_tokens(token);
     // Where a mask keeps part of a picture, there are the mask, the picture's latents, and noise.
     const auto tokens =
         ((1 + workload.solver_latents) * workload.num_images + 3 * workload.num_masks) * image_len +
@@ -364,8 +364,7 @@ class Planner {
     const auto& config = model_.transformer;
     PhasePlan denoise{.name = "denoise"};
     const auto shown_len = tile_len_ + reference_len_;
-    const auto once = workload_.num_inference_steps, again = workload_.passes_per_step - 1;
-    const auto passes = group_passes(group) * (once + again * (once - 1));
+    const auto passes = group_passes(group) * workload_.evaluations();
     const auto inputs = inputs_of(group);
     const auto brought = on_device()  // of each input
                              ? embeds_ + modulation_row_bytes(config, workload_.dtype)

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "config/model_config.h"
+#include "config/tiles.h"
 
 namespace steadyflux {
 
@@ -91,6 +92,15 @@ struct Workload {
 
   // Pictures that are encoded on their behalf, perhaps several for one.
   bool encodes_images() const { return num_init_images + num_conditions + num_references > 0; }
+  // Times that the transformer is asked of each picture, or tile, with one text.
+  std::int64_t evaluations() const {
+    return num_inference_steps * passes_per_step - (passes_per_step - 1);
+  }
+  // In packed tokens, `token` pixels a side.
+  TileGrid tiles(std::int64_t token) const { return token_tiles(height, width, tile, token); }
+  std::int64_t reference_tokens(std::int64_t token) const {
+    return reference_height / token * (reference_width / token);
+  }
 };
 
 enum class UnitPlace : std::uint8_t {

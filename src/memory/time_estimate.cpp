@@ -20,7 +20,7 @@ double resnet(double in, double out) { return convolution(in, out) + convolution
 double phase_flops(const FluxModel& model, const Plan& plan, const PhasePlan& phase) {
   const auto& work = plan.workload;
   const auto token = 2 * model.vae.scale_factor();
-  const auto tiles = tile_grid(work.height / token, work.width / token, work.tile / token);
+  const auto tiles = work.tiles(token);
   const double through_vae = real(tiles.count()) * vae_flops(model.vae, tiles.tile_width * token,
                                                              tiles.tile_height * token);
   if (phase.name == "encode") {
@@ -33,11 +33,9 @@ double phase_flops(const FluxModel& model, const Plan& plan, const PhasePlan& ph
     return real(work.num_images) * through_vae;
   }
   if (phase.name != "denoise") return 0;  // modulate: a few rows, so its weights' bytes count
-  const auto calls = work.num_inference_steps * work.passes_per_step - (work.passes_per_step - 1);
-  const auto reference = work.reference_width / token * (work.reference_height / token);
-  return real(work.num_images + work.num_guided) * real(calls) * real(tiles.count()) *
+  return real(work.num_images + work.num_guided) * real(work.evaluations()) * real(tiles.count()) *
          transformer_flops(model.transformer, work.max_sequence_length,
-                           tiles.tile_width * tiles.tile_height + reference);
+                           tiles.tile_width * tiles.tile_height + work.reference_tokens(token));
 }
 
 }  // namespace

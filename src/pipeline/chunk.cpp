@@ -75,8 +75,7 @@ std::int64_t skipped_steps(const Request& request) {
 }
 
 TileGrid tiles_of(const FluxModel& model, const Request& request) {
-  const auto token = 2 * model.vae.scale_factor();
-  return tile_grid(request.height / token, request.width / token, request.tile / token);
+  return token_tiles(request.height, request.width, request.tile, 2 * model.vae.scale_factor());
 }
 
 std::int64_t tile_seq_len(const FluxModel& model, const Request& request) {
@@ -85,8 +84,8 @@ std::int64_t tile_seq_len(const FluxModel& model, const Request& request) {
 }
 
 std::int64_t image_seq_len(const FluxModel& model, const Request& request) {
-  const auto factor = model.vae.scale_factor();
-  return request.height / factor / 2 * (request.width / factor / 2);
+  const auto tiles = tiles_of(model, request);
+  return tiles.height * tiles.width;
 }
 
 const ConditionImage* reference_of(const Request& request) {

@@ -27,7 +27,6 @@ class KeptEmbeds : public PromptEmbedsStore {
                                    const std::string& dtype) override {
     const auto known = kept_.find({prompt, prompt_2, max_sequence_length, dtype});
     if (known != kept_.end()) return known->second;
-    // LoRAs on text encoders are the same in all stages, but not in what was kept elsewhere.
     return next_ == nullptr ? std::nullopt
                             : next_->find(prompt, prompt_2, max_sequence_length, dtype);
   }

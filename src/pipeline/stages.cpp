@@ -12,17 +12,22 @@ std::int64_t resizing_bytes(const PictureSides& from, const PictureSides& to) {
   return 3 * (from.width * from.height + to.width * from.height + to.width * to.height);
 }
 
-Request begun_from(const Request& request, const PictureSides& before, const PictureSides& size,
-                   std::function<InitImage::Pixels()> load) {
+Request in_size(const Request& request, const PictureSides& size) {
   Request stage = request;
   stage.width = size.width;
   stage.height = size.height;
+  stage.progressive.reset();
+  return stage;
+}
+
+Request begun_from(const Request& request, const PictureSides& before, const PictureSides& size,
+                   std::function<InitImage::Pixels()> load) {
+  auto stage = in_size(request, size);
   auto init = std::make_shared<InitImage>();
   init->load = std::move(load);
   init->load_bytes = resizing_bytes(before, size);
   init->strength = request.progressive->strength;
   stage.init_image = std::move(init);
-  stage.progressive.reset();
   return stage;
 }
 
@@ -45,21 +50,15 @@ std::vector<PictureSides> stage_sizes(const Request& request, std::int64_t multi
 
 Request stage_request(const Request& request, const PictureSides& size,
                       std::shared_ptr<const Image> before) {
-  if (before) {
-    return begun_from(request, {before->width, before->height}, size, [before, size] {
-      return InitImage::Pixels{resample_lanczos(*before, size.width, size.height), {}};
-    });
-  }
-  Request stage = request;
-  stage.width = size.width;
-  stage.height = size.height;
-  stage.progressive.reset();
-  return stage;
+  if (!before) return in_size(request, size);
+  return begun_from(request, {before->width, before->height}, size, [before, size] {
+    return InitImage::Pixels{resample_lanczos(*before, size.width, size.height), {}};
+  });
 }
 
 Request last_stage(const Request& request, std::int64_t multiple) {
   const auto sizes = stage_sizes(request, multiple);
-  if (sizes.size() < 2) return stage_request(request, sizes.back(), nullptr);
+  if (sizes.size() < 2) return in_size(request, sizes.back());
   return begun_from(request, sizes[sizes.size() - 2], sizes.back(), {});
 }
 

@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import pathlib
+import signal
 import struct
 import subprocess
 
@@ -112,6 +113,24 @@ class BatchTest(CliTest):
             if matches(event):
                 return event
         self.fail("the batch ended before what was waited for")
+
+    def check_goes_on_after_a_kill(self, *options, step, folder="out", temporaries=1):
+        """A batch that is killed behind this step of denoising leaves so many temporaries at least;
+        run again, it goes on there, to the bytes of a batch that nobody disturbed."""
+        self.batch(*options, "-o", f"{folder}-whole")
+        checkpoints = [*options, "--checkpoint-every", "1", "-o", folder]
+
+        def in_denoise(event, least=0):
+            return (event["event"] == "step" and event["phase"] == "denoise"
+                    and event["step"] >= least)
+        with self.running(*checkpoints) as (process, stream):
+            self.wait_for(stream, lambda event: in_denoise(event, step))
+            process.send_signal(signal.SIGKILL)
+        self.assertGreaterEqual(self.count_temporaries(folder), temporaries)
+        self.batch(*checkpoints, "--events", f"{folder}.jsonl")
+        first = next(e["step"] for e in self.events(f"{folder}.jsonl") if in_denoise(e))
+        self.assertGreaterEqual(first, step)
+        self.assertEqual(self.pictures(folder), self.pictures(f"{folder}-whole"))
 
     def count_temporaries(self, folder="out"):
         return sum(name.startswith(".") for name in self.pictures(folder))

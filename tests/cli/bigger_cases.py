@@ -2,19 +2,10 @@
 
 import json
 
-from png_pixels import read_png
-from program import CliTest
+from picture_program import PictureTest
 
 
-class PixelTest(CliTest):
-    def pixels(self, name):
-        return read_png(self.folder / name)[2]
-
-    def assertSamePixels(self, one, other):
-        self.assertEqual(read_png(self.folder / one), read_png(self.folder / other))
-
-
-class ProgressiveTest(PixelTest):
+class ProgressiveTest(PictureTest):
     def test_stages_are_told_and_repeated(self):
         done = self.succeed("a red apple", "-W", "160", "-H", "96", "--progressive", "--steps", "2",
                             "--json", "--events", "events.jsonl", "-o", "a.png")
@@ -77,7 +68,7 @@ class ProgressiveTest(PixelTest):
         self.assertEqual(plan["workload"]["width"], 256)
 
 
-class UpscaleTest(PixelTest):
+class UpscaleTest(PictureTest):
     def setUp(self):
         super().setUp()
         self.succeed("a red apple", "--steps", "4", "-s", "7", "-o", "apple.png")

@@ -4,11 +4,10 @@ Part of cli_test.py."""
 import json
 import pathlib
 import shutil
-import signal
 
 from batch_program import BatchTest, of, pixels
-from png_pixels import read_png
-from program import CACHE, MODEL, CliTest, png_text
+from picture_program import PictureTest
+from program import CACHE, MODEL, png_text
 
 SHORT = ["--steps", "2", "--device", "cpu", "-W", "32", "-H", "32"]
 GUIDED = ["--negative-prompt", "a panda", "--true-cfg-scale", "3.5"]
@@ -17,15 +16,12 @@ NO_SCALE = "--negative-prompt has no effect without a --true-cfg-scale above 1"
 NO_NEGATIVE = "--true-cfg-scale has no effect without a --negative-prompt"
 
 
-class PromptsTest(CliTest):
+class PromptsTest(PictureTest):
     def draw(self, *arguments, output="out.png"):
         """The bytes of a picture of which nothing is to be said."""
         done = self.succeed("a red apple", *SHORT, "-q", "-o", output, *arguments)
         self.assertEqual(done.stderr, b"")
         return (self.folder / output).read_bytes()
-
-    def record(self, name="out.png"):
-        return json.loads(png_text((self.folder / name).read_bytes(), "steadyflux"))
 
 
 class GuidanceGoldensTest(PromptsTest):
@@ -49,11 +45,7 @@ class GuidanceGoldensTest(PromptsTest):
                 if "mask" in golden:
                     options += ["--mask", inputs / "mask.png"]
                 self.succeed(manifest["prompt"], *options, "-q", "-o", "out.png")
-                width, height, expected = read_png(folder / golden["file"])
-                found = read_png(self.folder / "out.png")
-                self.assertEqual(found[:2], (width, height))
-                # What the project promises of fp32, of 255.
-                self.assertLessEqual(max(abs(a - b) for a, b in zip(found[2], expected)), 2)
+                self.assertGolden(folder / golden["file"])
 
 
 class GuidanceTest(PromptsTest):
@@ -294,18 +286,7 @@ class GuidanceBatchTest(BatchTest):
         lines = [{"prompt": "one"}, {"prompt": "two"}]
         options = [self.inputs(lines), *GUIDED, "--steps", "40", "-W", "64", "-H", "64",
                    "--device", "cpu"]
-        self.batch(*options, "-o", "whole")
-        checkpoints = ["--checkpoint-every", "1"]
-
-        def in_denoise(event, least=0):
-            return (event["event"] == "step" and event["phase"] == "denoise"
-                    and event["step"] >= least)
-        with self.running(*options, *checkpoints) as (process, stream):
-            self.wait_for(stream, lambda event: in_denoise(event, 42))  # of the second
-            process.send_signal(signal.SIGKILL)
-        self.batch(*options, *checkpoints, "--events", "events.jsonl")
-        self.assertGreaterEqual(next(e["step"] for e in self.events() if in_denoise(e)), 42)
-        self.assertEqual(self.pictures(), self.pictures("whole"))
+        self.check_goes_on_after_a_kill(*options, step=42)  # of the second
 
 
 class GuidanceEmbeddingsTest(BatchTest):

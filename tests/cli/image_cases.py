@@ -4,19 +4,15 @@ cli_test.py."""
 import json
 import pathlib
 import shutil
-import signal
 
 from batch_program import BatchTest, of
+from picture_program import PictureTest
 from png_pixels import read_png, write_png
-from program import PHASES, CliTest, png_text
+from program import PHASES
 
 SHORT = ["--steps", "2", "--device", "cpu"]
 IMAGE_PHASES = [PHASES[0], "encode_image", *PHASES[1:]]
 GOLDENS = pathlib.Path(__file__).resolve().parents[1] / "goldens"
-
-
-def largest_difference(a, b):
-    return max(abs(x - y) for x, y in zip(a, b, strict=True))
 
 
 def shades(width, height):
@@ -24,7 +20,7 @@ def shades(width, height):
                  for y in range(height) for x in range(width) for c in range(3))
 
 
-class ImageTest(CliTest):
+class ImageTest(PictureTest):
     def picture(self, name="in.png", width=48, height=32):
         write_png(self.folder / name, width, height, shades(width, height))
         return name
@@ -39,9 +35,6 @@ class ImageTest(CliTest):
     def draw(self, *arguments, output="out.png"):
         self.succeed("a red apple", *SHORT, "-q", "-o", output, *arguments)
         return (self.folder / output).read_bytes()
-
-    def record(self, name="out.png"):
-        return json.loads(png_text((self.folder / name).read_bytes(), "steadyflux"))
 
 
 class ImageGoldensTest(ImageTest):
@@ -61,10 +54,7 @@ class ImageGoldensTest(ImageTest):
                 if golden["guidance"] is not None:
                     options += ["--guidance", golden["guidance"]]
                 self.succeed(manifest["prompt"], *options, "-q", "-o", "out.png")
-                width, height, expected = read_png(folder / golden["file"])
-                found = read_png(self.folder / "out.png")
-                self.assertEqual(found[:2], (width, height))
-                self.assertLessEqual(largest_difference(found[2], expected), 2)
+                self.assertGolden(folder / golden["file"])
 
 
 class ImageSizeTest(ImageTest):
@@ -333,17 +323,4 @@ class ImageBatchTest(BatchTest, ImageTest):
         self.mask(lambda x, y: x < 30)
         options = [self.write("p.txt", "one\ntwo\n"), "--steps", "40", "--strength", "0.75",
                    "--image", "in.png", "--mask", "mask.png", "--device", "cpu"]
-        self.batch(*options, "-o", "whole")
-        checkpoints = ["--checkpoint-every", "1"]
-
-        def in_denoise(event, least=0):
-            return (event["event"] == "step" and event["phase"] == "denoise"
-                    and event["step"] >= least)
-        with self.running(*options, *checkpoints) as (process, stream):
-            self.wait_for(stream, lambda event: in_denoise(event, 33))  # of the second
-            process.send_signal(signal.SIGKILL)
-        self.assertGreaterEqual(self.count_temporaries(), 2)
-        self.batch(*options, *checkpoints, "--events", "events.jsonl")
-        first = next(e["step"] for e in self.events() if in_denoise(e))
-        self.assertGreaterEqual(first, 33)
-        self.assertEqual(self.pictures(), self.pictures("whole"))
+        self.check_goes_on_after_a_kill(*options, step=33, temporaries=2)  # of the second

@@ -2,17 +2,16 @@
 prompt files. Part of cli_test.py."""
 
 import json
-import signal
 
 from batch_program import BatchTest
-from image_cases import GOLDENS, largest_difference
-from png_pixels import read_png
-from program import CliTest, png_text
+from image_cases import GOLDENS
+from picture_program import PictureTest
+from program import png_text
 
 SMALL = ["-W", "32", "-H", "32", "--device", "cpu"]
 
 
-class SamplingTest(CliTest):
+class SamplingTest(PictureTest):
     def draw(self, *arguments, output="out.png"):
         """The record of the picture, and its bytes."""
         self.succeed("a red apple", *SMALL, "-q", "-o", output, *arguments)
@@ -21,7 +20,7 @@ class SamplingTest(CliTest):
 
     def pixels(self, *arguments):
         self.draw(*arguments)
-        return read_png(self.folder / "out.png")[2]
+        return super().pixels()
 
 
 class SamplingGoldensTest(SamplingTest):
@@ -50,10 +49,7 @@ class SamplingGoldensTest(SamplingTest):
         for golden in manifest["pictures"]:
             with self.subTest(golden["file"], options=golden["options"]):
                 self.succeed(manifest["prompt"], *self.options(golden, manifest), "-q")
-                expected = read_png(folder / golden["file"])
-                found = read_png(self.folder / "out.png")
-                self.assertEqual(found[:2], expected[:2])
-                self.assertLessEqual(largest_difference(found[2], expected[2]), 2)
+                self.assertGolden(folder / golden["file"])
 
 
 class SamplingOptionsTest(SamplingTest):
@@ -174,22 +170,7 @@ class SamplingBatchTest(BatchTest, SamplingTest):
     def test_kill_and_checkpoints(self):
         for scheduler in ["heun", "dpmpp_2m"]:
             with self.subTest(scheduler):
-                self.goes_on_after_a_kill(scheduler)
-
-    def goes_on_after_a_kill(self, scheduler):
-        out, whole = f"{scheduler}-out", f"{scheduler}-whole"
-        options = [self.write("p.txt", "one\ntwo\n"), "--scheduler", scheduler, "--steps", "40",
-                   "-W", "64", "-H", "64", "--device", "cpu"]
-        self.batch(*options, "-o", whole)
-        options += ["--checkpoint-every", "1", "-o", out]
-
-        def in_denoise(event, least=0):
-            return (event["event"] == "step" and event["phase"] == "denoise"
-                    and event["step"] >= least)
-        with self.running(*options) as (process, stream):
-            self.wait_for(stream, lambda event: in_denoise(event, 47))  # of the second
-            process.send_signal(signal.SIGKILL)
-        self.batch(*options, "--events", "events.jsonl")
-        first = next(e["step"] for e in self.events() if in_denoise(e))
-        self.assertGreaterEqual(first, 47)
-        self.assertEqual(self.pictures(out), self.pictures(whole))
+                self.check_goes_on_after_a_kill(
+                    self.write("p.txt", "one\ntwo\n"), "--scheduler", scheduler, "--steps", "40",
+                    "-W", "64", "-H", "64", "--device", "cpu", step=47,  # of the second
+                    folder=scheduler)

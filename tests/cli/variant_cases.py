@@ -3,11 +3,11 @@
 import json
 import pathlib
 import shutil
-import signal
 import tempfile
 
 from batch_program import BatchTest, of
-from image_cases import GOLDENS, ImageTest, largest_difference
+from image_cases import GOLDENS, ImageTest
+from picture_program import largest_difference
 from png_pixels import read_png, write_png
 from variant_models import make_variant
 
@@ -57,10 +57,7 @@ class VariantGoldensTest(VariantTest):
                     is_file = name != "reference-size"
                     options += [f"--{name}", FOLDER / value if is_file else value]
                 self.succeed(manifest["prompt"], *options, "-q", "-o", "out.png")
-                width, height, expected = read_png(FOLDER / golden["file"])
-                found = read_png(self.folder / "out.png")
-                self.assertEqual(found[:2], (width, height))
-                self.assertLessEqual(largest_difference(found[2], expected), 2)
+                self.assertGolden(FOLDER / golden["file"])
 
     def test_what_is_shown_counts(self):
         write_png(self.folder / "grey.png", 48, 32, bytes([128]) * (48 * 32 * 3))
@@ -299,16 +296,4 @@ class VariantBatchTest(BatchTest, VariantTest):
             with self.subTest(kind):
                 options = [self.write("p.txt", "one\ntwo\n"), "-m", self.models / kind, *SHORT,
                            *SHOWN[kind], "--steps", "300"]
-                self.batch(*options, "-o", f"{kind}-whole")
-                checkpoints = [*options, "--checkpoint-every", "1", "-o", kind]
-
-                def in_denoise(event, least=0):
-                    return (event["event"] == "step" and event["phase"] == "denoise"
-                            and event["step"] >= least)
-                with self.running(*checkpoints) as (process, stream):
-                    self.wait_for(stream, lambda event: in_denoise(event, 320))  # of the second
-                    process.send_signal(signal.SIGKILL)
-                self.batch(*checkpoints, "--events", "events.jsonl")
-                first = next(e["step"] for e in self.events() if in_denoise(e))
-                self.assertGreaterEqual(first, 320)
-                self.assertEqual(self.pictures(kind), self.pictures(f"{kind}-whole"))
+                self.check_goes_on_after_a_kill(*options, step=320, folder=kind)  # of the second

@@ -36,9 +36,6 @@ Request request_of(std::int64_t width, std::int64_t height) {
           .max_sequence_length = 24};
 }
 
-// The simulated device computes on the CPU: in bf16 for hours if that has no instructions for it.
-const at::ScalarType kDtype = cpu_multiplies_bf16() ? at::kBFloat16 : at::kFloat;
-
 // Pictures that differ in all that may differ, two of them of one prompt, two with a negative one.
 std::vector<Request> mixed_requests() {
   std::vector<Request> requests(4, request_of(48, 80));

@@ -1,6 +1,6 @@
 """The peer of step_bench: the same steps with diffusers, one JSON line.
 
-Use: diffusers_step.py TRANSFORMER_FOLDER WIDTH HEIGHT TEXT_TOKENS REPEATS THREADS
+Use: diffusers_step.py TRANSFORMER_FOLDER WIDTH HEIGHT TEXT_TOKENS REPEATS THREADS [bf16|fp32]
 """
 import json
 import sys
@@ -13,17 +13,18 @@ from diffusers import FluxTransformer2DModel
 def main():
     folder = sys.argv[1]
     width, height, text, repeats, threads = (int(v) for v in sys.argv[2:7])
+    dtype = torch.float32 if sys.argv[7:] == ["fp32"] else torch.bfloat16
     torch.set_num_threads(threads)
-    model = FluxTransformer2DModel.from_pretrained(folder, torch_dtype=torch.bfloat16).eval()
+    model = FluxTransformer2DModel.from_pretrained(folder, torch_dtype=dtype).eval()
     rows, columns = height // 16, width // 16
     ids = torch.zeros(rows, columns, 3)
     ids[..., 1] += torch.arange(rows)[:, None]
     ids[..., 2] += torch.arange(columns)[None]
     inputs = dict(
-        hidden_states=torch.randn(1, rows * columns, 64).bfloat16(),
-        encoder_hidden_states=torch.randn(1, text, 4096).bfloat16(),
-        pooled_projections=torch.randn(1, 768).bfloat16(),
-        timestep=torch.tensor([0.75]).bfloat16(),
+        hidden_states=torch.randn(1, rows * columns, 64).to(dtype),
+        encoder_hidden_states=torch.randn(1, text, 4096).to(dtype),
+        pooled_projections=torch.randn(1, 768).to(dtype),
+        timestep=torch.tensor([0.75]).to(dtype),
         img_ids=ids.reshape(-1, 3), txt_ids=torch.zeros(text, 3), return_dict=False)
 
     def step():

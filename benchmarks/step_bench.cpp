@@ -1,7 +1,7 @@
 // Times denoising steps of a transformer on disk, and the machine's GEMM roof in the same process.
-// Prints one JSON line. Use: step_bench TRANSFORMER WIDTH HEIGHT TEXT_TOKENS REPEATS THREADS, where
-// TRANSFORMER is a component folder or a single file, packed or not, computed with in bf16.
-// The inputs are random; only the time counts. benchmarks/compare.sh runs it beside diffusers.
+// Prints one JSON line. Use: step_bench TRANSFORMER WIDTH HEIGHT TEXT_TOKENS REPEATS THREADS [DTYPE],
+// where TRANSFORMER is a component folder or a single file, packed or not, computed with in bf16 or
+// fp32. The inputs are random; only the time counts. benchmarks/compare.sh runs it beside diffusers.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>
@@ -11,6 +11,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <nlohmann/json.hpp>
+#include <string_view>
 #include <vector>
 
 #include "checkpoints/open_model.h"
@@ -50,8 +51,8 @@ double step_flops(const FluxTransformerConfig& c, double image, double text) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 7) {
-    fmt::print(stderr, "use: step_bench TRANSFORMER WIDTH HEIGHT TEXT REPEATS THREADS\n");
+  if (argc != 7 && argc != 8) {
+    fmt::print(stderr, "use: step_bench TRANSFORMER WIDTH HEIGHT TEXT REPEATS THREADS [DTYPE]\n");
     return 2;
   }
   const c10::InferenceMode inference_mode;
@@ -62,7 +63,7 @@ int main(int argc, char** argv) {
   FluxTransformer transformer(transformer_config(path));
   const auto& config = transformer.config;
   LoadOptions options;
-  options.dtype = at::kBFloat16;
+  options.dtype = argc == 8 && std::string_view(argv[7]) == "fp32" ? at::kFloat : at::kBFloat16;
   load_slots(ComponentWeights::open(path, Component::kTransformer), transformer.slots(), options);
 
   const auto tokens = width * height;

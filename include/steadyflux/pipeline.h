@@ -170,11 +170,9 @@ class PromptEmbedsStore {
                                            std::int64_t max_sequence_length,
                                            const std::string& dtype) = 0;
   virtual void put(const StoredEmbeds& embeds) = 0;
-  // Embeddings that the user gave count whatever LoRAs on text encoders would make of the prompt;
-  // others are neither looked for nor kept where there are such LoRAs.
-  virtual bool given_by_user() const { return false; }
-  // Told before find: the LoRAs of the requests whose prompts it is going to be asked for.
-  virtual void use_loras(const std::vector<LoraUse>& /*loras*/) {}
+  // Told before find and put: the LoRAs of the requests that the prompts are of, and whether any
+  // of them changes a text encoder, and with it the embeddings.
+  virtual void use_loras(const std::vector<LoraUse>& loras, bool change_embeds) = 0;
 };
 
 // A picture after some of its steps.

@@ -1,14 +1,16 @@
 // steadyflux batch: a prompt file or a stream of prompts becomes the items of a Batch.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cstdlib>
 #include <iterator>
 #include <optional>
 #include <set>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "batch/line_reader.h"
 #include "batch/settings_key.h"
@@ -59,21 +61,36 @@ std::vector<std::pair<PromptEntry, std::string>> read_entries(const CommandLine&
   return entries;
 }
 
+// The same for requests of which one's plan tells whether the others fit.
+std::string what_is_planned(const Request& r) {
+  std::vector<std::int64_t> numbers{r.width,
+                                    r.height,
+                                    r.tile,
+                                    r.num_inference_steps,
+                                    r.num_images,
+                                    r.max_sequence_length,
+                                    r.has_true_cfg() ? 1 : 0,
+                                    evaluations_per_step(r.sampling),
+                                    looks_back(r.sampling) ? 1 : 0,
+                                    r.progressive ? r.progressive->base : 0};
+  if (const auto& init = r.init_image) {
+    numbers.insert(numbers.end(), {1, init->load_bytes, init->mask.empty() ? 0 : 1});
+  }
+  if (const auto& shown = r.condition) {
+    numbers.insert(numbers.end(), {2, shown->load_bytes, shown->width, shown->height});
+  }
+  auto text = fmt::format("{}", fmt::join(numbers, " "));
+  for (const auto& lora : r.loras) text += fmt::format(" {}", lora.path.string());
+  return text;
+}
+
 // Each size once: what does not fit is said before hours of work.
 void check_fit(const std::vector<BatchItem>& items, const GenerateJob& job,
                const Pipeline& pipeline) {
-  std::set<std::array<std::int64_t, 7>> seen;
+  std::set<std::string> seen;
   for (const auto& item : items) {
-    const auto& r = item.request;
-    const std::array<std::int64_t, 7> kind{r.width,
-                                           r.height,
-                                           r.num_inference_steps,
-                                           r.max_sequence_length,
-                                           r.has_true_cfg() ? 1 : 0,
-                                           evaluations_per_step(r.sampling),
-                                           looks_back(r.sampling) ? 1 : 0};
-    if (!seen.insert(kind).second) continue;
-    const auto plan = pipeline.plan({&r, 1});
+    if (!seen.insert(what_is_planned(item.request)).second) continue;
+    const auto plan = pipeline.plan({&item.request, 1});
     if (plan.fits) continue;
     const auto remedies =
         find_remedies(job.model, plan.workload, plan.budget, plan_options(job.pipeline));

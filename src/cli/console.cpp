@@ -81,6 +81,17 @@ std::string stage_text(const StageInfo& stage, const Plan& plan) {
   return text;
 }
 
+void Progress::memory_seen(const MemoryTimeline& timeline) {
+  if (!stage_) {
+    timeline_ = timeline;
+    return;
+  }
+  MemoryTimeline seen = timeline;
+  for (auto& phase : seen.phases) phase.name = fmt::format("{} {}", phase.name, stage_->number);
+  if (!timeline_) timeline_.emplace();
+  append_timeline(*timeline_, std::move(seen));
+}
+
 void Progress::planned(const Plan& plan) {
   if (stage_) console_.info(stage_text(*stage_, plan));
   if (console_.verbosity() == Verbosity::kVerbose) console_.debug(plan_lines(plan, title_));

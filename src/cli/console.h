@@ -56,7 +56,7 @@ class Progress : public Observer {
   Progress(Console& console, PlanTitle title) : console_(console), title_(std::move(title)) {}
 
   void planned(const Plan& plan) override;
-  void memory_seen(const MemoryTimeline& timeline) override { timeline_ = timeline; }
+  void memory_seen(const MemoryTimeline& timeline) override;
   void stage_started(const StageInfo& stage) override { stage_ = stage; }
   void phase_started(const std::string& name, std::int64_t total_steps) override;
   void phase_progress(std::int64_t steps_done) override;

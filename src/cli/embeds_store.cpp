@@ -30,15 +30,22 @@ class CacheStore : public PromptEmbedsStore {
   std::optional<StoredEmbeds> find(const std::string& prompt, const std::string& prompt_2,
                                    std::int64_t max_sequence_length,
                                    const std::string& dtype) override {
+    if (changed_by_loras_) return std::nullopt;
     auto found = cache_.find(key(prompt, prompt_2, max_sequence_length, dtype));
     warn();
     return found;
   }
 
   void put(const StoredEmbeds& embeds) override {
+    if (changed_by_loras_) return;
     cache_.put(key(embeds.prompt, embeds.prompt_2, embeds.max_sequence_length, embeds.dtype),
                embeds);
     warn();
+  }
+
+  // What it holds is of the encoders alone.
+  void use_loras(const std::vector<LoraUse>&, bool change_embeds) override {
+    changed_by_loras_ = change_embeds;
   }
 
  private:
@@ -55,6 +62,7 @@ class CacheStore : public PromptEmbedsStore {
   Console& console_;
   std::string encoder_;
   std::string computed_by_;
+  bool changed_by_loras_ = false;
 };
 
 // Files from elsewhere do not tell their prompts; several of them get names.
@@ -76,9 +84,8 @@ class FileStore : public PromptEmbedsStore {
     compare_encoders(job);
   }
 
-  bool given_by_user() const override { return true; }
-
-  void use_loras(const std::vector<LoraUse>& loras) override {
+  // What the user gave counts, whatever LoRAs would make of the prompt.
+  void use_loras(const std::vector<LoraUse>& loras, bool) override {
     loras_ = encoder_loras(loras, cache_folder());
   }
 

@@ -34,6 +34,7 @@ class Pictures {
     request_.init_image.reset();
     request_.condition.reset();
     refuse_two();
+    refuse_to_enlarge();
     // What is enlarged is begun from, whatever the model.
     const bool names_reference =
         is(FluxVariant::kKontext) && image_ && layers_.command() != Command::kUpscale;
@@ -84,6 +85,15 @@ class Pictures {
       if (first != nullptr) usage_error(fmt::format("--{} with --{}: give one", first, name));
       first = name;
     }
+  }
+
+  void refuse_to_enlarge() const {
+    if (layers_.command() != Command::kUpscale) return;
+    if (!is(FluxVariant::kFill) && !is(FluxVariant::kControl)) return;
+    usage_error(
+        fmt::format("{} is a {}, which begins from noise and enlarges no picture; name another "
+                    "model with -m",
+                    job_.model.name, to_string(job_.model.variant())));
   }
 
   // Options that say what becomes of a picture, with one that is only looked at.

@@ -1,6 +1,7 @@
 #include "memory/timeline.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace steadyflux {
 namespace {
@@ -94,6 +95,29 @@ void add_sample(MemoryTimeline& timeline, const MemorySample& sample, double& re
   if (samples.size() > std::max<std::size_t>(max_samples, 2)) {
     thin_out(timeline, resolution, max_samples);
   }
+}
+
+void append_timeline(MemoryTimeline& timeline, MemoryTimeline next) {
+  const double start = timeline.seconds;
+  const int phases = static_cast<int>(timeline.phases.size());
+  for (auto& sample : next.samples) {
+    sample.seconds += start;
+    if (sample.phase >= 0) sample.phase += phases;
+    timeline.samples.push_back(sample);
+  }
+  for (auto& phase : next.phases) {
+    phase.start += start;
+    phase.end += start;
+    timeline.phases.push_back(std::move(phase));
+  }
+  for (auto& event : next.events) {
+    event.seconds += start;
+    timeline.events.push_back(std::move(event));
+  }
+  timeline.seconds = start + next.seconds;
+  timeline.title = std::move(next.title);
+  timeline.ram_budget = next.ram_budget;
+  timeline.device_budget = next.device_budget;
 }
 
 }  // namespace steadyflux

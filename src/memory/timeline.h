@@ -102,4 +102,8 @@ MemorySample merge_samples(const MemorySample& earlier, const MemorySample& late
 void add_sample(MemoryTimeline& timeline, const MemorySample& sample, double& resolution,
                 std::size_t max_samples);
 
+// Puts `next`, what was seen afterwards and timed from its own beginning, behind `timeline`. Title
+// and budgets become those of `next`.
+void append_timeline(MemoryTimeline& timeline, MemoryTimeline next);
+
 }  // namespace steadyflux

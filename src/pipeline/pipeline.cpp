@@ -142,18 +142,14 @@ struct Pipeline::State {
     if (!requests.empty()) loras = find_loras(requests.front().loras);
   }
 
-  bool uses(const PromptEmbedsStore* store) const {
-    const bool changed = loras->find(Component::kTextEncoder) != nullptr ||
-                         loras->find(Component::kTextEncoder2) != nullptr;
-    return store != nullptr && (!changed || store->given_by_user());
-  }
-
   // One for each prompt of the chunk; undefined where the store has none.
   std::vector<PromptEmbeddings> find_embeddings(const Chunk& chunk,
                                                 PromptEmbedsStore* store) const {
     std::vector<PromptEmbeddings> embeddings(chunk.prompts.size());
-    if (!uses(store)) return embeddings;
-    if (!chunk.requests.empty()) store->use_loras(chunk.requests.front().loras);
+    if (store == nullptr || chunk.requests.empty()) return embeddings;
+    store->use_loras(chunk.requests.front().loras,
+                     loras->find(Component::kTextEncoder) != nullptr ||
+                         loras->find(Component::kTextEncoder2) != nullptr);
     for (std::size_t i = 0; i < embeddings.size(); ++i) {
       const auto& prompt = chunk.prompts[i];
       const auto found =
@@ -314,7 +310,7 @@ void Pipeline::make_pictures(std::span<const Request> requests, Observer& observ
   }
   observer.planned(runner.plan());
   const auto keep = [&](std::size_t prompt, const PromptEmbeddings& embeddings_of_it) {
-    if (!state_->uses(embeds)) return;
+    if (embeds == nullptr) return;
     embeds->put(to_stored(chunk.prompts[prompt], state_->dtype_name, embeddings_of_it));
   };
   auto state = begin_denoising(chunk, latents, state_->model, state_->dtype);

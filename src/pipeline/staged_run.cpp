@@ -17,7 +17,8 @@
 namespace steadyflux {
 namespace {
 
-// Keeps embeddings from one stage to the next, also where nothing else does.
+// Keeps embeddings from one stage to the next, also where nothing else does. All stages have the
+// same LoRAs.
 class KeptEmbeds : public PromptEmbedsStore {
  public:
   explicit KeptEmbeds(PromptEmbedsStore* next) : next_(next) {}
@@ -35,9 +36,8 @@ class KeptEmbeds : public PromptEmbedsStore {
         {embeds.prompt, embeds.prompt_2, embeds.max_sequence_length, embeds.dtype}, embeds);
     if (next_ != nullptr) next_->put(embeds);
   }
-  bool given_by_user() const override { return next_ != nullptr && next_->given_by_user(); }
-  void use_loras(const std::vector<LoraUse>& loras) override {
-    if (next_ != nullptr) next_->use_loras(loras);
+  void use_loras(const std::vector<LoraUse>& loras, bool change_embeds) override {
+    if (next_ != nullptr) next_->use_loras(loras, change_embeds);
   }
 
  private:

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include "config/row_chunks.h"
+#include "nn/row_kernels.h"
 
 namespace steadyflux {
 namespace {
@@ -22,6 +23,7 @@ WeightUnit make_unit(const std::string& name, Visit visit) {
 // RMS-normalised per head, then rotated.
 void normed_and_rotated(const at::Tensor& x, const at::Tensor& norm_weight,
                         const RotaryEmbedding& emb, at::Tensor out) {
+  if (has_row_kernels(x)) return normed_and_rotated_cpu(x, norm_weight, kNormEps, emb, out);
   const auto head_dim = norm_weight.size(0);
   for_row_chunks(x.size(0), kElementRows, [&](std::int64_t begin, std::int64_t count) {
     auto rows = out.narrow(0, begin, count);
@@ -34,6 +36,7 @@ void normed_and_rotated(const at::Tensor& x, const at::Tensor& norm_weight,
 
 // residual += gate * x, destroying x. gate [dim].
 void add_gated_(at::Tensor residual, at::Tensor x, const at::Tensor& gate) {
+  if (has_row_kernels(residual)) return add_gated_cpu_(residual, x, gate);
   residual.add_(x.mul_(gate));
 }
 
@@ -121,6 +124,7 @@ void update_by_feed_forward_(at::Tensor& stream, const at::Tensor& shift, const 
 
 at::Tensor modulated_layer_norm(const at::Tensor& x, const at::Tensor& shift,
                                 const at::Tensor& scale) {
+  if (has_row_kernels(x)) return modulated_layer_norm_cpu(x, shift, scale, kNormEps);
   auto y = layer_norm_no_affine(x, kNormEps);
   return y.mul_(scale + 1).add_(shift);
 }
@@ -259,8 +263,9 @@ void FluxSingleTransformerBlock::finish_(JointStream& stream, const Modulation& 
     {
       const auto x = modulated_layer_norm(stream.joint.select(0, b).narrow(0, begin, count),
                                           m[0].select(0, b), m[1].select(0, b));
-      auto mlp = proj_mlp(x);
-      joined.narrow(1, dim, 4 * dim).copy_(at::gelu_(mlp, "tanh"));
+      const auto mlp = proj_mlp(x);
+      auto beside = joined.narrow(1, dim, 4 * dim);
+      at::gelu_out(beside, mlp, "tanh");
     }
     return proj_out(joined);
   });

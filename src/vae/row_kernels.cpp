@@ -8,33 +8,11 @@
 #include <cstdint>
 #include <vector>
 
+#include "nn/vector_loops.h"
 #include "steadyflux/error.h"
-
-// The loops are written for the compiler's vectoriser and compiled for three generations of x86-64;
-// which one runs is found at run time.
-#define STEADYFLUX_INLINE inline __attribute__((always_inline))
-#if defined(__x86_64__) && defined(__GNUC__)
-#define STEADYFLUX_X86 1
-#define STEADYFLUX_AVX2 __attribute__((target("avx2,fma")))
-#define STEADYFLUX_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")))
-#endif
 
 namespace steadyflux {
 namespace {
-
-STEADYFLUX_INLINE float load(const float& value) { return value; }
-STEADYFLUX_INLINE float load(const at::BFloat16& value) {
-  return std::bit_cast<float>(static_cast<std::uint32_t>(value.x) << 16);
-}
-STEADYFLUX_INLINE float load(const at::Half& value) { return static_cast<float>(value); }
-
-STEADYFLUX_INLINE void store(float value, float& to) { to = value; }
-STEADYFLUX_INLINE void store(float value, at::BFloat16& to) {
-  const auto bits = std::bit_cast<std::uint32_t>(value);
-  const auto rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;  // to nearest, ties to even
-  to.x = static_cast<std::uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded);
-}
-STEADYFLUX_INLINE void store(float value, at::Half& to) { to = at::Half(value); }
 
 // Relative error below 1e-6; NaN stays NaN.
 STEADYFLUX_INLINE float exp_of(float x) {
@@ -123,52 +101,34 @@ STEADYFLUX_INLINE void store_row(const T* __restrict in, std::int64_t positions,
 }
 
 template <typename T>
-using Normalise = void (*)(const T*, const float*, const float*, bool, std::int64_t, std::int64_t,
-                           T*);
-template <typename T>
-using StoreRow = void (*)(const T*, std::int64_t, std::int64_t, T*, double*);
+struct Normalise {
+  const T* in;
+  const float *scale, *shift;
+  bool silu;
+  std::int64_t positions, channels;
+  T* out;
 
-template <typename T>
-struct Kernels {
-  Normalise<T> normalise;
-  StoreRow<T> store, add;
+  STEADYFLUX_INLINE void operator()() const {
+    normalise(in, scale, shift, silu, positions, channels, out);
+  }
 };
 
-#define STEADYFLUX_VARIANT(NAME, TARGET)                                                          \
-  template <typename T>                                                                           \
-  struct NAME {                                                                                   \
-    TARGET static void normalise_(const T* in, const float* scale, const float* shift, bool silu, \
-                                  std::int64_t positions, std::int64_t channels, T* out) {        \
-      normalise(in, scale, shift, silu, positions, channels, out);                                \
-    }                                                                                             \
-    TARGET static void store_(const T* in, std::int64_t positions, std::int64_t channels, T* out, \
-                              double* totals) {                                                   \
-      store_row<false>(in, positions, channels, out, totals);                                     \
-    }                                                                                             \
-    TARGET static void add_(const T* in, std::int64_t positions, std::int64_t channels, T* out,   \
-                            double* totals) {                                                     \
-      store_row<true>(in, positions, channels, out, totals);                                      \
-    }                                                                                             \
-    static constexpr Kernels<T> kernels() { return {&normalise_, &store_, &add_}; }               \
-  };
-
-STEADYFLUX_VARIANT(Plain, )
-#ifdef STEADYFLUX_X86
-STEADYFLUX_VARIANT(Avx2, STEADYFLUX_AVX2)
-STEADYFLUX_VARIANT(Avx512, STEADYFLUX_AVX512)
-#endif
-
 template <typename T>
-Kernels<T> pick_kernels() {
-#ifdef STEADYFLUX_X86
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
-    return Avx512<T>::kernels();
+struct StoreRow {
+  const T* in;
+  bool add;
+  std::int64_t positions, channels;
+  T* out;
+  double* totals;
+
+  STEADYFLUX_INLINE void operator()() const {
+    if (add) {
+      store_row<true>(in, positions, channels, out, totals);
+    } else {
+      store_row<false>(in, positions, channels, out, totals);
+    }
   }
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return Avx2<T>::kernels();
-#endif
-  return Plain<T>::kernels();
-}
+};
 
 template <typename Body>
 void for_dtype(const at::Tensor& tensor, const Body& body) {
@@ -191,14 +151,13 @@ void normalise_rows_cpu(const at::Tensor& in, const at::Tensor& scale, const at:
   const auto width = in.size(1), channels = in.size(2), row = width * channels;
   for_dtype(in, [&](auto value) {
     using T = decltype(value);
-    const auto kernels = pick_kernels<T>();
     const T* from = in.const_data_ptr<T>();
     T* to = out.mutable_data_ptr<T>();
     const float* scales = scale.const_data_ptr<float>();
     const float* shifts = shift.const_data_ptr<float>();
     at::parallel_for(0, in.size(0), 1, [&](std::int64_t begin, std::int64_t end) {
-      kernels.normalise(from + begin * row, scales, shifts, silu, (end - begin) * width, channels,
-                        to + begin * row);
+      with_best_instructions(Normalise<T>{from + begin * row, scales, shifts, silu,
+                                          (end - begin) * width, channels, to + begin * row});
     });
   });
 }
@@ -209,15 +168,14 @@ void store_rows_cpu(const at::Tensor& in, bool add, std::int64_t groups, const a
   const auto group = channels / groups;
   for_dtype(in, [&](auto value) {
     using T = decltype(value);
-    const auto kernels = pick_kernels<T>();
-    const auto kernel = add ? kernels.add : kernels.store;
     const T* from = in.const_data_ptr<T>();
     T* to = out.mutable_data_ptr<T>();
     at::parallel_for(0, in.size(0), 1, [&](std::int64_t begin, std::int64_t end) {
       std::vector<double> totals(static_cast<std::size_t>(2 * channels));
       for (auto r = begin; r < end; ++r) {
         std::fill(totals.begin(), totals.end(), 0.0);
-        kernel(from + r * row, width, channels, to + r * row, totals.data());
+        with_best_instructions(
+            StoreRow<T>{from + r * row, add, width, channels, to + r * row, totals.data()});
         for (std::int64_t g = 0; g < groups; ++g) {
           for (std::int64_t moment = 0; moment < 2; ++moment) {
             const double* first = totals.data() + moment * channels + g * group;

@@ -1,6 +1,7 @@
 """steadyflux batch: what is refused before work, how a batch ends that cannot go on or is stopped,
 and how it goes on then; embeddings from files and from the cache. Part of cli_test.py."""
 
+import json
 import os
 import pathlib
 import re
@@ -96,6 +97,24 @@ class BatchFailuresTest(BatchTest):
         self.write("p.jsonl", self.TOO_LARGE.replace("4096", "32"))
         answers, _ = self.batch(prompts, *SMALL, *self.LIMIT, "--json")
         self.assertEqual([a["output"] for a in answers if "skipped" not in a], ["out/0002.png"])
+
+    def test_what_fits_in_tiles_only_is_said_of_the_others_first(self):
+        large = '{"prompt": "a", "width": 1024, "height": 1024'
+        tiled, whole = large + ', "tile": 64}\n', large + "}\n"
+        limit = self.limit_between(tiled, whole)
+        prompts = self.write("p.jsonl", tiled + whole)
+        self.refuse(4, prompts, *SMALL, "--max-ram", limit, says=["p.jsonl:2", "1024 x 1024"])
+
+    def limit_between(self, fits, does_not):
+        """A limit in MiB for which one line has a plan and the other has none."""
+        def least(line):
+            options = [f"--{name}={value}" for name, value in json.loads(line).items()
+                       if name != "prompt"]
+            done = self.run_program("plan", "--json", *options, "--device", "cpu", "--steps", "1",
+                                    "--max-ram", "1MiB")
+            return json.loads(done.stdout)["alternatives"]["ram"]
+
+        return f"{(least(fits) + least(does_not)) // 2 >> 20}MiB"
 
     def test_a_prompt_that_fails_in_the_middle(self):
         self.succeed("encode", "@" + self.write("some.txt", "one\nthree\n"), "-o", "e.safetensors")

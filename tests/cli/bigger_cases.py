@@ -24,6 +24,16 @@ class ProgressiveTest(PictureTest):
         self.succeed("--from", "a.png", "-o", "b.png")
         self.assertSamePixels("a.png", "b.png")
 
+    def test_a_memory_report_shows_all_stages(self):
+        self.succeed("a fox", "-W", "96", "-H", "96", "--base-size", "48", "--steps", "2",
+                     "--no-cache", "--memory-report", "m.json")
+        phases = json.loads((self.folder / "m.json").read_bytes())["phases"]
+        self.assertEqual([phase["name"] for phase in phases],
+                         ["encode 1", "modulate 1", "denoise 1", "decode 1",
+                          "encode_image 2", "modulate 2", "denoise 2", "decode 2"])
+        times = [time for phase in phases for time in (phase["start"], phase["end"])]
+        self.assertEqual(times, sorted(times))
+
     def test_several_pictures_are_those_that_are_made_alone(self):
         options = ["-W", "96", "-H", "96", "--base-size", "32", "--steps", "2"]
         self.succeed("a fox", *options, "-s", "4", "-n", "2", "-o", "n.png")

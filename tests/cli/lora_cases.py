@@ -52,6 +52,21 @@ class LoraTest(BatchTest):
         both = pixels(self.picture("--lora", "a.safetensors", "--lora", "b.safetensors:-1"))
         self.assertNotIn(both, (plain, full))
 
+    def test_stages_of_one_picture_encode_its_prompt_once(self):
+        layers = lora_layers(3, "text_model.encoder.layers.0.self_attn.q_proj",
+                             component="text_encoder", width=CLIP_WIDTH)
+        write_safetensors(self.folder / "t.safetensors", layers)
+        options = ["-W", "64", "-H", "64", "--base-size", "32", "--steps", "2", "--device", "cpu"]
+        done = self.succeed("a fox", *options, "--lora", "t.safetensors", "--json", "-o", "a.png")
+        phases = [(p["name"], p["stage"]) for p in json.loads(done.stdout)["phases"]]
+        self.assertEqual([phase for phase in phases if phase[0] == "encode"], [("encode", 1)])
+        # What it kept is not found by a picture without the LoRA, nor the other way round.
+        self.succeed("a fox", *options, "-o", "plain.png")
+        self.succeed("a fox", *options, "--lora", "t.safetensors", "-o", "b.png")
+        made = [pixels((self.folder / f"{name}.png").read_bytes()) for name in ["a", "plain", "b"]]
+        self.assertEqual(made[0], made[2])
+        self.assertNotEqual(made[0], made[1])
+
     def test_streamed_weights_get_it_too(self):
         expected = pixels(self.picture("--lora", "a.safetensors"))
         for limit in range(150, 700, 10):  # MiB; the smallest that is enough

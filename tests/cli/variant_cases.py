@@ -207,6 +207,11 @@ class VariantRefusalsTest(VariantTest):
             self.fail_with(2, "x", "-m", self.models / kind, option, PHOTO, "--size", "auto",
                            says="--size auto with " + option)
 
+    def test_what_begins_from_noise_enlarges_nothing(self):
+        for kind in ["fill", "control"]:
+            self.fail_with(2, "upscale", PHOTO, "--to", "2x", "-m", self.models / kind,
+                           says="enlarges no picture")
+
     def test_files_that_are_no_pictures(self):
         (self.folder / "notes.png").write_text("a red apple\n")
         for kind, options in [("kontext", ["--reference"]), ("control", ["--control-image"]),

@@ -150,5 +150,38 @@ TEST(Timeline, MergedSamples) {
   EXPECT_EQ(merged.device.alloc_retries, 2);
 }
 
+TEST(Timeline, WhatIsAppendedFollowsInTime) {
+  MemoryTimeline first;
+  first.seconds = 10;
+  first.phases = {{.name = "encode", .start = 0, .end = 4}, {.name = "denoise", .start = 5, .end = 9}};
+  first.samples.resize(2);
+  first.samples[1].seconds = 9;
+  first.samples[1].phase = 1;
+  first.ram_budget = 100;
+  MemoryTimeline next;
+  next.seconds = 3;
+  next.phases = {{.name = "decode", .start = 1, .end = 2}};
+  next.samples.resize(2);  // the first lies between phases
+  next.samples[1].seconds = 1.5;
+  next.samples[1].phase = 0;
+  next.events = {{.seconds = 2, .text = "tight"}};
+  next.title = "two stages";
+  next.ram_budget = 90;
+  append_timeline(first, next);
+  EXPECT_EQ(first.seconds, 13);
+  ASSERT_EQ(first.phases.size(), 3u);
+  EXPECT_EQ(first.phases[2].start, 11);
+  EXPECT_EQ(first.phases[2].end, 12);
+  ASSERT_EQ(first.samples.size(), 4u);
+  EXPECT_EQ(first.samples[1].phase, 1);
+  EXPECT_EQ(first.samples[2].phase, -1);
+  EXPECT_EQ(first.samples[2].seconds, 10);
+  EXPECT_EQ(first.samples[3].phase, 2);
+  EXPECT_EQ(first.samples[3].seconds, 11.5);
+  EXPECT_EQ(first.events.at(0).seconds, 12);
+  EXPECT_EQ(first.title, "two stages");
+  EXPECT_EQ(first.ram_budget, 90);
+}
+
 }  // namespace
 }  // namespace steadyflux

@@ -1,0 +1,184 @@
+#include "nn/row_kernels.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Dispatch.h>
+#include <ATen/Parallel.h>
+
+#include <cmath>
+
+#include "nn/vector_loops.h"
+
+namespace steadyflux {
+namespace {
+
+constexpr std::int64_t kLanes = 32;         // sums that grow side by side, in vector registers
+constexpr std::int64_t kRowsOfAThread = 8;  // fewer are not worth another thread
+
+// Sum of value(i) for i in [0, n).
+template <typename Value>
+STEADYFLUX_INLINE float sum_of(std::int64_t n, const Value& value) {
+  float lanes[kLanes] = {};
+  std::int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    for (std::int64_t lane = 0; lane < kLanes; ++lane) lanes[lane] += value(i + lane);
+  }
+  for (std::int64_t lane = 0; i < n; ++i, ++lane) lanes[lane] += value(i);
+  for (std::int64_t half = kLanes / 2; half > 0; half /= 2) {
+    for (std::int64_t lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
+  }
+  return lanes[0];
+}
+
+template <typename T>
+struct ModulatedNorm {
+  const T* x;
+  std::int64_t x_stride;
+  const T *scale_plus_1, *shift;
+  T* out;
+  std::int64_t rows, dim;
+  float eps;
+
+  STEADYFLUX_INLINE void operator()() const {
+    const auto n = static_cast<float>(dim);
+    for (std::int64_t r = 0; r < rows; ++r) {
+      const T* __restrict in = x + r * x_stride;
+      const T* __restrict factor = scale_plus_1;
+      const T* __restrict offset = shift;
+      T* __restrict to = out + r * dim;
+      const float mean =
+          sum_of(dim, [in](std::int64_t i) STEADYFLUX_LAMBDA { return load(in[i]); }) / n;
+      const float variance = sum_of(dim, [in, mean](std::int64_t i) STEADYFLUX_LAMBDA {
+                               const float off = load(in[i]) - mean;
+                               return off * off;
+                             }) /
+                             n;
+      const float rstd = 1.0f / std::sqrt(variance + eps);
+      for (std::int64_t i = 0; i < dim; ++i) {
+        const float normed = rounded<T>((load(in[i]) - mean) * rstd);
+        store(rounded<T>(normed * load(factor[i])) + load(offset[i]), to[i]);
+      }
+    }
+  }
+};
+
+template <typename T>
+struct AddGated {
+  T* residual;
+  std::int64_t residual_stride;
+  const T* x;
+  std::int64_t x_stride;
+  const T* gate;
+  std::int64_t rows, dim;
+
+  STEADYFLUX_INLINE void operator()() const {
+    for (std::int64_t r = 0; r < rows; ++r) {
+      T* __restrict to = residual + r * residual_stride;
+      const T* __restrict from = x + r * x_stride;
+      const T* __restrict factor = gate;
+      for (std::int64_t i = 0; i < dim; ++i) {
+        store(load(to[i]) + rounded<T>(load(from[i]) * load(factor[i])), to[i]);
+      }
+    }
+  }
+};
+
+template <typename T>
+struct NormAndRotate {
+  const T* x;
+  std::int64_t x_stride;
+  const T* weight;
+  const float *cos, *sin;
+  T* out;
+  std::int64_t rows, heads, head_dim;
+  float eps;
+
+  STEADYFLUX_INLINE void operator()() const {
+    const auto n = static_cast<float>(head_dim);
+    for (std::int64_t r = 0; r < rows; ++r) {
+      const float* __restrict c = cos + r * head_dim;
+      const float* __restrict s = sin + r * head_dim;
+      const T* __restrict w = weight;
+      for (std::int64_t head = 0; head < heads; ++head) {
+        const T* __restrict in = x + r * x_stride + head * head_dim;
+        T* __restrict to = out + (r * heads + head) * head_dim;
+        const float squares = sum_of(head_dim, [in](std::int64_t i) STEADYFLUX_LAMBDA {
+          return load(in[i]) * load(in[i]);
+        });
+        const float rms = 1.0f / std::sqrt(squares / n + eps);
+        for (std::int64_t i = 0; i < head_dim; i += 2) {
+          const float real = rounded<T>(load(in[i]) * rms * load(w[i]));
+          const float imag = rounded<T>(load(in[i + 1]) * rms * load(w[i + 1]));
+          store(real * c[i] - imag * s[i], to[i]);
+          store(imag * c[i + 1] + real * s[i + 1], to[i + 1]);
+        }
+      }
+    }
+  }
+};
+
+template <typename Body>
+void for_dtype(const at::Tensor& tensor, const Body& body) {
+  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, tensor.scalar_type(), "row_kernels", [&] {
+    if constexpr (!std::is_same_v<scalar_t, double>) body(scalar_t{});
+  });
+}
+
+}  // namespace
+
+bool has_row_kernels(const at::Tensor& rows) {
+  const auto dtype = rows.scalar_type();
+  return rows.device().is_cpu() && rows.dim() == 2 && rows.stride(1) == 1 &&
+         (dtype == at::kFloat || dtype == at::kBFloat16 || dtype == at::kHalf);
+}
+
+at::Tensor modulated_layer_norm_cpu(const at::Tensor& x, const at::Tensor& shift,
+                                    const at::Tensor& scale, double eps) {
+  const auto dim = x.size(1);
+  auto result = at::empty({x.size(0), dim}, x.options());
+  const auto factor = scale + 1;
+  for_dtype(x, [&](auto value) {
+    using T = decltype(value);
+    const T* in = x.const_data_ptr<T>();
+    T* out = result.mutable_data_ptr<T>();
+    at::parallel_for(0, x.size(0), kRowsOfAThread, [&](std::int64_t begin, std::int64_t end) {
+      with_best_instructions(ModulatedNorm<T>{in + begin * x.stride(0), x.stride(0),
+                                              factor.const_data_ptr<T>(), shift.const_data_ptr<T>(),
+                                              out + begin * dim, end - begin, dim,
+                                              static_cast<float>(eps)});
+    });
+  });
+  return result;
+}
+
+void add_gated_cpu_(const at::Tensor& residual, const at::Tensor& x, const at::Tensor& gate) {
+  for_dtype(x, [&](auto value) {
+    using T = decltype(value);
+    T* to = residual.mutable_data_ptr<T>();
+    const T* from = x.const_data_ptr<T>();
+    at::parallel_for(0, x.size(0), kRowsOfAThread, [&](std::int64_t begin, std::int64_t end) {
+      with_best_instructions(AddGated<T>{to + begin * residual.stride(0), residual.stride(0),
+                                         from + begin * x.stride(0), x.stride(0),
+                                         gate.const_data_ptr<T>(), end - begin, x.size(1)});
+    });
+  });
+}
+
+void normed_and_rotated_cpu(const at::Tensor& x, const at::Tensor& weight, double eps,
+                            const RotaryEmbedding& emb, const at::Tensor& out) {
+  const auto heads = out.size(1), head_dim = out.size(2);
+  for_dtype(x, [&](auto value) {
+    using T = decltype(value);
+    const T* in = x.const_data_ptr<T>();
+    T* to = out.mutable_data_ptr<T>();
+    const float* cos = emb.cos.const_data_ptr<float>();
+    const float* sin = emb.sin.const_data_ptr<float>();
+    at::parallel_for(0, x.size(0), kRowsOfAThread, [&](std::int64_t begin, std::int64_t end) {
+      with_best_instructions(NormAndRotate<T>{
+          in + begin * x.stride(0), x.stride(0), weight.const_data_ptr<T>(),
+          cos + begin * head_dim, sin + begin * head_dim, to + begin * heads * head_dim,
+          end - begin, heads, head_dim, static_cast<float>(eps)});
+    });
+  });
+}
+
+}  // namespace steadyflux

@@ -65,7 +65,6 @@ std::vector<std::pair<PromptEntry, std::string>> read_entries(const CommandLine&
 std::string what_is_planned(const Request& r) {
   std::vector<std::int64_t> numbers{r.width,
                                     r.height,
-                                    r.tile,
                                     r.num_inference_steps,
                                     r.num_images,
                                     r.max_sequence_length,

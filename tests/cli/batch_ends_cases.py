@@ -12,6 +12,7 @@ import subprocess
 import time
 
 from batch_program import SLOW, SMALL, BatchTest, of, pixels
+from png_pixels import write_png
 from program import CACHE, MODEL, PROGRAM, environment
 
 SLOW_STEPS = int(SLOW[SLOW.index("--steps") + 1])
@@ -98,23 +99,17 @@ class BatchFailuresTest(BatchTest):
         answers, _ = self.batch(prompts, *SMALL, *self.LIMIT, "--json")
         self.assertEqual([a["output"] for a in answers if "skipped" not in a], ["out/0002.png"])
 
-    def test_what_fits_in_tiles_only_is_said_of_the_others_first(self):
-        large = '{"prompt": "a", "width": 1024, "height": 1024'
-        tiled, whole = large + ', "tile": 64}\n', large + "}\n"
-        limit = self.limit_between(tiled, whole)
-        prompts = self.write("p.jsonl", tiled + whole)
-        self.refuse(4, prompts, *SMALL, "--max-ram", limit, says=["p.jsonl:2", "1024 x 1024"])
+    def test_a_line_whose_picture_is_too_large_to_read(self):
+        write_png(self.folder / "large.png", 4000, 4000, bytes(3 * 4000 * 4000))
+        plain, with_picture = '{"prompt": "a"}\n', '{"prompt": "a", "image": "large.png"}\n'
 
-    def limit_between(self, fits, does_not):
-        """A limit in MiB for which one line has a plan and the other has none."""
-        def least(line):
-            options = [f"--{name}={value}" for name, value in json.loads(line).items()
-                       if name != "prompt"]
-            done = self.run_program("plan", "--json", *options, "--device", "cpu", "--steps", "1",
-                                    "--max-ram", "1MiB")
+        def least(*options):  # bytes of --max-ram
+            done = self.run_program("plan", "--json", *SMALL, *options, "--max-ram", "1MiB")
             return json.loads(done.stdout)["alternatives"]["ram"]
 
-        return f"{(least(fits) + least(does_not)) // 2 >> 20}MiB"
+        limit = f"{(least() + least('--image', 'large.png')) // 2 >> 20}MiB"
+        prompts = self.write("p.jsonl", plain + with_picture)
+        self.refuse(4, prompts, *SMALL, "--max-ram", limit, says=["p.jsonl:2"])
 
     def test_a_prompt_that_fails_in_the_middle(self):
         self.succeed("encode", "@" + self.write("some.txt", "one\nthree\n"), "-o", "e.safetensors")

@@ -67,6 +67,16 @@ void check_positive(const char* what, std::int64_t value) {
   if (value < 1) throw Error(ErrorKind::kUsage, fmt::format("{} must be at least 1", what));
 }
 
+void check_redux_images(const Request& request, const FluxModel& model) {
+  if (!request.redux_images.empty() && !model.redux) {
+    throw Error(ErrorKind::kUsage,
+                "--redux-image without --redux: name the folder of FLUX.1-Redux-dev");
+  }
+  if (request.redux_images.empty() && !request.has_prompt) {
+    throw Error(ErrorKind::kUsage, "neither a prompt nor a --redux-image");
+  }
+}
+
 OnPressure on_pressure(const std::string& text) {
   if (text == "abort") return OnPressure::kAbort;
   return text == "warn" ? OnPressure::kWarn : OnPressure::kReplan;
@@ -152,10 +162,17 @@ struct Pipeline::State {
   std::vector<PromptEmbeddings> find_embeddings(const Chunk& chunk,
                                                 PromptEmbedsStore* store) const {
     std::vector<PromptEmbeddings> embeddings(chunk.prompts.size());
+    for (std::size_t i = 0; i < embeddings.size(); ++i) {
+      const auto& prompt = chunk.prompts[i];
+      if (!prompt.has_text) embeddings[i] = no_prompt(model, prompt, dtype);
+    }
     if (!uses(store)) return embeddings;
     if (!chunk.requests.empty()) store->use_loras(chunk.requests.front().loras);
     for (std::size_t i = 0; i < embeddings.size(); ++i) {
       const auto& prompt = chunk.prompts[i];
+      const auto first = chunk.first_with_text_of(i);
+      if (first != i) embeddings[i] = embeddings[first];
+      if (first != i || !prompt.has_text) continue;
       const auto found =
           store->find(prompt.text, prompt.text_2, prompt.max_sequence_length, dtype_name);
       if (found) embeddings[i] = from_stored(*found, model, prompt.max_sequence_length, dtype);
@@ -207,6 +224,7 @@ void Pipeline::check(const Request& request) const {
                 fmt::format("true-cfg-scale {} is no number, 0 or more", request.true_cfg_scale));
   }
   check_condition(state_->model, request);
+  check_redux_images(request, state_->model);
   check_sampling(request.sampling);
   const auto& sigmas = request.sampling.sigmas;
   if (!sigmas.empty() && static_cast<std::int64_t>(sigmas.size()) != request.num_inference_steps) {
@@ -297,12 +315,14 @@ void Pipeline::make_pictures(std::span<const Request> requests, Observer& observ
   const auto chunk = make_chunk(state_->model, requests);
   auto embeddings = state_->find_embeddings(chunk, embeds);
   auto workload = state_->workload(chunk);
-  workload.num_encoded = std::count_if(embeddings.begin(), embeddings.end(),
-                                       [](const auto& one) { return !one.defined(); });
+  const auto texts = chunk.texts();
+  workload.num_encoded =
+      std::count_if(texts.begin(), texts.end(), [&](auto i) { return !embeddings[i].defined(); });
   if (workload.num_encoded > 0) check_encoders(state_->model);
+  if (workload.num_redux_images > 0) check_redux(state_->model);
   if (workload.encodes_images()) check_vae_encoder(state_->model);
   std::vector<std::size_t> known;
-  for (std::size_t i = 0; i < embeddings.size(); ++i) {
+  for (const auto i : texts) {
     if (embeddings[i].defined()) known.push_back(i);
   }
   warn_of_lost_text(state_->model, chunk, known, observer);
@@ -347,12 +367,12 @@ void Pipeline::encode(
                     format_bytes(phase.ram_peak_bytes), format_bytes(phase.device_peak_bytes),
                     format_bytes(plan.budget.ram), format_bytes(plan.budget.vram)));
   }
-  std::vector<PromptEmbeddings> embeddings;
-  runner.run("encode", encode_steps(state_->model, workload.num_encoded),
-             [&](const PhaseContext& context) { steadyflux::encode(context, chunk, embeddings); });
+  Encoded encoded;
+  runner.run("encode", encode_steps(state_->model, workload.num_encoded, /*redux_images=*/0),
+             [&](const PhaseContext& context) { steadyflux::encode(context, chunk, encoded); });
   for (std::size_t i = 0; i < requests.size(); ++i) {
     const auto prompt = chunk.pictures[i].prompt;
-    on_embeds(i, to_stored(chunk.prompts[prompt], state_->dtype_name, embeddings[prompt]));
+    on_embeds(i, to_stored(chunk.prompts[prompt], state_->dtype_name, encoded.embeddings[prompt]));
   }
 }
 

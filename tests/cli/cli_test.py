@@ -26,6 +26,8 @@ from parts_cases import PartsTest  # noqa: E402, F401
 from plan_cases import PlanTest  # noqa: E402, F401
 from program import MODEL, PHASES, PROGRAM, SMALL, CliTest, environment, png_text  # noqa: E402
 from quantize_cases import QuantizeTest  # noqa: E402, F401
+from redux_cases import (ReduxBatchTest, ReduxGoldensTest, ReduxPictureTest,  # noqa: E402, F401
+                         ReduxPlanTest, ReduxRefusalsTest, ReduxRepeatTest)
 from sampling_cases import (SamplingBatchTest, SamplingGoldensTest,  # noqa: E402, F401
                             SamplingOptionsTest)
 from size_cases import SizeTest  # noqa: E402, F401

@@ -130,9 +130,11 @@ constexpr std::array kValueOptions = {
         &Options::reference_size, kForNewPictures | kForPlan, kPictureGroup, "reference-size", "",
         "WHICH",
         "preferred: the nearest of Kontext's resolutions; own: its own (default: preferred)"},
-    ValueOption{&Options::control_image, kForNewPictures | kForPlan, kPictureGroup, "control-image",
-                "", "FILE",
-                "FLUX.1-Depth, -Canny: a depth map or edges, made beforehand, resized as --image"},
+    ValueOption{
+        &Options::control_image, kForNewPictures | kForPlan, kPictureGroup, "control-image", "",
+        "FILE",
+        "FLUX.1-Depth, -Canny, or dev with their LoRA: a depth map or edges, made beforehand, "
+        "resized as --image"},
     ValueOption{
         &Options::redux, kForPictures | kForPlan, kPictureGroup, "redux", "", "REDUX",
         "FLUX.1-Redux, a diffusers folder, a file or a hub id as of MODEL, for --redux-image"},

@@ -22,6 +22,7 @@
 #include "image/output_file.h"
 #include "image/png.h"
 #include "pipeline/condition_check.h"
+#include "pipeline/control_lora.h"
 #include "steadyflux/error.h"
 
 namespace steadyflux::cli {
@@ -504,6 +505,7 @@ GenerateJob make_plan_job(const CommandLine& line) {
                               job.model.name));
     }
   }
+  job.model = with_loras(job.model, job.request.loras);
   assume_pictures(job);
   check_condition(job.model, job.request);
   return job;

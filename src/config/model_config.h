@@ -55,6 +55,8 @@ struct FluxTransformerConfig {
   std::int64_t pooled_projection_dim = 768;
   bool guidance_embeds = false;
   std::vector<std::int64_t> axes_dims_rope = {16, 56, 56};
+  // What in_channels is in the model's files, where a Control LoRA makes it more; else 0.
+  std::int64_t widened_from = 0;
 
   std::int64_t inner_dim() const { return attention_head_dim * num_attention_heads; }
   // Of a packed token, out_channels are the picture's own latents. So many stand beside them, of

@@ -173,9 +173,13 @@ WeightsFootprint transformer_weights(const FluxTransformerConfig& config, const 
                                      const StoredWeights& stored) {
   const auto dim = config.inner_dim(), head = config.attention_head_dim;
   WeightsSum sum("transformer", dtype, stored);
-  sum.linear("context_embedder", config.joint_attention_dim, dim)
-      .linear("x_embedder", config.in_channels, dim)
-      .linear("proj_out", dim, config.patch_size * config.patch_size * config.out_channels);
+  sum.linear("context_embedder", config.joint_attention_dim, dim);
+  if (config.widened_from > 0) {  // plain, however it is stored
+    sum.tensor("x_embedder.weight", config.in_channels * dim).tensor("x_embedder.bias", dim);
+  } else {
+    sum.linear("x_embedder", config.in_channels, dim);
+  }
+  sum.linear("proj_out", dim, config.patch_size * config.patch_size * config.out_channels);
   for (std::int64_t i = 0; i < config.num_layers; ++i) {
     const auto block = "transformer_blocks." + std::to_string(i);
     sum.unit(block + ".attn");

@@ -154,12 +154,13 @@ class ReduxRepeatTest(ReduxTest):
 
 
 class ReduxRefusalsTest(ReduxTest):
-    def refused(self, *options, says, code=2, commands=("x", "plan")):
+    def refused(self, *options, says, code=2, commands=("x",)):
         for command in commands:
             self.fail_with(code, command, *SHORT, *options, says=says)
 
     def test_options_that_do_not_go_together(self):
-        self.refused("--redux-image", PHOTO, says="--redux-image without --redux")
+        self.refused("--redux-image", PHOTO, says="--redux-image without --redux",
+                     commands=["x", "plan"])
         self.fail_with(2, "x", *SHORT, "--redux", MODEL, says="--redux without --redux-image")
         self.refused("--image-encoder", MODEL, says="--image-encoder without --redux")
         self.fail_with(2, *SHORT, *REDUX, "--prompt-2", "x", says="--prompt-2 without a prompt")
@@ -170,8 +171,7 @@ class ReduxRefusalsTest(ReduxTest):
     def test_files_that_are_no_pictures(self):
         (self.folder / "notes.png").write_text("a red apple\n")
         for name in ["notes.png", "missing.png"]:
-            self.refused("--redux", MODEL, "--redux-image", name, says=name, code=3,
-                         commands=["x"])
+            self.refused("--redux", MODEL, "--redux-image", name, says=name, code=3)
 
     def test_folders_that_are_no_redux(self):
         image = ["--redux-image", PHOTO]
@@ -192,7 +192,7 @@ class ReduxRefusalsTest(ReduxTest):
                 shutil.rmtree(model)
                 shutil.copytree(MODEL, model)
                 change_json(model / file, **change)
-                self.refused("--redux", model, *image, code=3, says=says, commands=["x"])
+                self.refused("--redux", model, *image, code=3, says=says)
         shutil.rmtree(model)
         shutil.copytree(MODEL, model)
         change_json(model / "image_encoder/config.json", intermediate_size=32)

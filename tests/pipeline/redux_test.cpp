@@ -1,6 +1,8 @@
 // Pictures behind prompts: what a chunk has in common, how tokens are joined, what is planned.
 #include <ATen/ATen.h>
+#include <gtest/gtest.h>
 
+#include <string>
 #include <vector>
 
 #include "config/model_config.h"
@@ -85,7 +87,7 @@ TEST(JoinRedux, AddsUpWhatItIsGiven) {
 
 TEST(ReduxPlan, HasItsComponentsWhereTheyAreNeeded) {
   const auto model = model_with_redux();
-  const Budget budget{.ram = std::int64_t{8} << 30, .ram_base = std::int64_t{200} << 20};
+  const Budget budget{.ram = std::int64_t{64} << 30, .ram_base = std::int64_t{200} << 20};
   Workload work;
   const auto plain = make_plan(model, work, budget);
   work.num_redux_images = 2;

@@ -12,6 +12,10 @@ struct ModelParts {
   std::filesystem::path clip_l;
   std::filesystem::path t5;
   std::filesystem::path tokenizers;
+  // FLUX.1-Redux: a folder of the diffusers layout, or a file with what stands behind the image
+  // encoder, which then is named apart. Empty: none is used.
+  std::filesystem::path redux = {};
+  std::filesystem::path image_encoder = {};
   // False: prompts come encoded, and a single file without encoders and tokenizers will do.
   bool encoders_needed = true;
   // True: prompts are encoded and no picture is made. No VAE is looked for, and of the transformer

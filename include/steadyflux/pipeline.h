@@ -71,6 +71,18 @@ struct ConditionImage {
   std::int64_t load_bytes = 0;              // of RAM that it takes at most
 };
 
+// A picture that is taken up together with the prompt: FLUX.1-Redux makes tokens of it, which stand
+// behind those of the prompt.
+struct ReduxImage {
+  std::filesystem::path image;
+  // How strongly the prompt's tokens and this picture's count. Of several pictures of a request
+  // these are added up, as diffusers does with `prompt_embeds_scale`.
+  double scale = 1.0;
+  // In the picture's own size. Called when it is needed, and again if need be.
+  std::function<Image()> load = {};
+  std::int64_t load_bytes = 0;  // of RAM that it takes at most
+};
+
 // A picture that is begun small and made larger in stages. Each stage is image to image from the
 // picture before it, resized.
 struct Progressive {
@@ -104,6 +116,10 @@ struct Request {
   std::vector<LoraUse> loras = {};
   std::shared_ptr<const InitImage> init_image = nullptr;
   std::shared_ptr<const ConditionImage> condition = nullptr;
+  // With a Redux model only.
+  std::vector<ReduxImage> redux_images = {};
+  // False, with redux_images only: there is no prompt, and zeros stand for its tokens.
+  bool has_prompt = true;
   // Without an init_image only.
   std::optional<Progressive> progressive = {};
   // Pixels, a multiple of 16. A picture with longer sides is made in overlapping tiles of this

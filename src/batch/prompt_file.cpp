@@ -119,17 +119,17 @@ class ObjectReader : public nlohmann::json_sax<json> {
 
  private:
   [[noreturn]] void wrong_type(const char* type) const {
-    const char* expected = name_ == "lora"     ? "a string or a list of strings"
-                           : name_ == "sigmas" ? "a string or a list of numbers"
-                           : takes_string()    ? "a string"
-                                               : "a number";
+    const char* expected = name_ == "sigmas" ? "a string or a list of numbers"
+                           : takes_list()    ? "a string or a list of strings"
+                           : takes_string()  ? "a string"
+                                             : "a number";
     bad(fmt::format("{} is {}, expected {}", quoted_key(key_), type, expected));
   }
   bool takes_string() const {
     const auto value = prompt_value(name_);
     return value == PromptValue::kText || value == PromptValue::kString;
   }
-  bool takes_list() const { return name_ == "lora" || name_ == "sigmas"; }
+  bool takes_list() const { return name_ == "lora" || name_ == "redux-image" || name_ == "sigmas"; }
   bool number(std::string text) {
     if (takes_string()) wrong_type("a number");
     return add(std::move(text));
@@ -152,7 +152,7 @@ class ObjectReader : public nlohmann::json_sax<json> {
   std::string key_;   // as written
   std::string name_;  // of the option
   bool in_list_ = false;
-  std::string list_;  // of `lora` or `sigmas`, one a line
+  std::string list_;  // one a line
   bool is_open_ = false;
   bool is_complete_ = false;
 };

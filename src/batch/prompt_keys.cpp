@@ -17,7 +17,7 @@ struct Key {
   PromptValue value;
 };
 
-constexpr std::array<Key, 28> kKeys = {{
+constexpr std::array<Key, 29> kKeys = {{
     {"prompt", "prompt", PromptValue::kText},
     {"prompt-2", "prompt-2", PromptValue::kText},
     {"negative-prompt", "negative-prompt", PromptValue::kText},
@@ -38,6 +38,7 @@ constexpr std::array<Key, 28> kKeys = {{
     {"reference", "reference", PromptValue::kString},
     {"reference-size", "reference-size", PromptValue::kString},
     {"control-image", "control-image", PromptValue::kString},
+    {"redux-image", "redux-image", PromptValue::kString},
     {"base-size", "base-size", PromptValue::kWhole},
     {"scheduler", "scheduler", PromptValue::kString},
     {"sigmas", "sigmas", PromptValue::kNumber},
@@ -49,9 +50,10 @@ constexpr std::array<Key, 28> kKeys = {{
 }};
 
 // Options that have no other value from prompt to prompt.
-constexpr std::array<std::string_view, 13> kOfTheBatch = {
-    "vae",     "clip-l",   "t5",      "tokenizers", "model",       "device",        "dtype",
-    "threads", "max-vram", "max-ram", "vae-tiling", "on-pressure", "memory-report",
+constexpr std::array<std::string_view, 15> kOfTheBatch = {
+    "vae",           "clip-l",   "t5",      "tokenizers", "model",       "device",        "dtype",
+    "threads",       "max-vram", "max-ram", "vae-tiling", "on-pressure", "memory-report", "redux",
+    "image-encoder",
 };
 
 [[noreturn]] void bad(const std::string& what) { throw Error(ErrorKind::kBadInput, what); }
@@ -67,13 +69,13 @@ const Key* find_key(std::string_view key) {
     bad(fmt::format("{} is the same for all prompts: give it as --{} on the command line",
                     quoted_key(key), dashed));
   }
-  bad(
-      fmt::format("unknown key {}; known are prompt, prompt-2, negative-prompt, "
-                  "negative-prompt-2, true-cfg-scale, seed, width, height, steps, guidance, "
-                  "max-sequence-length, num-images (or n), lora, image, mask, strength, reference, "
-                  "reference-size, control-image, base-size, scheduler, sigmas, shift, compat "
-                  "and output",
-                  quoted_key(key)));
+  bad(fmt::format(
+      "unknown key {}; known are prompt, prompt-2, negative-prompt, "
+      "negative-prompt-2, true-cfg-scale, seed, width, height, steps, guidance, "
+      "max-sequence-length, num-images (or n), lora, image, mask, strength, reference, "
+      "reference-size, control-image, redux-image, base-size, scheduler, sigmas, shift, compat "
+      "and output",
+      quoted_key(key)));
 }
 
 // "4.0" is how programs write a 4 that went through floating point, as columns with blank cells do.
@@ -118,7 +120,7 @@ void set_prompt_value(PromptEntry& entry, const std::string& name, std::string_v
     entry.prompt = std::move(value);
     return;
   }
-  if (value.empty() && name != "lora" && name != "negative-prompt") {
+  if (value.empty() && name != "lora" && name != "redux-image" && name != "negative-prompt") {
     bad(fmt::format("{} is empty; give it a value or leave it out", quoted_key(key)));
   }
   if (prompt_value(name) == PromptValue::kWhole) drop_zero_fraction(value);

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 #include <set>
 
@@ -169,6 +170,39 @@ AutoencoderKlConfig infer_autoencoder_kl_config(const TensorShapes& all, const s
   config.use_quant_conv = shapes.has("quant_conv.weight");
   config.use_post_quant_conv = shapes.has("post_quant_conv.weight");
   config.mid_block_add_attention = shapes.has("decoder.mid_block.attentions.0.to_q.weight");
+  return config;
+}
+
+SiglipVisionConfig infer_siglip_vision_config(const TensorShapes& all, const std::string& where) {
+  const Shapes shapes(all, where);
+  const std::string patch = "embeddings.patch_embedding.weight";
+  const std::string positions = "embeddings.position_embedding.weight";
+  constexpr std::int64_t kWidthOfSo400m = 1152;
+  SiglipVisionConfig config;
+  config.hidden_size = shapes.side(patch, 0, 4);
+  config.patch_size = shapes.side(patch, 3, 4);
+  config.num_hidden_layers = shapes.count("encoder.layers.", "self_attn.q_proj.weight");
+  config.intermediate_size = shapes.rows("encoder.layers.0.mlp.fc1.weight");
+  config.num_attention_heads =
+      config.hidden_size == kWidthOfSo400m
+          ? 16
+          : shapes.quotient(config.hidden_size, "the width of " + patch, 64, "a head's size");
+  const auto patches = shapes.rows(positions);
+  const auto side = std::llround(std::sqrt(static_cast<double>(patches)));
+  if (side * side != patches) {
+    throw shapes.fail(fmt::format("tensor {} has {} rows, expected those of a square of patches",
+                                  positions, patches));
+  }
+  config.image_size = side == 27 && config.patch_size == 14 ? 384 : side * config.patch_size;
+  return config;
+}
+
+ReduxImageEncoderConfig infer_redux_image_encoder_config(const TensorShapes& all,
+                                                         const std::string& where) {
+  const Shapes shapes(all, where);
+  ReduxImageEncoderConfig config;
+  config.redux_dim = shapes.columns("redux_up.weight");
+  config.txt_in_features = shapes.rows("redux_down.weight");
   return config;
 }
 

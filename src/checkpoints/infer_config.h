@@ -31,6 +31,12 @@ ClipTextConfig infer_clip_text_config(const TensorShapes& shapes, const std::str
 T5Config infer_t5_config(const TensorShapes& shapes, const std::string& where);
 AutoencoderKlConfig infer_autoencoder_kl_config(const TensorShapes& shapes,
                                                 const std::string& where);
+// Of SigLIP the number of heads is not told by its tensors: 16 of so400m, else heads of 64 values;
+// nor are pixels beyond the last whole patch: a picture of so400m's 27 x 27 patches of 14 pixels
+// has 384.
+SiglipVisionConfig infer_siglip_vision_config(const TensorShapes& shapes, const std::string& where);
+ReduxImageEncoderConfig infer_redux_image_encoder_config(const TensorShapes& shapes,
+                                                         const std::string& where);
 
 // The scheduler of the variant: schnell's (static shift 1) without guidance embedding, else dev's.
 FlowMatchEulerConfig infer_flow_match_euler_config(const FluxTransformerConfig& transformer);

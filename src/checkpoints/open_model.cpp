@@ -231,10 +231,10 @@ std::optional<fs::path> checkpoint_in(const fs::path& folder) {
 
 FluxModel open_folder(const fs::path& folder, const ModelParts& parts) {
   FluxModel model = FluxModel::open(folder, parts.encode_only);
-  ModelParts none;
-  none.encoders_needed = parts.encoders_needed;
-  none.encode_only = parts.encode_only;
-  if (parts == none) return model;
+  const bool any = std::any_of(kParts.begin(), kParts.end(), [&](const PartDescription& part) {
+    return !(parts.*part.named).empty();
+  });
+  if (!any && parts.tokenizers.empty()) return model;
   for (const PartDescription& part : kParts) {
     if ((parts.*part.named).empty()) continue;
     model.paths.*part.path = parts.*part.named;
@@ -247,6 +247,29 @@ FluxModel open_folder(const fs::path& folder, const ModelParts& parts) {
   read_configs(model);
   check_parts(model);
   return model;
+}
+
+FluxModel open_flux(const fs::path& path, const ModelParts& parts) {
+  std::error_code error;
+  if (!fs::is_directory(path, error)) return open_file(path, parts);
+  if (!fs::exists(path / "model_index.json", error)) {
+    if (const auto file = checkpoint_in(path)) return open_file(*file, parts);
+  }
+  return open_folder(path, parts);
+}
+
+void add_redux(FluxModel& model, const ReduxModel& redux) {
+  const auto width = redux.config.image_embedder.txt_in_features;
+  if (width != model.transformer.joint_attention_dim) {
+    throw Error(ErrorKind::kBadInput,
+                fmt::format("{}: gives tokens of {} values, and {} takes {}; it is for another "
+                            "model",
+                            redux.image_embedder.string(), width, model.name,
+                            model.transformer.joint_attention_dim));
+  }
+  model.redux = redux.config;
+  model.paths.image_encoder = redux.image_encoder;
+  model.paths.image_embedder = redux.image_embedder;
 }
 
 // Files of a part, under names that begin with the part's.
@@ -270,12 +293,47 @@ std::vector<NamedFile> sorted(std::vector<NamedFile> files) {
 }  // namespace
 
 FluxModel open_model(const fs::path& path, const ModelParts& parts) {
+  auto model = open_flux(path, parts);
+  if (!parts.redux.empty()) add_redux(model, open_redux(parts.redux, parts.image_encoder));
+  return model;
+}
+
+ReduxModel open_redux(const fs::path& path, const fs::path& image_encoder) {
   std::error_code error;
-  if (!fs::is_directory(path, error)) return open_file(path, parts);
-  if (!fs::exists(path / "model_index.json", error)) {
-    if (const auto file = checkpoint_in(path)) return open_file(*file, parts);
+  const bool is_file = fs::is_regular_file(path, error);
+  ReduxModel redux{
+      is_file ? fs::path() : path / "image_encoder", is_file ? path : path / "image_embedder", {}};
+  if (!image_encoder.empty()) redux.image_encoder = image_encoder;
+  if (redux.image_encoder.empty()) {
+    throw Error(ErrorKind::kBadInput,
+                fmt::format("{}: holds no image encoder; name SigLIP with --image-encoder, or give "
+                            "--redux the folder of FLUX.1-Redux-dev",
+                            path.string()));
   }
-  return open_folder(path, parts);
+  for (const auto& part : {redux.image_encoder, redux.image_embedder}) {
+    if (fs::exists(part, error)) continue;
+    throw Error(ErrorKind::kBadInput,
+                fmt::format("{}: no such file or folder; FLUX.1-Redux has image_encoder/ and "
+                            "image_embedder/ (hf download black-forest-labs/FLUX.1-Redux-dev)",
+                            part.string()));
+  }
+  auto& config = redux.config;
+  config.image_encoder =
+      part_config<SiglipVisionConfig>(redux.image_encoder, Component::kImageEncoder,
+                                      read_siglip_vision_config, infer_siglip_vision_config);
+  config.image_embedder = part_config<ReduxImageEncoderConfig>(
+      redux.image_embedder, Component::kImageEmbedder, read_redux_image_encoder_config,
+      infer_redux_image_encoder_config);
+  const auto processor = path / "feature_extractor" / "preprocessor_config.json";
+  if (fs::exists(processor, error)) check_siglip_image_processor(processor, config.image_encoder);
+  if (config.image_embedder.redux_dim != config.image_encoder.hidden_size) {
+    throw Error(ErrorKind::kBadInput,
+                fmt::format("{}: takes {} values a token, and the image encoder {} gives {}; they "
+                            "do not belong together",
+                            redux.image_embedder.string(), config.image_embedder.redux_dim,
+                            redux.image_encoder.string(), config.image_encoder.hidden_size));
+  }
+  return redux;
 }
 
 FluxTransformerConfig transformer_config(const fs::path& path) {
@@ -305,6 +363,13 @@ std::vector<NamedFile> encoder_files(const FluxModel& model) {
   add_part(files, "text_encoder_2", model.paths.text_encoder_2);
   add_part(files, "tokenizer", model.paths.tokenizer);
   add_part(files, "tokenizer_2", model.paths.tokenizer_2);
+  return sorted(std::move(files));
+}
+
+std::vector<NamedFile> redux_files(const FluxModel& model) {
+  std::vector<NamedFile> files;
+  add_part(files, "image_encoder", model.paths.image_encoder);
+  add_part(files, "image_embedder", model.paths.image_embedder);
   return sorted(std::move(files));
 }
 

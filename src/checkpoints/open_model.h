@@ -30,6 +30,19 @@ ClipTextConfig text_encoder_config(const std::filesystem::path& path);
 T5Config text_encoder_2_config(const std::filesystem::path& path);
 AutoencoderKlConfig vae_config(const std::filesystem::path& path);
 
+// FLUX.1-Redux: `path` is a folder of the diffusers layout, with image_encoder/ and
+// image_embedder/, or a file with redux_up and redux_down alone, for which `image_encoder` names
+// SigLIP (a file or a component folder; with a folder it may be empty). Throws Error{kBadInput}
+// that says what is missing.
+struct ReduxModel {
+  std::filesystem::path image_encoder, image_embedder;
+  ReduxConfig config;
+};
+ReduxModel open_redux(const std::filesystem::path& path,
+                      const std::filesystem::path& image_encoder = {});
+// The files that its tokens depend on, as model_files; model.redux has a value.
+std::vector<NamedFile> redux_files(const FluxModel& model);
+
 // All files that a picture may depend on, or an embedding (encoders and tokenizers), under names
 // that do not depend on where the model lies, sorted.
 std::vector<NamedFile> model_files(const FluxModel& model);

@@ -33,7 +33,7 @@ constexpr Other kDiffusionModels[] = {
     {"a ControlNet for FLUX.1", {"controlnet_blocks.", "double_blocks.0."}},
     {"a ControlNet", {"controlnet_blocks."}},
     {"an IP-Adapter for FLUX.1", {"double_blocks.0.processor.ip_adapter"}},
-    {"FLUX.1 Redux, an image adapter", {"redux_up.", "redux_down."}},
+    {"FLUX.1 Redux, an image adapter (for --redux)", {"redux_up.", "redux_down."}},
     {"PuLID, a face adapter", {"pulid_ca."}},
     {"a FLUX.1 transformer in Nunchaku's SVDQuant format",
      {"single_transformer_blocks.0.mlp_fc1.", "transformer_blocks.0.qkv_proj."}},
@@ -153,8 +153,13 @@ bool is_embedding(const TensorNames& names) {
   return !names.all().empty() && std::all_of(names.all().begin(), names.all().end(), is_encoder);
 }
 
-// CLIP's other sizes, and its other half.
+// CLIP's other sizes, and its other half; SigLIP's image encoder, which looks much like it.
 std::string describe_clip(const TensorNames& names) {
+  for (const char* optional : {"vision_model.", ""}) {  // CLIP's patches have no bias
+    if (names.has(std::string(optional) + "embeddings.patch_embedding.bias")) {
+      return "a SigLIP image encoder (for --image-encoder)";
+    }
+  }
   for (const auto prefix : known_prefixes(Component::kTextEncoder)) {
     for (const char* optional : {"text_model.", ""}) {
       const auto front = std::string(prefix) + optional;

@@ -137,6 +137,9 @@ void describe_part(const TensorNames& names, RecognisedFile& file) {
       file.kind = FileKind::kVae;
       file.description = fmt::format("a VAE in {}", naming_text(part.naming));
       break;
+    case Component::kImageEncoder:
+    case Component::kImageEmbedder:
+      break;  // told by describe_other_model
   }
 }
 
@@ -157,6 +160,9 @@ void describe_all_in_one(RecognisedFile& file) {
         break;
       case Component::kVae:
         list += "VAE";
+        break;
+      case Component::kImageEncoder:
+      case Component::kImageEmbedder:
         break;
     }
   }

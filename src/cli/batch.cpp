@@ -78,6 +78,7 @@ std::string what_is_planned(const Request& r) {
   if (const auto& shown = r.condition) {
     numbers.insert(numbers.end(), {2, shown->load_bytes, shown->width, shown->height});
   }
+  for (const auto& image : r.redux_images) numbers.insert(numbers.end(), {3, image.load_bytes});
   auto text = fmt::format("{}", fmt::join(numbers, " "));
   for (const auto& lora : r.loras) text += fmt::format(" {}", lora.path.string());
   return text;

@@ -51,6 +51,14 @@ void compare_with_record(const PictureMetadata& now, const PictureMetadata& reco
             now.condition->image_hash);
     compare("mask (its file's hash)", recorded.condition->mask_hash, now.condition->mask_hash);
   }
+  if (recorded.redux && now.redux) {
+    compare("Redux (its files' hash)", recorded.redux->model_hash, now.redux->model_hash);
+    const auto& images = now.redux->images;
+    for (std::size_t i = 0; i < std::min(recorded.redux->images.size(), images.size()); ++i) {
+      compare("picture that is taken up (its file's hash)", recorded.redux->images[i].hash,
+              images[i].hash);
+    }
+  }
   for (std::size_t i = 0; i < std::min(recorded.loras.size(), now.loras.size()); ++i) {
     compare("LoRA (its file's hash)", recorded.loras[i].hash, now.loras[i].hash);
   }

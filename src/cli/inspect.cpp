@@ -9,6 +9,7 @@
 
 #include "base/json.h"
 #include "base/utf8.h"
+#include "checkpoints/open_model.h"
 #include "cli/commands.h"
 #include "cli/inspect_text.h"
 #include "cli/inspect_weights.h"
@@ -45,6 +46,28 @@ std::string class_name(const fs::path& component) {
 Json inspect_component(const fs::path& folder, bool with_tensors) {
   Json result = {{"class", class_name(folder)}};
   result.update(inspect_weights(folder, with_tensors));
+  return result;
+}
+
+// FLUX.1-Redux has a model_index.json too.
+bool is_redux(const fs::path& folder) {
+  const auto index = read_json_object(folder / "model_index.json");
+  const auto name = index.find("_class_name");
+  return name != index.end() && *name == "FluxPriorReduxPipeline";
+}
+
+Json inspect_redux(const fs::path& folder, bool with_tensors) {
+  const auto redux = open_redux(folder).config;
+  const fs::path normal = fs::absolute(folder).lexically_normal();
+  Json result = {
+      {"kind", "redux"},
+      {"name", (normal.has_filename() ? normal : normal.parent_path()).filename().string()},
+      {"image_size", redux.image_encoder.image_size},
+      {"tokens", redux.num_tokens()},
+      {"width", redux.image_embedder.txt_in_features}};
+  for (const char* part : {"image_encoder", "image_embedder"}) {
+    result["components"][part] = inspect_component(folder / part, with_tensors);
+  }
   return result;
 }
 
@@ -108,7 +131,9 @@ Json inspect(const std::string& text, bool with_tensors) {
   const fs::path path = text;
   std::error_code error;
   if (fs::is_directory(path, error)) {
-    if (fs::exists(path / "model_index.json", error)) return inspect_model(path, with_tensors);
+    if (fs::exists(path / "model_index.json", error)) {
+      return is_redux(path) ? inspect_redux(path, with_tensors) : inspect_model(path, with_tensors);
+    }
     Json result = inspect_component(path, with_tensors);
     result["kind"] = "component";
     return result;

@@ -149,13 +149,8 @@ std::string weights_text(const Json& result, bool verbose) {
   return text + metadata_text(result["metadata"]) + tensors_text(result);
 }
 
-std::string model_text(const Json& result) {
-  const Json& defaults = result["defaults"];
-  auto text = fmt::format("{}: FLUX.1 pipeline, {} variant\n", text_of(result["name"]),
-                          result["variant"].get<std::string>());
-  text += fmt::format("defaults: {} x {}, {} steps, {} T5 tokens\n", defaults["width"].get<int>(),
-                      defaults["height"].get<int>(), defaults["steps"].get<int>(),
-                      defaults["max_sequence_length"].get<int>());
+std::string components_text(const Json& result) {
+  std::string text;
   for (const auto& [name, part] : result["components"].items()) {
     text += fmt::format("{:<16}{}\n", name, text_of(part["class"]));
     if (!part.contains("tensors")) continue;
@@ -165,11 +160,30 @@ std::string model_text(const Json& result) {
   return text;
 }
 
+std::string model_text(const Json& result) {
+  const Json& defaults = result["defaults"];
+  auto text = fmt::format("{}: FLUX.1 pipeline, {} variant\n", text_of(result["name"]),
+                          result["variant"].get<std::string>());
+  text += fmt::format("defaults: {} x {}, {} steps, {} T5 tokens\n", defaults["width"].get<int>(),
+                      defaults["height"].get<int>(), defaults["steps"].get<int>(),
+                      defaults["max_sequence_length"].get<int>());
+  return text + components_text(result);
+}
+
+std::string redux_text(const Json& result) {
+  const auto side = result["image_size"].get<int>();
+  auto text = fmt::format("{}: FLUX.1-Redux, for --redux\n", text_of(result["name"]));
+  text += fmt::format("a picture of {} x {} becomes {} tokens of {} values\n", side, side,
+                      result["tokens"].get<int>(), result["width"].get<int>());
+  return text + components_text(result);
+}
+
 }  // namespace
 
 std::string inspect_text(const Json& result, bool verbose) {
   const auto kind = result["kind"].get<std::string>();
   if (kind == "model") return model_text(result);
+  if (kind == "redux") return redux_text(result);
   if (kind != "picture") return weights_text(result, verbose);
   if (!result.contains("steadyflux")) return result["parameters"].get<std::string>() + "\n";
   std::string text;

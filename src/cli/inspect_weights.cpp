@@ -164,9 +164,12 @@ Json find_config(const fs::path& path, Component component, std::string& problem
       case Component::kTextEncoder2:
         return config_json(text_encoder_2_config(path));
       case Component::kVae:
-        break;
+        return config_json(vae_config(path));
+      case Component::kImageEncoder:
+      case Component::kImageEmbedder:
+        break;  // no file is told to be one of them alone
     }
-    return config_json(vae_config(path));
+    return nullptr;
   } catch (const Error& failure) {
     problem = failure.what();
     return nullptr;

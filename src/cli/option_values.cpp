@@ -11,6 +11,7 @@
 #include "base/bytes.h"
 #include "base/utf8.h"
 #include "cli/parse_number.h"
+#include "image/read_picture.h"
 #include "lora/lora_spec.h"
 #include "memory/largest_size.h"
 #include "memory/memory_report.h"
@@ -127,16 +128,42 @@ fs::path checked_lora(const fs::path& path) {
                           fs::exists(path, error) ? "is no file" : "no such file"));
 }
 
-std::vector<LoraUse> parse_loras(const std::string& text) {
-  std::vector<LoraUse> loras;
+namespace {
+
+// each(line) for every line; none of an empty text.
+template <typename Each>
+void for_lines(const std::string& text, Each each) {
   std::size_t begin = 0;
   while (begin < text.size()) {
     const auto end = std::min(text.find('\n', begin), text.size());
-    const auto spec = parse_lora_spec(text.substr(begin, end - begin));
-    loras.push_back({checked_lora(spec.path), spec.scale});
+    each(text.substr(begin, end - begin));
     begin = end + 1;
   }
+}
+
+}  // namespace
+
+std::vector<LoraUse> parse_loras(const std::string& text) {
+  std::vector<LoraUse> loras;
+  for_lines(text, [&](const std::string& line) {
+    const auto spec = parse_lora_spec(line);
+    loras.push_back({checked_lora(spec.path), spec.scale});
+  });
   return loras;
+}
+
+std::vector<ReduxImage> parse_redux_images(const std::string& text) {
+  std::vector<ReduxImage> images;
+  for_lines(text, [&](const std::string& line) {
+    const auto spec = parse_scaled_file(line, "--redux-image", "photo.jpg:0.7");
+    images.push_back(make_redux_image(spec.path, spec.scale));
+  });
+  return images;
+}
+
+ReduxImage make_redux_image(const fs::path& path, double scale) {
+  return {path, scale, [path] { return read_picture(path); },
+          read_picture_size(path).reading_bytes()};
 }
 
 }  // namespace steadyflux::cli

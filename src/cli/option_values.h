@@ -32,5 +32,9 @@ std::filesystem::path parse_report(const std::string& text);
 std::filesystem::path checked_lora(const std::filesystem::path& path);
 // One LoRA a line, FILE or FILE:SCALE. An empty text is none.
 std::vector<LoraUse> parse_loras(const std::string& text);
+// --redux-image: FILE or FILE:SCALE, one a line. Files are looked at, and read when they are asked
+// for. Throws Error: kUsage, kBadInput for a file that is no picture.
+std::vector<ReduxImage> parse_redux_images(const std::string& text);
+ReduxImage make_redux_image(const std::filesystem::path& path, double scale);
 
 }  // namespace steadyflux::cli

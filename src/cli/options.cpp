@@ -130,9 +130,21 @@ constexpr std::array kValueOptions = {
         &Options::reference_size, kForNewPictures | kForPlan, kPictureGroup, "reference-size", "",
         "WHICH",
         "preferred: the nearest of Kontext's resolutions; own: its own (default: preferred)"},
-    ValueOption{&Options::control_image, kForNewPictures | kForPlan, kPictureGroup, "control-image",
-                "", "FILE",
-                "FLUX.1-Depth, -Canny: a depth map or edges, made beforehand, resized as --image"},
+    ValueOption{
+        &Options::control_image, kForNewPictures | kForPlan, kPictureGroup, "control-image", "",
+        "FILE",
+        "FLUX.1-Depth, -Canny, or dev with their LoRA: a depth map or edges, made beforehand, "
+        "resized as --image"},
+    ValueOption{
+        &Options::redux, kForPictures | kForPlan, kPictureGroup, "redux", "", "REDUX",
+        "FLUX.1-Redux, a diffusers folder, a file or a hub id as of MODEL, for --redux-image"},
+    ValueOption{&Options::image_encoder, kForPictures | kForPlan, kPictureGroup, "image-encoder",
+                "", "PATH", "SigLIP for a Redux that is a single file"},
+    ValueOption{&Options::redux_image, kForPictures | kForPlan, kPictureGroup, "redux-image", "",
+                "FILE[:SCALE]",
+                "a picture to take up beside the prompt, or instead of one, and how strongly "
+                "(default: 1); may be repeated",
+                true},
     ValueOption{&Options::base_size, kForNewPictures | kForPlan, kPictureGroup, "base-size", "",
                 "PIXELS",
                 "like --progressive, from this longer side (default: 512, or the model's usual "

@@ -44,6 +44,9 @@ struct Options {
   std::optional<std::string> reference;
   std::optional<std::string> reference_size;
   std::optional<std::string> control_image;
+  std::optional<std::string> redux;
+  std::optional<std::string> image_encoder;
+  std::optional<std::string> redux_image;  // several: one a line
   std::optional<std::string> base_size;
   std::optional<std::string> tile;
   std::optional<std::string> to;      // of upscale

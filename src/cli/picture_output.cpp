@@ -58,6 +58,18 @@ ConditionRecord condition_record(const ConditionImage& condition) {
   return record;
 }
 
+ReduxRecord redux_record(const GenerateJob& job, const Request& request) {
+  ReduxRecord record;
+  record.model_hash =
+      kept_identity(redux_files(job.model), job.use_cache ? cache_folder() : fs::path());
+  record.has_prompt = request.has_prompt;
+  for (const auto& image : request.redux_images) {
+    record.images.push_back(
+        {path_text(image.image), files_identity({{"image", image.image}}), image.scale});
+  }
+  return record;
+}
+
 }  // namespace
 
 std::string model_hash_of(const GenerateJob& job) {
@@ -90,10 +102,14 @@ PictureMetadata describe(const GenerateJob& job, const Request& request, const P
       .cpu_capability = at::get_cpu_capability(),
   };
   const auto& parts = job.pipeline.parts;
-  for (const auto& [name, path] : {std::pair{"vae", parts.vae},
-                                   {"clip-l", parts.clip_l},
-                                   {"t5", parts.t5},
-                                   {"tokenizers", parts.tokenizers}}) {
+  const bool with_redux = !request.redux_images.empty();
+  for (const auto& [name, path] :
+       {std::pair{"vae", parts.vae},
+        {"clip-l", parts.clip_l},
+        {"t5", parts.t5},
+        {"tokenizers", parts.tokenizers},
+        {"redux", with_redux ? parts.redux : fs::path()},
+        {"image-encoder", with_redux ? parts.image_encoder : fs::path()}}) {
     if (path.empty()) continue;
     metadata.model_parts.emplace(name, path_text(path));
   }
@@ -114,6 +130,7 @@ PictureMetadata describe(const GenerateJob& job, const Request& request, const P
     metadata.init_image = std::move(record);
   }
   if (request.condition) metadata.condition = condition_record(*request.condition);
+  if (with_redux) metadata.redux = redux_record(job, request);
   metadata.tile = request.tile;
   if (request.progressive) {
     metadata.progressive = ProgressiveRecord{
@@ -165,6 +182,13 @@ void add_inputs(nlohmann::ordered_json& answer, const PictureMetadata& metadata)
       condition["height"] = metadata.condition->height;
     }
   }
+  if (metadata.redux) {
+    auto& redux = answer["redux"];
+    redux["prompt"] = metadata.redux->has_prompt;
+    for (const auto& image : metadata.redux->images) {
+      redux["images"].push_back({{"image", image.image}, {"scale", image.scale}});
+    }
+  }
   if (metadata.tile > 0) answer["tile"] = metadata.tile;
   if (const auto& stages = metadata.progressive) {
     answer["progressive"] = {{"base", stages->base}, {"strength", stages->strength}};
@@ -197,6 +221,12 @@ nlohmann::json picture_settings(const PictureMetadata& metadata, bool any_seed) 
     if (condition->width > 0) {
       shown["width"] = condition->width;
       shown["height"] = condition->height;
+    }
+  }
+  if (const auto& redux = metadata.redux) {
+    settings["redux"] = {{"model", redux->model_hash}, {"prompt", redux->has_prompt}};
+    for (const auto& image : redux->images) {
+      settings["redux"]["images"].push_back({{"hash", image.hash}, {"scale", image.scale}});
     }
   }
   if (metadata.tile > 0) settings["tile"] = metadata.tile;

@@ -48,6 +48,11 @@ std::string heading(const Plan& plan, const PlanTitle& title) {
     text +=
         fmt::format("beside a reference of {} x {}\n", work.reference_width, work.reference_height);
   }
+  if (work.num_redux_images > 0) {
+    text += fmt::format("with {} of {} behind the prompt\n", plural(work.redux_tokens, "token"),
+                        work.num_redux_images == 1 ? std::string("a picture")
+                                                   : plural(work.num_redux_images, "picture"));
+  }
   if (work.num_prompts > 1 || title.chunks > 1) {
     text += fmt::format("in one go {}, in all {}\n", plural(work.num_prompts, "prompt"),
                         plural(title.chunks, "chunk"));
@@ -251,6 +256,9 @@ Json workload_json(const Workload& work) {
           {"reference", work.num_references > 0 ? Json{{"width", work.reference_width},
                                                        {"height", work.reference_height}}
                                                 : Json(nullptr)},
+          {"redux", work.num_redux_images > 0
+                        ? Json{{"images", work.num_redux_images}, {"tokens", work.redux_tokens}}
+                        : Json(nullptr)},
           {"threads", work.num_threads},
           {"dtype", work.dtype},
           {"stored_dtypes",

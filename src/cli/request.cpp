@@ -22,6 +22,7 @@
 #include "image/output_file.h"
 #include "image/png.h"
 #include "pipeline/condition_check.h"
+#include "pipeline/control_lora.h"
 #include "steadyflux/error.h"
 
 namespace steadyflux::cli {
@@ -265,10 +266,21 @@ void take_model(GenerateJob& job, const Layers& layers, const fs::path& path,
     const auto found = job.recorded->model_parts.find(name);
     return found == job.recorded->model_parts.end() ? "" : found->second;
   };
+  // Redux goes with any model.
+  const auto redux_part = [&](const char* name) -> fs::path {
+    if (const auto given = layers.picture(find_value_option(name))) {
+      return std::string_view(name) == "redux" ? resolve_redux(*given) : part_path(name, *given);
+    }
+    if (!job.recorded || job.request.redux_images.empty()) return {};
+    const auto found = job.recorded->model_parts.find(name);
+    return found == job.recorded->model_parts.end() ? "" : found->second;
+  };
   job.pipeline.parts = {.vae = part("vae"),
                         .clip_l = part("clip-l"),
                         .t5 = part("t5"),
                         .tokenizers = part("tokenizers"),
+                        .redux = redux_part("redux"),
+                        .image_encoder = redux_part("image-encoder"),
                         .encoders_needed = job.prompt_embeds.empty(),
                         .encode_only = encode_only};
   job.model = open_model(path, job.pipeline.parts);
@@ -318,7 +330,8 @@ Verbosity verbosity_of(const CommandLine& line) {
 
 GenerateJob make_generate_job(const CommandLine& line) {
   const bool has_embeds = line.typed.prompt_embeds || line.configured.prompt_embeds;
-  if (!line.positional && !line.from && !has_embeds) {
+  const auto& redux = line.typed.redux_image ? line.typed.redux_image : line.configured.redux_image;
+  if (!line.positional && !line.from && !has_embeds && (!redux || redux->empty())) {
     usage_error("no prompt given; try: steadyflux \"a red apple\", or steadyflux --help");
   }
   GenerateJob job;
@@ -326,6 +339,8 @@ GenerateJob make_generate_job(const CommandLine& line) {
     job.recorded = read_recorded(*line.from);
     take_recorded_prompts(job.request, *job.recorded);
   }
+  const bool says_none = job.recorded && job.recorded->redux && !job.recorded->redux->has_prompt;
+  job.request.has_prompt = line.positional || has_embeds || (line.from && !says_none);
   const Layers layers(line, job.recorded.has_value());
   apply_other_options(job, line, layers);
   job.output = layers.other(&Options::output).value_or("out.png");
@@ -344,6 +359,9 @@ GenerateJob make_generate_job(const CommandLine& line) {
     if (job.recorded && !layers.picture(&Options::prompt_2)) job.request.prompt_2.clear();
   }
   check_prompt_text("the prompt", job.request.prompt);
+  if (!job.request.has_prompt && !job.request.prompt_2.empty()) {
+    usage_error("--prompt-2 without a prompt: give what CLIP reads too");
+  }
   job.warnings = guidance_warnings(job.request);
   if (layers.picture(&Options::guidance) && !job.model.transformer.guidance_embeds) {
     job.warnings.push_back(
@@ -487,6 +505,7 @@ GenerateJob make_plan_job(const CommandLine& line) {
                               job.model.name));
     }
   }
+  job.model = with_loras(job.model, job.request.loras);
   assume_pictures(job);
   check_condition(job.model, job.request);
   return job;

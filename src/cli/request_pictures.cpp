@@ -28,11 +28,14 @@ class Pictures {
         strength_(layers.picture(&Options::strength)),
         reference_(layers.picture(&Options::reference)),
         reference_size_(layers.picture(&Options::reference_size)),
-        control_(layers.picture(&Options::control_image)) {}
+        control_(layers.picture(&Options::control_image)),
+        redux_(layers.picture(&Options::redux)),
+        redux_image_(layers.picture(&Options::redux_image)) {}
 
   void apply() {
     request_.init_image.reset();
     request_.condition.reset();
+    take_redux();
     refuse_two();
     refuse_to_enlarge();
     // What is enlarged is begun from, whatever the model.
@@ -69,6 +72,33 @@ class Pictures {
  private:
   bool is(FluxVariant variant) const {
     return !job_.model.root.empty() && job_.model.variant() == variant;
+  }
+
+  // These stand beside the prompt, whatever else a picture is made from.
+  void take_redux() {
+    request_.redux_images.clear();
+    const auto& recorded = job_.recorded ? job_.recorded->redux : std::nullopt;
+    if (redux_image_) {
+      request_.redux_images = parse_redux_images(*redux_image_);
+    } else if (recorded) {
+      for (const auto& image : recorded->images) {
+        request_.redux_images.push_back(make_redux_image(image.image, image.scale));
+      }
+    }
+    const bool any = !request_.redux_images.empty();
+    if (any && !redux_ && !recorded) {
+      usage_error(
+          "--redux-image without --redux: name FLUX.1-Redux, for example --redux "
+          "black-forest-labs/FLUX.1-Redux-dev");
+    }
+    const auto command = layers_.command();
+    const bool needs_images = command != Command::kBatch && command != Command::kPlan;
+    if (redux_ && !any && needs_images) {
+      usage_error("--redux without --redux-image: give a picture to take up");
+    }
+    if (layers_.picture(&Options::image_encoder) && !redux_ && !recorded) {
+      usage_error("--image-encoder without --redux: it is a part of FLUX.1-Redux");
+    }
   }
 
   const ConditionImage* reference_of_request() const {
@@ -176,7 +206,7 @@ class Pictures {
   GenerateJob& job_;
   Request& request_;
   const Layers& layers_;
-  Text image_, mask_, strength_, reference_, reference_size_, control_;
+  Text image_, mask_, strength_, reference_, reference_size_, control_, redux_, redux_image_;
 };
 
 }  // namespace
@@ -185,6 +215,9 @@ void apply_pictures(GenerateJob& job, const Layers& layers) { Pictures(job, laye
 
 void assume_pictures(GenerateJob& job) {
   auto& request = job.request;
+  if (job.model.redux && request.redux_images.empty()) {
+    request.redux_images.push_back({.image = "picture"});
+  }
   if (request.init_image || request.condition) return;
   const auto variant = job.model.variant();
   if (variant != FluxVariant::kFill && variant != FluxVariant::kControl) return;

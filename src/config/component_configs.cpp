@@ -173,6 +173,64 @@ AutoencoderKlConfig read_autoencoder_kl_config(const std::filesystem::path& file
   return vae;
 }
 
+SiglipVisionConfig read_siglip_vision_config(const std::filesystem::path& file) {
+  const ConfigReader whole(file);
+  // A whole SigLIP has two halves.
+  const bool is_half = whole.has("vision_config") && whole.root().at("vision_config").is_object();
+  const ConfigReader config =
+      is_half ? ConfigReader(whole.root().at("vision_config"), file) : whole;
+  const auto model_type = config.text("model_type", "siglip_vision_model");
+  if (model_type != "siglip_vision_model") {
+    throw config.fail("model_type", "\"siglip_vision_model\"");
+  }
+  SiglipVisionConfig siglip;
+  config.integer("num_channels", 3, 3, 3);
+  siglip.hidden_size = width(config, "hidden_size", 768);
+  siglip.intermediate_size = width(config, "intermediate_size", 3072);
+  siglip.num_hidden_layers = config.integer("num_hidden_layers", 12, 1, kMaxLayers);
+  siglip.num_attention_heads = config.integer("num_attention_heads", 12, 1, kMaxHeads);
+  siglip.image_size = config.integer("image_size", 224, 1, 4096);
+  siglip.patch_size = config.integer("patch_size", 16, 1, siglip.image_size);
+  siglip.layer_norm_eps = config.number("layer_norm_eps", 1e-6, 1e-20, 1);
+  config.choice("hidden_act", "gelu_pytorch_tanh", {"gelu_pytorch_tanh"});
+  if (siglip.hidden_size % siglip.num_attention_heads != 0) {
+    throw config.fail("hidden_size", fmt::format("a multiple of num_attention_heads ({})",
+                                                 siglip.num_attention_heads));
+  }
+  return siglip;
+}
+
+ReduxImageEncoderConfig read_redux_image_encoder_config(const std::filesystem::path& file) {
+  const ConfigReader config(file);
+  config.expect_class("ReduxImageEncoder");
+  ReduxImageEncoderConfig redux;
+  redux.redux_dim = width(config, "redux_dim", 1152);
+  redux.txt_in_features = width(config, "txt_in_features", 4096);
+  return redux;
+}
+
+void check_siglip_image_processor(const std::filesystem::path& file,
+                                  const SiglipVisionConfig& encoder) {
+  const ConfigReader config(file);
+  constexpr std::int64_t kBicubic = 3;  // Pillow's number
+  constexpr double kTolerance = 1e-6;
+  config.integer("resample", kBicubic, kBicubic, kBicubic);
+  for (const char* step : {"do_resize", "do_rescale", "do_normalize"}) {
+    if (!config.boolean(step, true)) throw config.fail(step, "true");
+  }
+  config.number("rescale_factor", 1.0 / 255, 1.0 / 255 - kTolerance, 1.0 / 255 + kTolerance);
+  for (const char* key : {"image_mean", "image_std"}) {
+    const nlohmann::json expected = {0.5, 0.5, 0.5};
+    if (config.has(key) && config.root().at(key) != expected)
+      throw config.fail(key, "[0.5, 0.5, 0.5]");
+  }
+  const nlohmann::json size = {{"height", encoder.image_size}, {"width", encoder.image_size}};
+  if (config.has("size") && config.root().at("size") != size) {
+    throw config.fail(
+        "size", fmt::format("{0} x {0}, the image_size of the image encoder", encoder.image_size));
+  }
+}
+
 FlowMatchEulerConfig read_flow_match_euler_config(const std::filesystem::path& file) {
   const ConfigReader config(file);
   config.expect_class("FlowMatchEulerDiscreteScheduler");

@@ -55,6 +55,8 @@ struct FluxTransformerConfig {
   std::int64_t pooled_projection_dim = 768;
   bool guidance_embeds = false;
   std::vector<std::int64_t> axes_dims_rope = {16, 56, 56};
+  // What in_channels is in the model's files, where a Control LoRA makes it more; else 0.
+  std::int64_t widened_from = 0;
 
   std::int64_t inner_dim() const { return attention_head_dim * num_attention_heads; }
   // Of a packed token, out_channels are the picture's own latents. So many stand beside them, of
@@ -78,6 +80,35 @@ struct AutoencoderKlConfig {
 
   // Pixels per latent pixel, along one side: 8 for FLUX.1.
   std::int64_t scale_factor() const { return std::int64_t{1} << (block_out_channels.size() - 1); }
+};
+
+// image_encoder/config.json (SiglipVisionModel), of FLUX.1-Redux
+struct SiglipVisionConfig {
+  std::int64_t hidden_size = 1152;
+  std::int64_t intermediate_size = 4304;
+  std::int64_t num_hidden_layers = 27;
+  std::int64_t num_attention_heads = 16;
+  std::int64_t image_size = 384;  // pixels along a side
+  std::int64_t patch_size = 14;   // likewise; pixels beyond the last whole patch do not count
+  double layer_norm_eps = 1e-6;
+
+  std::int64_t num_patches() const { return (image_size / patch_size) * (image_size / patch_size); }
+};
+
+// image_embedder/config.json (ReduxImageEncoder)
+struct ReduxImageEncoderConfig {
+  std::int64_t redux_dim = 1152;
+  std::int64_t txt_in_features = 4096;
+
+  std::int64_t inner_dim() const { return 3 * txt_in_features; }
+};
+
+// FLUX.1-Redux: makes tokens of a picture that stand behind those of the prompt.
+struct ReduxConfig {
+  SiglipVisionConfig image_encoder;
+  ReduxImageEncoderConfig image_embedder;
+
+  std::int64_t num_tokens() const { return image_encoder.num_patches(); }
 };
 
 // scheduler/scheduler_config.json (FlowMatchEulerDiscreteScheduler)
@@ -110,6 +141,12 @@ FluxTransformerConfig read_flux_transformer_config(const std::filesystem::path& 
 class ConfigReader;
 T5Config read_t5_config(const ConfigReader& config);
 FluxTransformerConfig read_flux_transformer_config(const ConfigReader& config);
+SiglipVisionConfig read_siglip_vision_config(const std::filesystem::path& file);
+ReduxImageEncoderConfig read_redux_image_encoder_config(const std::filesystem::path& file);
+// feature_extractor/preprocessor_config.json (SiglipImageProcessor): throws unless pictures are to
+// be prepared as this program does it.
+void check_siglip_image_processor(const std::filesystem::path& file,
+                                  const SiglipVisionConfig& encoder);
 AutoencoderKlConfig read_autoencoder_kl_config(const std::filesystem::path& file);
 FlowMatchEulerConfig read_flow_match_euler_config(const std::filesystem::path& file);
 
@@ -122,6 +159,7 @@ struct FluxModel {
   struct Paths {
     std::filesystem::path text_encoder, text_encoder_2, transformer, vae;
     std::filesystem::path tokenizer, tokenizer_2;
+    std::filesystem::path image_encoder = {}, image_embedder = {};  // of Redux; empty: none
   };
 
   std::filesystem::path root;  // the folder or file that stands for the model
@@ -132,6 +170,7 @@ struct FluxModel {
   FluxTransformerConfig transformer;
   AutoencoderKlConfig vae;
   FlowMatchEulerConfig scheduler;
+  std::optional<ReduxConfig> redux = {};  // where one was named
   GenerationDefaults defaults;
   bool is_kontext = false;  // the folder says so; the tensors are those of dev
 
@@ -168,5 +207,7 @@ std::filesystem::path hugging_face_hub_cache();
 // STEADYFLUX_MODEL, else the bundled model, looked for in `model_dirs`.
 std::filesystem::path resolve_model(const std::optional<std::string>& spec,
                                     const std::vector<std::filesystem::path>& model_dirs);
+// The same for what `--redux` says, which has no default.
+std::filesystem::path resolve_redux(const std::string& spec);
 
 }  // namespace steadyflux

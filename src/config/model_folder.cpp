@@ -23,10 +23,12 @@ std::string pipeline_class(const fs::path& index) {
     if (name == known) return name;
   }
   if (name.empty()) throw config.fail("_class_name", "\"FluxPipeline\"");
+  const bool is_redux = name == "FluxPriorReduxPipeline";
   throw Error(ErrorKind::kBadInput,
               fmt::format("{}: this is a {}, steadyflux runs FluxPipeline, FluxKontextPipeline, "
-                          "FluxFillPipeline and FluxControlPipeline",
-                          index.string(), printable(name)));
+                          "FluxFillPipeline and FluxControlPipeline{}",
+                          index.string(), printable(name),
+                          is_redux ? "; name it with --redux beside one of these" : ""));
 }
 
 // Two numbers in two files that have to be equal.

@@ -84,7 +84,14 @@ std::optional<HubFile> split_hub_file(const std::string& spec) {
   return HubFile{id, spec.substr(second + 1)};
 }
 
-fs::path resolve_spec(const std::string& spec) {
+constexpr const char* kModelExpected =
+    "a FLUX.1 model in the diffusers layout, a single file or a hub id such as "
+    "black-forest-labs/FLUX.1-schnell";
+constexpr const char* kReduxExpected =
+    "FLUX.1-Redux in the diffusers layout, its single file or a hub id such as "
+    "black-forest-labs/FLUX.1-Redux-dev";
+
+fs::path resolve_spec(const std::string& spec, const char* expected = kModelExpected) {
   std::error_code error;
   if (fs::is_directory(spec, error) || fs::is_regular_file(spec, error)) return spec;
   if (const auto split = split_hub_file(spec)) {
@@ -105,11 +112,8 @@ fs::path resolve_spec(const std::string& spec) {
                             "with: hf download {}",
                             spec, cache.string(), spec));
   }
-  throw Error(
-      ErrorKind::kBadInput,
-      fmt::format("{}: no such {}; give a FLUX.1 model in the diffusers layout, a single file or a "
-                  "hub id such as black-forest-labs/FLUX.1-schnell",
-                  printable(spec, 200), is_file_name(spec) ? "file" : "folder"));
+  throw Error(ErrorKind::kBadInput, fmt::format("{}: no such {}; give {}", printable(spec, 200),
+                                                is_file_name(spec) ? "file" : "folder", expected));
 }
 
 }  // namespace
@@ -148,6 +152,14 @@ fs::path resolve_model(const std::optional<std::string>& spec,
               fmt::format("no bundled model found (looked in: {}); name one with -m FOLDER or "
                           "STEADYFLUX_MODEL",
                           looked_in.empty() ? "nowhere" : looked_in));
+}
+
+fs::path resolve_redux(const std::string& spec) {
+  if (spec.empty()) {
+    throw Error(ErrorKind::kUsage,
+                "--redux: the name is empty; give a folder, a file or a hub id, or leave it out");
+  }
+  return resolve_spec(spec, kReduxExpected);
 }
 
 }  // namespace steadyflux

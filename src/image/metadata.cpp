@@ -128,6 +128,26 @@ class Fields {
     return record;
   }
 
+  // Absent where no picture was taken up.
+  std::optional<ReduxRecord> redux() const {
+    const auto fields = object("redux");
+    if (!fields) return std::nullopt;
+    ReduxRecord record;
+    record.model_hash = fields->text("model_hash");
+    const json& prompt = fields->at("prompt");
+    if (!prompt.is_boolean()) throw bad("prompt", prompt, "true or false");
+    record.has_prompt = prompt.get<bool>();
+    const json& images = fields->at("images");
+    if (!images.is_array() || images.empty()) throw bad("images", images, "a list");
+    for (const json& entry : images) {
+      if (!entry.is_object()) throw bad("images", images, "a list of objects");
+      const Fields image(entry, file_);
+      record.images.push_back(
+          {image.text("image"), image.text("hash"), image.optional_number("scale").value_or(1.0)});
+    }
+    return record;
+  }
+
   // Absent in pictures that were made at once.
   std::optional<ProgressiveRecord> progressive() const {
     const auto fields = object("progressive");
@@ -290,6 +310,14 @@ std::string to_json(const PictureMetadata& metadata) {
       record["height"] = condition->height;
     }
   }
+  if (const auto& redux = metadata.redux) {
+    auto& record = object["redux"];
+    record = {{"model_hash", redux->model_hash}, {"prompt", redux->has_prompt}};
+    for (const auto& image : redux->images) {
+      record["images"].push_back(
+          {{"image", image.image}, {"hash", image.hash}, {"scale", image.scale}});
+    }
+  }
   if (const auto& stages = metadata.progressive) {
     object["progressive"] = {{"base", stages->base},
                              {"strength", stages->strength},
@@ -339,6 +367,7 @@ PictureMetadata metadata_from_json(const std::string& text, const std::string& f
   metadata.loras = fields.loras();
   metadata.init_image = fields.init_image();
   metadata.condition = fields.condition();
+  metadata.redux = fields.redux();
   metadata.progressive = fields.progressive();
   if (object.contains("tile")) metadata.tile = fields.integer("tile", 1, kMaxSide);
   metadata.dtype = fields.text("dtype");

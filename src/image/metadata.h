@@ -49,6 +49,22 @@ struct ConditionRecord {
   bool operator==(const ConditionRecord&) const = default;
 };
 
+// Pictures that were taken up beside the prompt.
+struct ReduxRecord {
+  struct Image {
+    std::string image;  // as it was opened
+    std::string hash;
+    double scale = 1.0;
+
+    bool operator==(const Image&) const = default;
+  };
+  std::vector<Image> images;
+  std::string model_hash;  // files_identity() of the Redux model's files
+  bool has_prompt = true;  // false: zeros stood for the prompt, which is empty
+
+  bool operator==(const ReduxRecord&) const = default;
+};
+
 // Stages that a picture was made in.
 struct ProgressiveRecord {
   std::int64_t base = 0;  // pixels of the first stage's longer side
@@ -82,12 +98,14 @@ struct PictureMetadata {
   std::int64_t max_sequence_length = 0;
   std::string model;       // its folder's name
   std::string model_path;  // as it was opened
-  // Parts that were named apart: "vae", "clip-l", "t5", "tokenizers" -> where.
+  // Parts that were named apart: "vae", "clip-l", "t5", "tokenizers",
+  // "redux", "image-encoder" -> where.
   std::map<std::string, std::string> model_parts;
   std::string model_hash;  // files_identity() of its files
   std::vector<LoraRecord> loras;
   std::optional<InitImageRecord> init_image = {};
   std::optional<ConditionRecord> condition = {};
+  std::optional<ReduxRecord> redux = {};
   std::optional<ProgressiveRecord> progressive = {};
   std::int64_t tile = 0;  // pixels; 0: made as a whole
   std::string dtype;      // "bf16", "fp16", "fp32"

@@ -7,7 +7,7 @@
 namespace steadyflux {
 namespace {
 
-constexpr double kLobes = 3;  // of the window, to either side
+constexpr double kLobes = 3;  // of Lanczos' window, to either side
 // Weights are whole numbers of 2^-22: 8 bits of values, 2 bits for what they may overshoot.
 constexpr int kWeightBits = 32 - 8 - 2;
 constexpr std::int64_t kChannels = 3;
@@ -20,6 +20,20 @@ double sinc(double x) {
 
 double lanczos(double x) { return x >= -kLobes && x < kLobes ? sinc(x) * sinc(x / kLobes) : 0; }
 
+double bicubic(double x) {
+  constexpr double a = -0.5;
+  x = std::abs(x);
+  if (x < 1) return ((a + 2) * x - (a + 3)) * x * x + 1;
+  return x < 2 ? (((x - 5) * x + 8) * x - 4) * a : 0;
+}
+
+struct Filter {
+  double (*weight)(double);
+  double reach;  // to either side
+};
+constexpr Filter kLanczos = {lanczos, kLobes};
+constexpr Filter kBicubic = {bicubic, 2};
+
 // What one place of the result is made of.
 struct Window {
   std::int64_t begin = 0;
@@ -28,10 +42,10 @@ struct Window {
 
 // One for each of `out` places along a side of `in`. Where the picture shrinks the window grows, so
 // that every value counts.
-std::vector<Window> make_windows(std::int64_t in, std::int64_t out) {
+std::vector<Window> make_windows(const Filter& filter, std::int64_t in, std::int64_t out) {
   const double scale = static_cast<double>(in) / static_cast<double>(out);
   const double widening = std::max(scale, 1.0);
-  const double reach = kLobes * widening;
+  const double reach = filter.reach * widening;
   std::vector<Window> windows;
   for (std::int64_t i = 0; i < out; ++i) {
     const double center = (static_cast<double>(i) + 0.5) * scale;
@@ -40,7 +54,7 @@ std::vector<Window> make_windows(std::int64_t in, std::int64_t out) {
     std::vector<double> weights;
     double sum = 0;
     for (auto at = begin; at < end; ++at) {
-      weights.push_back(lanczos((static_cast<double>(at) - center + 0.5) / widening));
+      weights.push_back(filter.weight((static_cast<double>(at) - center + 0.5) / widening));
       sum += weights.back();
     }
     Window window{begin, {}};
@@ -68,9 +82,9 @@ std::uint8_t weigh(const std::uint8_t* values, std::int64_t step, const Window& 
   return to_byte(sum);
 }
 
-Image resample_rows(const Image& image, std::int64_t width) {
+Image resample_rows(const Filter& filter, const Image& image, std::int64_t width) {
   if (width == image.width) return image;
-  const auto windows = make_windows(image.width, width);
+  const auto windows = make_windows(filter, image.width, width);
   Image result{width, image.height, {}};
   result.rgb.reserve(static_cast<std::size_t>(width * image.height * kChannels));
   for (std::int64_t y = 0; y < image.height; ++y) {
@@ -84,9 +98,9 @@ Image resample_rows(const Image& image, std::int64_t width) {
   return result;
 }
 
-Image resample_columns(const Image& image, std::int64_t height) {
+Image resample_columns(const Filter& filter, const Image& image, std::int64_t height) {
   if (height == image.height) return image;
-  const auto windows = make_windows(image.height, height);
+  const auto windows = make_windows(filter, image.height, height);
   const auto row = image.width * kChannels;
   Image result{image.width, height, {}};
   result.rgb.reserve(static_cast<std::size_t>(height * row));
@@ -98,15 +112,23 @@ Image resample_columns(const Image& image, std::int64_t height) {
   return result;
 }
 
-}  // namespace
-
-Image resample_lanczos(const Image& image, std::int64_t width, std::int64_t height) {
+Image resample(const Filter& filter, const Image& image, std::int64_t width, std::int64_t height) {
   // Each pass rounds to bytes, so their order is Pillow's (found by trying it): rows first, unless
   // the height shrinks by more than twice what the width does.
   if (height < image.height && 2 * (image.width - width) < image.height - height) {
-    return resample_rows(resample_columns(image, height), width);
+    return resample_rows(filter, resample_columns(filter, image, height), width);
   }
-  return resample_columns(resample_rows(image, width), height);
+  return resample_columns(filter, resample_rows(filter, image, width), height);
+}
+
+}  // namespace
+
+Image resample_lanczos(const Image& image, std::int64_t width, std::int64_t height) {
+  return resample(kLanczos, image, width, height);
+}
+
+Image resample_bicubic(const Image& image, std::int64_t width, std::int64_t height) {
+  return resample(kBicubic, image, width, height);
 }
 
 std::vector<std::uint8_t> to_grey(const Image& image) {

@@ -26,15 +26,8 @@ void check_term(const LoraFile& lora, const LoraTarget& target, const LoraTerm& 
                            rows, name, layer.out));
   }
   const std::int64_t columns = term.delta_columns();
-  if (rows == layer.out && columns == layer.in) return;
-  if (target.component == LoraComponent::kTransformer && target.layer == "x_embedder" &&
-      rows == layer.out && columns > layer.in) {
-    throw fail(
-        fmt::format("widens the transformer's input from {} to {} channels: this is a "
-                    "Control LoRA (depth, canny), which needs the Depth or Canny variant of "
-                    "the model",
-                    layer.in, columns));
-  }
+  const bool narrow = layer.narrow_in > 0 && columns == layer.narrow_in;
+  if (rows == layer.out && (columns == layer.in || narrow)) return;
   throw fail(fmt::format("changes a [{}, {}], but {} is [{}, {}]; is this LoRA for FLUX.1?", rows,
                          columns, name, layer.out, layer.in));
 }

@@ -42,7 +42,10 @@ class LoraReader {
       sort_in(key, view);
     }
     for (const auto& [stem, group] : groups_) place(stem, group);
-    if (targets_.empty()) {
+    // Norms alone are those of a model.
+    if (std::none_of(targets_.begin(), targets_.end(), [](const auto& target) {
+          return target.second.front().term.kind != LoraKind::kWhole;
+        })) {
       throw Error(ErrorKind::kBadInput,
                   fmt::format("{}: no layer of FLUX.1 in it, it seems to be {}; expected a LoRA "
                               "for FLUX.1",
@@ -213,6 +216,8 @@ std::string to_string(LoraKind kind) {
       return "LoKr";
     case LoraKind::kFull:
       return "full";
+    case LoraKind::kWhole:
+      return "whole";
   }
   return "";
 }
@@ -232,6 +237,15 @@ std::int64_t LoraTerm::selected_rows() const {
   std::int64_t sum = 0;
   for (const RowRange& range : rows) sum += range.end - range.begin;
   return sum;
+}
+
+std::int64_t input_channels(const LoraFile& lora) {
+  std::int64_t channels = 0;
+  for (const LoraTarget& target : lora.targets) {
+    if (target.component != LoraComponent::kTransformer || target.layer != "x_embedder") continue;
+    for (const LoraTerm& term : target.terms) channels = std::max(channels, term.delta_columns());
+  }
+  return channels;
 }
 
 LoraFile read_lora(const std::filesystem::path& path) { return LoraReader(path).read(); }

@@ -19,8 +19,8 @@ enum class LoraComponent { kTransformer, kTextEncoder, kTextEncoder2 };
 // "transformer", "text_encoder", "text_encoder_2"
 std::string to_string(LoraComponent component);
 
-enum class LoraKind { kLora, kLoha, kLokr, kFull };
-// "LoRA", "LoHa", "LoKr", "full"
+enum class LoraKind { kLora, kLoha, kLokr, kFull, kWhole };
+// "LoRA", "LoHa", "LoKr", "full", "whole"
 std::string to_string(LoraKind kind);
 
 // The matrix `left`, or the product left @ right: left [m, r], right [r, n]. `left` alone may be a
@@ -50,6 +50,7 @@ struct RowRange {
 //     kLoha  first * second           (element by element)
 //     kLokr  kron(first, second)      (PyTorch's and NumPy's)
 //     kFull  first                    (no `right`; [out] for the weight of a norm)
+// or, whatever the strength, W = first: kWhole, which Control LoRAs have for norms ([out]).
 // select(delta) is delta, or the rows listed in `rows`, one range after the other: formats that
 // fuse layers (qkv) hold one delta for all of them, and some order the rows differently. Every
 // tensor is F32, F16 or BF16 and holds finite shapes that multiply; values are unchecked.
@@ -95,6 +96,10 @@ struct LoraFile {
   std::vector<std::string> unmatched;  // keys that say nothing to us, sorted
 };
 
+// How many channels go into the transformer that this LoRA is for; 0: it does not say. A Control
+// LoRA (depth, canny) makes 128 of 64.
+std::int64_t input_channels(const LoraFile& lora);
+
 // Throws Error{kBadInput} naming file and tensor: no safetensors file, no LoRA, a LoRA of another
 // model, shapes that do not multiply, a tensor without its partner, one layer described twice.
 LoraFile read_lora(const std::filesystem::path& path);
@@ -103,6 +108,9 @@ LoraFile read_lora(const std::filesystem::path& path);
 struct LoraLayerShape {
   std::int64_t out = 0;
   std::int64_t in = 0;
+  // A LoRA for the model that this one was made from changes so many columns, the first ones. 0:
+  // all.
+  std::int64_t narrow_in = 0;
 };
 using FindLoraLayer =
     std::function<std::optional<LoraLayerShape>(LoraComponent component, const std::string& layer)>;

@@ -73,6 +73,21 @@ std::optional<LoraKey> split_peft_key(std::string_view key) {
   return std::nullopt;
 }
 
+// Control LoRAs have the weights of norms as they are to be: "norm_q.weight", BFL's
+// "query_norm.scale".
+std::optional<LoraKey> split_norm_key(std::string_view key) {
+  constexpr std::string_view kNorms[] = {".norm_q",       ".norm_k",     ".norm_added_q",
+                                         ".norm_added_k", ".query_norm", ".key_norm"};
+  const std::size_t dot = key.rfind('.');
+  if (dot == std::string_view::npos) return std::nullopt;
+  const auto leaf = key.substr(dot + 1);
+  const auto stem = key.substr(0, dot);
+  const bool is_norm = std::any_of(std::begin(kNorms), std::end(kNorms),
+                                   [&](std::string_view norm) { return stem.ends_with(norm); });
+  if (!is_norm || (leaf != "weight" && leaf != "scale")) return std::nullopt;
+  return LoraKey{stem, LoraRole::kWhole};
+}
+
 enum class Fused { kNo, kQkv, kAddedQkv, kQkvMlp, kSwappedHalves };
 
 struct Pattern {
@@ -336,7 +351,7 @@ std::optional<LoraKey> split_lora_key(std::string_view key) {
     const auto inner = stem.ends_with(".weight") ? split_lora_key(stem) : std::nullopt;
     return LoraKey{inner && inner->role == LoraRole::kDown ? inner->stem : stem, LoraRole::kAlpha};
   }
-  return std::nullopt;
+  return split_norm_key(key);
 }
 
 std::optional<LoraPlaces> place_lora_stem(std::string_view stem) {

@@ -33,6 +33,7 @@ enum class LoraRole {
   kLokrTucker,  // of convolutions only
   kDiff,
   kDiffBias,
+  kWhole,  // the weight of a norm itself
 };
 
 struct LoraKey {

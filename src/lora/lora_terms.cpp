@@ -79,6 +79,7 @@ class GroupReader {
       result.terms.push_back(read_lokr());
     }
     if (find(LoraRole::kDiff) != nullptr) result.terms.push_back(read_full());
+    if (find(LoraRole::kWhole) != nullptr) result.terms.push_back(read_whole());
     if (find(LoraRole::kDiffBias) != nullptr) add_diff_bias(result.terms);
     if (find(LoraRole::kDoraScale) != nullptr) add_dora_scale(result.terms);
     for (LoraTerm& term : result.terms) {
@@ -247,6 +248,13 @@ class GroupReader {
     LoraTerm term;
     term.kind = LoraKind::kFull;
     term.first = LoraFactor{floats(*find(LoraRole::kDiff), 1, 2), std::nullopt};
+    return term;
+  }
+
+  LoraTerm read_whole() const {
+    LoraTerm term;
+    term.kind = LoraKind::kWhole;
+    term.first = LoraFactor{floats(*find(LoraRole::kWhole), 1, 1), std::nullopt};
     return term;
   }
 

@@ -141,13 +141,45 @@ WeightsFootprint t5_weights(const T5Config& config, const std::string& dtype,
   return sum.done();
 }
 
+WeightsFootprint image_encoder_weights(const SiglipVisionConfig& config, const std::string& dtype,
+                                       const StoredWeights& stored) {
+  const auto d = config.hidden_size;
+  WeightsSum sum("image_encoder", dtype, stored);
+  sum.prefix("embeddings.")
+      .tensor("patch_embedding.weight", d * 3 * config.patch_size * config.patch_size)
+      .tensor("patch_embedding.bias", d)
+      .tensor("position_embedding.weight", config.num_patches() * d);
+  sum.prefix("").norm("post_layernorm", d);
+  for (std::int64_t i = 0; i < config.num_hidden_layers; ++i) {
+    sum.unit("encoder.layers." + std::to_string(i)).norm("layer_norm1", d).norm("layer_norm2", d);
+    for (const char* projection : {"q_proj", "k_proj", "v_proj", "out_proj"}) {
+      sum.linear(std::string("self_attn.") + projection, d, d);
+    }
+    sum.linear("mlp.fc1", d, config.intermediate_size)
+        .linear("mlp.fc2", config.intermediate_size, d);
+  }
+  return sum.done();
+}
+
+WeightsFootprint image_embedder_weights(const ReduxImageEncoderConfig& config,
+                                        const std::string& dtype, const StoredWeights& stored) {
+  WeightsSum sum("image_embedder", dtype, stored);
+  sum.unit("redux_up", "").linear("redux_up", config.redux_dim, config.inner_dim());
+  sum.unit("redux_down", "").linear("redux_down", config.inner_dim(), config.txt_in_features);
+  return sum.done();
+}
+
 WeightsFootprint transformer_weights(const FluxTransformerConfig& config, const std::string& dtype,
                                      const StoredWeights& stored) {
   const auto dim = config.inner_dim(), head = config.attention_head_dim;
   WeightsSum sum("transformer", dtype, stored);
-  sum.linear("context_embedder", config.joint_attention_dim, dim)
-      .linear("x_embedder", config.in_channels, dim)
-      .linear("proj_out", dim, config.patch_size * config.patch_size * config.out_channels);
+  sum.linear("context_embedder", config.joint_attention_dim, dim);
+  if (config.widened_from > 0) {  // plain, however it is stored
+    sum.tensor("x_embedder.weight", config.in_channels * dim).tensor("x_embedder.bias", dim);
+  } else {
+    sum.linear("x_embedder", config.in_channels, dim);
+  }
+  sum.linear("proj_out", dim, config.patch_size * config.patch_size * config.out_channels);
   for (std::int64_t i = 0; i < config.num_layers; ++i) {
     const auto block = "transformer_blocks." + std::to_string(i);
     sum.unit(block + ".attn");
@@ -207,6 +239,25 @@ std::int64_t clip_activations(const ClipTextConfig& config, const std::string& d
          element_size(dtype);
 }
 
+std::int64_t image_encoder_activations(const SiglipVisionConfig& config, const std::string& dtype,
+                                       std::int64_t images) {
+  const auto tokens = config.num_patches(), d = config.hidden_size;
+  // Like CLIP's; the activation is one operation here. Pixels go in, fp32 ones before they are
+  // converted.
+  const auto pixels = 3 * config.image_size * config.image_size;
+  return tokens * ((5 + images) * d + 2 * config.intermediate_size) * element_size(dtype) +
+         pixels * (4 + element_size(dtype));
+}
+
+std::int64_t image_embedder_activations(const ReduxConfig& config, const std::string& dtype,
+                                        std::int64_t images) {
+  const auto& embedder = config.image_embedder;
+  // The other pictures wait between the two layers.
+  const auto values =
+      embedder.redux_dim + (1 + images) * embedder.inner_dim() + embedder.txt_in_features;
+  return config.num_tokens() * values * element_size(dtype);
+}
+
 std::int64_t t5_activations(const T5Config& config, const std::string& dtype,
                             std::int64_t max_sequence_length, std::int64_t group) {
   const auto length = max_sequence_length, e = element_size(dtype);
@@ -226,6 +277,10 @@ std::int64_t t5_activations(const T5Config& config, const std::string& dtype,
          std::max({making_bias, bias + attending, bias + feeding + others * wide});
 }
 
+std::int64_t rotary_bytes(const FluxTransformerConfig& config, std::int64_t seq_len) {
+  return 2 * seq_len * config.attention_head_dim * 4;  // fp32
+}
+
 std::int64_t transformer_activations(const FluxTransformerConfig& config, const std::string& dtype,
                                      std::int64_t text_len, std::int64_t image_len, int workers,
                                      std::int64_t group) {
@@ -242,7 +297,7 @@ std::int64_t transformer_activations(const FluxTransformerConfig& config, const 
   const auto projecting = 3 * joint + 2 * std::max(chunk, double_chunk) + norm;
   const auto attending = 4 * joint + workspace;
   const auto feeding = std::max(joint + 10 * chunk, 6 * double_chunk);
-  const auto rotary = 2 * seq_len * config.attention_head_dim * 4;  // image_rotary_emb, fp32
+  const auto rotary = rotary_bytes(config, seq_len);  // image_rotary_emb
   const auto kept = joint + image_len * (config.in_channels + 2 * config.out_channels) * e;
   // In single blocks the other pictures of a group wait with what attention gave for them.
   return rotary + group * kept + (group - 1) * joint + std::max({projecting, attending, feeding});
@@ -265,6 +320,23 @@ std::int64_t t5_widened_bytes(const T5Config& config, std::int64_t max_sequence_
   return std::max(
       widened_linear_bytes(length, std::max(config.d_ff, config.d_model)),
       widened_attention_bytes(config.num_heads, length, length, config.d_kv) + 4 * mask);
+}
+
+std::int64_t image_encoder_widened_bytes(const SiglipVisionConfig& config) {
+  const auto tokens = config.num_patches(), pixels = 3 * config.patch_size * config.patch_size;
+  const auto embedding =
+      4 * (3 * config.image_size * config.image_size + config.hidden_size * (pixels + tokens));
+  return std::max(
+      {embedding,
+       widened_linear_bytes(tokens, std::max(config.intermediate_size, config.hidden_size)),
+       widened_attention_bytes(config.num_attention_heads, tokens, tokens,
+                               config.hidden_size / config.num_attention_heads)});
+}
+
+std::int64_t image_embedder_widened_bytes(const ReduxConfig& config) {
+  const auto& embedder = config.image_embedder;
+  return widened_linear_bytes(config.num_tokens(),
+                              std::max(embedder.redux_dim, embedder.inner_dim()));
 }
 
 std::int64_t transformer_widened_bytes(const FluxTransformerConfig& config, std::int64_t text_len,

@@ -31,6 +31,10 @@ WeightsFootprint clip_weights(const ClipTextConfig& config, const std::string& d
                               const StoredWeights& stored);
 WeightsFootprint t5_weights(const T5Config& config, const std::string& dtype,
                             const StoredWeights& stored);
+WeightsFootprint image_encoder_weights(const SiglipVisionConfig& config, const std::string& dtype,
+                                       const StoredWeights& stored);
+WeightsFootprint image_embedder_weights(const ReduxImageEncoderConfig& config,
+                                        const std::string& dtype, const StoredWeights& stored);
 WeightsFootprint transformer_weights(const FluxTransformerConfig& config, const std::string& dtype,
                                      const StoredWeights& stored);
 WeightsFootprint modulation_weights(const FluxTransformerConfig& config, const std::string& dtype,
@@ -44,15 +48,24 @@ std::int64_t clip_activations(const ClipTextConfig& config, const std::string& d
                               std::int64_t group);
 std::int64_t t5_activations(const T5Config& config, const std::string& dtype,
                             std::int64_t max_sequence_length, std::int64_t group);
+// images: pictures that go through it together.
+std::int64_t image_encoder_activations(const SiglipVisionConfig& config, const std::string& dtype,
+                                       std::int64_t images);
+std::int64_t image_embedder_activations(const ReduxConfig& config, const std::string& dtype,
+                                        std::int64_t images);
 std::int64_t transformer_activations(const FluxTransformerConfig& config, const std::string& dtype,
                                      std::int64_t text_len, std::int64_t image_len, int workers,
                                      std::int64_t group);
+// Of position embeddings: cosines and sines of every token.
+std::int64_t rotary_bytes(const FluxTransformerConfig& config, std::int64_t seq_len);
 // rows: computed together, of all tables.
 std::int64_t modulation_activations(const FluxTransformerConfig& config, const std::string& dtype,
                                     std::int64_t rows);
 // What the passes take beside that on a CPU which multiplies 16-bit numbers in fp32.
 std::int64_t clip_widened_bytes(const ClipTextConfig& config);
 std::int64_t t5_widened_bytes(const T5Config& config, std::int64_t max_sequence_length);
+std::int64_t image_encoder_widened_bytes(const SiglipVisionConfig& config);
+std::int64_t image_embedder_widened_bytes(const ReduxConfig& config);
 std::int64_t transformer_widened_bytes(const FluxTransformerConfig& config, std::int64_t text_len,
                                        std::int64_t image_len);
 std::int64_t modulation_widened_bytes(const FluxTransformerConfig& config, std::int64_t rows);

@@ -107,9 +107,9 @@ class Planner {
     tiles_ = workload.tiles(token);
     tile_len_ = tiles_.tile_height * tiles_.tile_width;
     const auto image_len = tiles_.height * tiles_.width;
-    embeds_ = (workload.max_sequence_length * model.text_encoder_2.d_model +
-               model.text_encoder.hidden_size) *
-              element_;
+    embeds_ =
+        (workload.text_len() * model.text_encoder_2.d_model + model.text_encoder.hidden_size) *
+        element_;
     parked_embeds_ = workload.num_prompts * embeds_;
     reference_len_ = workload.reference_tokens(token);
     // Where a mask keeps part of a picture, there are the mask, the picture's latents, and noise.
@@ -150,11 +150,18 @@ class Planner {
   std::int64_t disk_bytes() const {
     const auto& w = workload_;
     std::int64_t bytes = vae_decoder_weight_bytes(model_.vae, element_size(w.stored.vae.dtype));
-    for (const auto& part :
-         {clip_weights(model_.text_encoder, w.dtype, w.stored.text_encoder),
-          t5_weights(model_.text_encoder_2, w.dtype, w.stored.text_encoder_2),
-          modulation_weights(model_.transformer, w.dtype, w.stored.transformer),
-          transformer_weights(model_.transformer, w.dtype, w.stored.transformer)}) {
+    std::vector<WeightsFootprint> parts = {
+        clip_weights(model_.text_encoder, w.dtype, w.stored.text_encoder),
+        t5_weights(model_.text_encoder_2, w.dtype, w.stored.text_encoder_2),
+        modulation_weights(model_.transformer, w.dtype, w.stored.transformer),
+        transformer_weights(model_.transformer, w.dtype, w.stored.transformer)};
+    if (w.num_redux_images > 0) {
+      const auto& redux = model_.redux.value();
+      parts.push_back(image_encoder_weights(redux.image_encoder, w.dtype, w.stored.image_encoder));
+      parts.push_back(
+          image_embedder_weights(redux.image_embedder, w.dtype, w.stored.image_embedder));
+    }
+    for (const auto& part : parts) {
       bytes += part.fixed_file_bytes + part.table_file_bytes + file_bytes(part);
     }
     return bytes;
@@ -280,7 +287,7 @@ class Planner {
   }
 
   void plan_encode() {
-    if (workload_.num_encoded == 0) return;
+    if (!workload_.encodes()) return;
     auto [group, phase] =
         best_group(workload_.num_encoded, [this](std::int64_t size) { return encode_phase(size); });
     plan_.encode_group = group;
@@ -289,8 +296,42 @@ class Planner {
 
   PhasePlan encode_phase(std::int64_t group) const {
     PhasePlan phase{.name = "encode"};
+    if (workload_.num_encoded > 0) add_text_encoders(phase, group);
+    if (workload_.num_redux_images > 0) add_redux(phase);
+    return phase;
+  }
+
+  std::int64_t encode_host() const { return overhead(kEncodeOverhead) + parked_embeds_; }
+
+  // All pictures go through it together. They are read before it is opened.
+  void add_redux(PhasePlan& phase) const {
+    const auto& redux = model_.redux.value();
+    const auto& w = workload_;
+    const auto images = w.num_redux_images;
+    const auto& encoder = redux.image_encoder;
+    const auto pixels = images * 3 * encoder.image_size * encoder.image_size;
+    const auto host = encode_host() + pixels;
+    add_weights(phase, image_encoder_weights(encoder, w.dtype, w.stored.image_encoder),
+                w.stored.image_encoder, 1,
+                image_encoder_activations(encoder, w.dtype, images) +
+                    if_widened(image_encoder_widened_bytes(encoder)),
+                host);
+    // What the encoder gave waits in RAM.
+    const auto hidden = images * encoder.num_patches() * encoder.hidden_size * element_;
+    add_weights(phase,
+                image_embedder_weights(redux.image_embedder, w.dtype, w.stored.image_embedder),
+                w.stored.image_embedder, 1,
+                image_embedder_activations(redux, w.dtype, images) +
+                    if_widened(image_embedder_widened_bytes(redux)),
+                host + hidden);
+    phase.host_activations = std::max(phase.host_activations, host + w.redux_load_bytes);
+    phase.ram_peak_bytes =
+        std::max(phase.ram_peak_bytes, budget_.ram_base + host + w.redux_load_bytes);
+  }
+
+  void add_text_encoders(PhasePlan& phase, std::int64_t group) const {
     const auto passes = (workload_.num_encoded + group - 1) / group;
-    const auto host = overhead(kEncodeOverhead) + parked_embeds_;
+    const auto host = encode_host();
     const auto here = on_device() ? embeds_ : 0;
     add_weights(phase,
                 clip_weights(model_.text_encoder, workload_.dtype, workload_.stored.text_encoder),
@@ -306,7 +347,6 @@ class Planner {
                            group) +
             if_widened(t5_widened_bytes(model_.text_encoder_2, workload_.max_sequence_length)),
         host);
-    return phase;
   }
 
   // The table of modulations is in RAM in both phases: the fewer rows at once, the more often their
@@ -369,16 +409,19 @@ class Planner {
     const auto brought = on_device()  // of each input
                              ? embeds_ + modulation_row_bytes(config, workload_.dtype)
                              : std::int64_t{0};
-    add_weights(
-        denoise, transformer_weights(config, workload_.dtype, workload_.stored.transformer),
-        workload_.stored.transformer, passes,
-        transformer_activations(config, workload_.dtype, workload_.max_sequence_length, shown_len,
-                                on_device() ? 0 : workload_.num_threads, inputs) +
-            if_widened(
-                transformer_widened_bytes(config, workload_.max_sequence_length, shown_len)) +
-            inputs * brought,
-        overhead(kDenoiseOverhead) + table_bytes(rows) + latents_ + parked_embeds_ +
-            blend_bytes(tiles_, config.out_channels));
+    // A negative prompt has no pictures behind it, and so positions of its own.
+    const auto more_positions =
+        workload_.num_guided > 0 && workload_.redux_tokens > 0
+            ? rotary_bytes(config, workload_.max_sequence_length + shown_len)
+            : std::int64_t{0};
+    add_weights(denoise, transformer_weights(config, workload_.dtype, workload_.stored.transformer),
+                workload_.stored.transformer, passes,
+                transformer_activations(config, workload_.dtype, workload_.text_len(), shown_len,
+                                        on_device() ? 0 : workload_.num_threads, inputs) +
+                    if_widened(transformer_widened_bytes(config, workload_.text_len(), shown_len)) +
+                    inputs * brought + more_positions,
+                overhead(kDenoiseOverhead) + table_bytes(rows) + latents_ + parked_embeds_ +
+                    blend_bytes(tiles_, config.out_channels));
     return denoise;
   }
 

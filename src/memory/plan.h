@@ -57,6 +57,8 @@ struct StoredModel {
   StoredWeights text_encoder_2 = {};
   StoredWeights transformer = {};
   StoredWeights vae = {};
+  StoredWeights image_encoder = {};  // of Redux
+  StoredWeights image_embedder = {};
 };
 
 // What is to be made in one go, as far as memory is concerned. Where pictures differ, the largest
@@ -72,7 +74,10 @@ struct Workload {
   std::int64_t num_images = 1;        // in all
   std::int64_t num_guided = 0;        // of them: with a negative prompt beside the prompt
   std::int64_t num_prompts = 1;       // different ones
-  std::int64_t num_encoded = 1;       // of them: 0 where all embeddings are there already
+  std::int64_t num_encoded = 1;       // texts of them: 0 where all embeddings are there already
+  std::int64_t num_redux_images = 0;  // pictures that are encoded for prompts
+  std::int64_t redux_tokens = 0;      // that stand behind a prompt's, at most
+  std::int64_t redux_load_bytes = 0;  // of RAM, to read one of those pictures
   std::int64_t num_init_images = 0;   // pictures that begin from one
   std::int64_t num_masks = 0;         // and keep part of it
   std::int64_t num_conditions = 0;    // pictures that have one beside their channels
@@ -92,6 +97,10 @@ struct Workload {
 
   // Pictures that are encoded on their behalf, perhaps several for one.
   bool encodes_images() const { return num_init_images + num_conditions + num_references > 0; }
+  // Whether there is a phase of prompts, and pictures that stand behind them.
+  bool encodes() const { return num_encoded + num_redux_images > 0; }
+  // Tokens before those of the picture.
+  std::int64_t text_len() const { return max_sequence_length + redux_tokens; }
   // Times that the transformer is asked of each picture, or tile, with one text.
   std::int64_t evaluations() const {
     return num_inference_steps * passes_per_step - (passes_per_step - 1);
@@ -118,7 +127,8 @@ struct UnitFootprint {
 
 // How one set of weights is held and fed.
 struct WeightsPlan {
-  std::string component;             // text_encoder, text_encoder_2, modulation, transformer, vae
+  // text_encoder, text_encoder_2, image_encoder, image_embedder, modulation, transformer, vae
+  std::string component;
   std::vector<UnitFootprint> units;  // in the order of use
   std::vector<UnitPlace> places;     // one per unit
   std::int64_t fixed_bytes = 0;      // always in place: embedders, norms

@@ -24,7 +24,10 @@ double phase_flops(const FluxModel& model, const Plan& plan, const PhasePlan& ph
   const double through_vae = real(tiles.count()) * vae_flops(model.vae, tiles.tile_width * token,
                                                              tiles.tile_height * token);
   if (phase.name == "encode") {
-    return real(work.num_encoded) * t5_flops(model.text_encoder_2, work.max_sequence_length);
+    const double texts =
+        real(work.num_encoded) * t5_flops(model.text_encoder_2, work.max_sequence_length);
+    if (work.num_redux_images == 0) return texts;
+    return texts + real(work.num_redux_images) * redux_flops(model.redux.value());
   }
   if (phase.name == "encode_image") {
     return real(work.num_init_images + work.num_conditions + work.num_references) * through_vae;
@@ -34,7 +37,7 @@ double phase_flops(const FluxModel& model, const Plan& plan, const PhasePlan& ph
   }
   if (phase.name != "denoise") return 0;  // modulate: a few rows, so its weights' bytes count
   return real(work.num_images + work.num_guided) * real(work.evaluations()) * real(tiles.count()) *
-         transformer_flops(model.transformer, work.max_sequence_length,
+         transformer_flops(model.transformer, work.text_len(),
                            tiles.tile_width * tiles.tile_height + work.reference_tokens(token));
 }
 
@@ -53,6 +56,16 @@ double t5_flops(const T5Config& config, std::int64_t max_sequence_length) {
   const double s = real(max_sequence_length);
   const double linear = s * (4 * d * inner + 3 * d * real(config.d_ff));
   return 2 * real(config.num_layers) * (linear + 2 * s * s * inner);
+}
+
+double redux_flops(const ReduxConfig& config) {
+  const auto& encoder = config.image_encoder;
+  const double d = real(encoder.hidden_size), s = real(encoder.num_patches());
+  const double layer = s * (4 * d * d + 2 * d * real(encoder.intermediate_size)) + 2 * s * s * d;
+  const double embedder =
+      s * real(config.image_embedder.inner_dim()) *
+      real(config.image_embedder.redux_dim + config.image_embedder.txt_in_features);
+  return 2 * (real(encoder.num_hidden_layers) * layer + embedder);
 }
 
 double vae_flops(const AutoencoderKlConfig& config, std::int64_t width, std::int64_t height) {

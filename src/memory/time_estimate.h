@@ -22,6 +22,8 @@ double transformer_flops(const FluxTransformerConfig& config, std::int64_t text_
                          std::int64_t image_len);
 // Of encoding one prompt with T5; CLIP is small beside it.
 double t5_flops(const T5Config& config, std::int64_t max_sequence_length);
+// Of making one picture's tokens.
+double redux_flops(const ReduxConfig& config);
 // Of decoding one picture: convolutions, and attention in the middle. Encoding takes about as much.
 double vae_flops(const AutoencoderKlConfig& config, std::int64_t width, std::int64_t height);
 

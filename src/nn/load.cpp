@@ -56,8 +56,14 @@ bool fits(const std::vector<std::int64_t>& stored, const std::vector<std::int64_
          (convolution && std::equal(wanted.begin(), wanted.end(), stored.begin()));
 }
 
+// Fewer columns than the slot has, and as many as it allows.
+bool is_narrower(const StoredTensor& stored, const TensorSlot& slot) {
+  return slot.stored_columns > 0 && slot.shape.size() == 2 &&
+         fits(stored.shape, {slot.shape[0], slot.stored_columns});
+}
+
 void check_tensor(const StoredTensor& stored, const std::string& name, const TensorSlot& slot) {
-  if (!fits(stored.shape, slot.shape)) {
+  if (!fits(stored.shape, slot.shape) && !is_narrower(stored, slot)) {
     throw Error(
         ErrorKind::kBadInput,
         fmt::format("{}: tensor {} has shape {}, the config asks for {}", stored.path().string(),
@@ -79,6 +85,14 @@ at::Tensor make_dense(const StoredTensor& stored, const std::vector<std::int64_t
   read_dense(stored, [&](std::int64_t first, const at::Tensor& values) {
     flat.narrow(0, first, values.numel()).copy_(values);
   });
+  return result;
+}
+
+// The same with columns of 0 behind those of the file.
+at::Tensor make_widened(const StoredTensor& stored, const TensorSlot& slot, at::ScalarType dtype) {
+  const auto result = at::zeros(slot.shape, dtype);
+  result.narrow(1, 0, slot.stored_columns)
+      .copy_(make_dense(stored, {slot.shape[0], slot.stored_columns}, dtype));
   return result;
 }
 
@@ -109,7 +123,8 @@ void load_packed(const TensorSlot& slot, const StoredTensor& stored, const LoadO
 
 void load_slot(const TensorSlot& slot, const StoredTensor& stored, const LoadOptions& options,
                PinnedCopier* to_device) {
-  if (slot.packed != nullptr && stored.keeps_packed()) {
+  const bool widened = is_narrower(stored, slot);
+  if (slot.packed != nullptr && stored.keeps_packed() && !widened) {
     load_packed(slot, stored, options, to_device);
     return;
   }
@@ -117,9 +132,10 @@ void load_slot(const TensorSlot& slot, const StoredTensor& stored, const LoadOpt
   if (slot.branches != nullptr) slot.branches->reset();
   const auto dtype = slot_dtype(slot, options.dtype);
   const bool changed = options.loras != nullptr && options.loras->changes(slot.name);
-  const bool in_place = stored.plain_in_place();
-  const auto tensor = in_place ? to_tensor(stored.first().values).view(slot.shape)
-                               : make_dense(stored, slot.shape, dtype);
+  const bool in_place = stored.plain_in_place() && !widened;
+  const auto tensor = in_place  ? to_tensor(stored.first().values).view(slot.shape)
+                      : widened ? make_widened(stored, slot, dtype)
+                                : make_dense(stored, slot.shape, dtype);
   if (slot.host_table) {
     *slot.tensor = tensor;
     return;

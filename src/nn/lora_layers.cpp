@@ -73,20 +73,36 @@ class FactorRows {
   at::Tensor left_, right_;  // as it lies in the file; fp32 on the device
 };
 
-// scale * select(delta), some rows at a time, fp32.
+// scale * select(delta), some rows at a time, fp32. Of a layer with more columns the others are 0.
 class DeltaRows {
  public:
-  DeltaRows(const LoraTerm& term, double scale, const at::Device& device)
-      : kind_(term.kind), scale_(scale), numbers_(row_numbers(term)), first_(*term.first, device) {
+  DeltaRows(const LoraTerm& term, double scale, std::int64_t columns, const at::Device& device)
+      : kind_(term.kind),
+        scale_(term.kind == LoraKind::kWhole ? 1 : scale),
+        columns_(columns),
+        numbers_(row_numbers(term)),
+        first_(*term.first, device) {
     if (!term.second) return;
     second_.emplace(*term.second, device);
     second_rows_ = term.second->rows();
   }
-  at::Tensor operator()(std::int64_t begin, std::int64_t count) const {  // [count, in]
-    const auto numbers = numbers_.narrow(0, begin, count);
+  at::Tensor operator()(std::int64_t begin, std::int64_t count) const {  // [count, columns]
+    auto rows = own_columns(numbers_.narrow(0, begin, count));
+    const auto missing = columns_ - rows.size(1);
+    return missing > 0 ? at::constant_pad_nd(rows, {0, missing}) : rows;
+  }
+
+  // Row i of the result is kron(row i of a, row i of b): [n, a], [n, b] -> [n, a * b].
+  static at::Tensor row_products(const at::Tensor& a, const at::Tensor& b) {
+    return (a.unsqueeze(2) * b.unsqueeze(1)).flatten(1);
+  }
+
+ private:
+  at::Tensor own_columns(const at::Tensor& numbers) const {
     switch (kind_) {
       case LoraKind::kLora:
       case LoraKind::kFull:
+      case LoraKind::kWhole:
         return first_(numbers, scale_);
       case LoraKind::kLoha:
         return first_(numbers, scale_).mul_((*second_)(numbers, 1));
@@ -99,14 +115,9 @@ class DeltaRows {
     throw Error(ErrorKind::kInternal, "a LoRA of an unknown kind");
   }
 
-  // Row i of the result is kron(row i of a, row i of b): [n, a], [n, b] -> [n, a * b].
-  static at::Tensor row_products(const at::Tensor& a, const at::Tensor& b) {
-    return (a.unsqueeze(2) * b.unsqueeze(1)).flatten(1);
-  }
-
- private:
   LoraKind kind_;
   double scale_;
+  std::int64_t columns_;
   at::Tensor numbers_;
   FactorRows first_;
   std::optional<FactorRows> second_;
@@ -148,10 +159,12 @@ at::Tensor dora_factor(const LoraTerm& term, const DeltaRows& delta, const at::T
 
 void LoraLayers::add(std::shared_ptr<const LoraFile> file, LoraComponent component,
                      double strength) {
-  if (strength == 0) return;
   for (const auto& target : file->targets) {
     if (target.component != component) continue;
-    for (const auto& term : target.terms) layers_[target.layer].push_back({file, &term, strength});
+    for (const auto& term : target.terms) {
+      if (strength == 0 && term.kind != LoraKind::kWhole) continue;
+      layers_[target.layer].push_back({file, &term, strength});
+    }
   }
 }
 
@@ -184,10 +197,12 @@ void merge_bias(const Terms& terms, const at::Tensor& bias) {
 // A term ready to be added to the rows of a weight.
 struct MergedTerm {
   DeltaRows delta;
+  bool replaces;
   at::Tensor dora;  // [out, 1] or [1, in]; undefined without DoRA
 
   MergedTerm(const LoraTerm& term, double strength, const at::Tensor& weight)
-      : delta(term, strength * term.scale, weight.device()) {
+      : delta(term, strength * term.scale, weight.size(1), weight.device()),
+        replaces(term.kind == LoraKind::kWhole) {
     if (!term.dora_scale) return;
     dora = dora_factor(term, delta, weight).unsqueeze(term.dora_on_output ? 1 : 0);
   }
@@ -221,6 +236,7 @@ void LoraLayers::merge(const std::string& tensor, const at::Tensor& values) cons
       if (term.dora.defined()) {
         change.add_(before).mul_(term.dora_of_rows(begin, count)).sub_(before);
       }
+      if (term.replaces) sum.zero_();
       sum.add_(change);
     }
     rows.copy_(sum);
@@ -313,6 +329,7 @@ std::unique_ptr<LoraBranch> low_rank_branch(const LoraTerm& term, double scale,
     down = DeltaRows::row_products(down.t(), matrix(*term.second->right).t()).t();
     up = DeltaRows::row_products(up, selected(matrix(term.second->left), term.rows));
   }
+  down = at::constant_pad_nd(down, {0, in - down.size(1)});
   return std::make_unique<LowRankBranch>(down.to(weight.dtype()), up.to(weight.dtype()));
 }
 
@@ -329,9 +346,10 @@ std::unique_ptr<LoraBranch> kronecker_branch(const LoraTerm& term, double scale,
 
 std::unique_ptr<LoraBranch> delta_branch(const LoraTerm& term, double scale,
                                          const PackedTensor& weight) {
-  if (term.kind == LoraKind::kLokr) return kronecker_branch(term, scale, weight);
+  const bool all_columns = term.delta_columns() == weight.shape()[1];
+  if (term.kind == LoraKind::kLokr && all_columns) return kronecker_branch(term, scale, weight);
   if (auto branch = low_rank_branch(term, scale, weight)) return branch;
-  const DeltaRows rows(term, scale, weight.device());
+  const DeltaRows rows(term, scale, weight.shape()[1], weight.device());
   auto delta =
       at::empty(weight.shape(), at::TensorOptions().dtype(weight.dtype()).device(weight.device()));
   for_merge_chunks(delta, [&](std::int64_t begin, std::int64_t count) {
@@ -342,7 +360,8 @@ std::unique_ptr<LoraBranch> delta_branch(const LoraTerm& term, double scale,
 
 std::unique_ptr<LoraBranch> dora_branch(const LoraTerm& term, double scale,
                                         const PackedTensor& weight) {
-  const auto factor = dora_factor(term, DeltaRows(term, scale, weight.device()), weight.unpacked());
+  const DeltaRows delta(term, scale, weight.shape()[1], weight.device());
+  const auto factor = dora_factor(term, delta, weight.unpacked());
   return std::make_unique<DoraBranch>(delta_branch(term, scale, weight), factor, weight,
                                       term.dora_on_output);
 }

@@ -25,6 +25,9 @@ struct TensorSlot {
   bool keep_in_fp32 = false;         // stays fp32 when the model runs in fp16 (T5's `wo`)
   std::vector<std::string> aliases;  // other names the same tensor has in the field
   bool host_table = false;           // rows are looked up in the file: stays there, as it is
+  // A matrix of the file with so many columns will do too; the others are 0, which only LoRAs
+  // change. 0: all have to be there.
+  std::int64_t stored_columns = 0;
   // Where values go that are packed in the file and may stay so; without it they are unpacked.
   std::optional<PackedTensor>* packed = nullptr;
   // Where a packed weight's LoRAs go.

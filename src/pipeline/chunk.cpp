@@ -27,6 +27,20 @@ ChunkPrompt negative_chunk_prompt(const Request& request) {
   return prompt_of(*request.negative_prompt, request.negative_prompt_2, request);
 }
 
+std::size_t Chunk::first_with_text_of(std::size_t prompt) const {
+  std::size_t first = 0;
+  while (first < prompt && !prompts[first].has_text_of(prompts[prompt])) ++first;
+  return first;
+}
+
+std::vector<std::size_t> Chunk::texts() const {
+  std::vector<std::size_t> numbers;
+  for (std::size_t i = 0; i < prompts.size(); ++i) {
+    if (prompts[i].has_text && first_with_text_of(i) == i) numbers.push_back(i);
+  }
+  return numbers;
+}
+
 std::vector<ChunkText> ChunkPicture::texts() const {
   std::vector<ChunkText> texts = {{prompt, table}};
   if (negative) texts.push_back(*negative);
@@ -38,6 +52,25 @@ std::int64_t Chunk::total_steps() const {
   for (const auto& picture : pictures) sum += steps(picture);
   return sum;
 }
+
+namespace {
+
+// The prompt with the pictures behind it, which join the chunk's.
+ChunkPrompt whole_prompt(const Request& request, Chunk& chunk) {
+  auto prompt = chunk_prompt(request);
+  prompt.has_text = request.has_prompt;
+  auto& images = chunk.redux_images;
+  for (const auto& image : request.redux_images) {
+    const auto known = std::find_if(images.begin(), images.end(), [&](const ReduxImage* other) {
+      return other->image == image.image;
+    });
+    prompt.redux.push_back({static_cast<std::size_t>(known - images.begin()), image.scale});
+    if (known == images.end()) images.push_back(&image);
+  }
+  return prompt;
+}
+
+}  // namespace
 
 Chunk make_chunk(const FluxModel& model, std::span<const Request> requests) {
   Chunk chunk;
@@ -54,13 +87,14 @@ Chunk make_chunk(const FluxModel& model, std::span<const Request> requests) {
                                   chunk.tables, tables);
       return {prompt, table};
     };
-    const auto [prompt, table] = place(chunk_prompt(request));
+    const auto [prompt, table] = place(whole_prompt(request, chunk));
     std::optional<ChunkText> negative;
     if (request.has_true_cfg()) negative = place(negative_chunk_prompt(request));
     for (std::int64_t index = 0; index < request.num_images; ++index) {
       chunk.pictures.push_back({i, index, prompt, table, negative});
     }
   }
+  if (!chunk.redux_images.empty()) chunk.redux_tokens = model.redux.value().num_tokens();
   return chunk;
 }
 

@@ -15,12 +15,25 @@
 
 namespace steadyflux {
 
+// A picture that stands behind a prompt, and how strongly it counts.
+struct ChunkReduxUse {
+  std::size_t image = 0;  // of Chunk::redux_images
+  double scale = 1.0;
+  auto operator<=>(const ChunkReduxUse&) const = default;
+};
+
 struct ChunkPrompt {
   std::string text;
   std::string text_2 = {};  // what T5 reads, where that is not the same; else empty
   std::int64_t max_sequence_length = 512;
+  bool has_text = true;  // false: zeros stand for it
+  std::vector<ChunkReduxUse> redux = {};
   auto operator<=>(const ChunkPrompt&) const = default;
   const std::string& t5_text() const { return text_2.empty() ? text : text_2; }
+  bool has_text_of(const ChunkPrompt& other) const {
+    return has_text && other.has_text && text == other.text && text_2 == other.text_2 &&
+           max_sequence_length == other.max_sequence_length;
+  }
 };
 
 // What the modulations of a picture depend on.
@@ -35,7 +48,7 @@ struct ChunkTable {
   std::int64_t steps() const { return num_inference_steps - skipped_steps; }
 };
 
-// What the request has encoded; of the negative one only if it has one.
+// The texts that the request has encoded; of the negative one only if it has one.
 ChunkPrompt chunk_prompt(const Request& request);
 ChunkPrompt negative_chunk_prompt(const Request& request);
 
@@ -61,7 +74,9 @@ std::int64_t skipped_steps(const Request& request);
 
 struct Chunk {
   std::span<const Request> requests;
-  std::vector<ChunkPrompt> prompts;  // different ones
+  std::vector<ChunkPrompt> prompts;             // different ones
+  std::vector<const ReduxImage*> redux_images;  // different files, of the requests
+  std::int64_t redux_tokens = 0;                // behind a prompt that has such pictures
   std::vector<ChunkTable> tables;
   std::vector<ChunkPicture> pictures;  // in the order of the requests
 
@@ -70,6 +85,10 @@ struct Chunk {
     return request(picture).num_inference_steps - skipped_steps(request(picture));
   }
   std::int64_t total_steps() const;
+  // The first of the prompts that has this one's text: encoded once for all of them.
+  std::size_t first_with_text_of(std::size_t prompt) const;
+  // Prompts whose text none before them has.
+  std::vector<std::size_t> texts() const;
 };
 
 // `requests` have to outlive it.

@@ -31,14 +31,17 @@ void check_role(const FluxModel& model, const Request& request) {
     case FluxVariant::kKontext:
     case FluxVariant::kDev:
       if (has && condition->role != Role::kReference) {
-        refuse(model, "it takes no --control-image; FLUX.1-Depth and -Canny do");
+        refuse(model,
+               "it takes no --control-image; FLUX.1-Depth, -Canny, or dev with their LoRA do");
       }
       break;
     case FluxVariant::kSchnell:
       if (has && condition->role == Role::kReference) {
         refuse(model, "it takes no --reference; FLUX.1-Kontext does");
       }
-      if (has) refuse(model, "it takes no --control-image; FLUX.1-Depth and -Canny do");
+      if (has)
+        refuse(model,
+               "it takes no --control-image; FLUX.1-Depth, -Canny, or dev with their LoRA do");
       break;
   }
   if (!request.init_image) return;

@@ -102,8 +102,8 @@ class Denoiser {
  private:
   // What a picture needs in every step, where it is computed.
   struct Brought {
-    std::vector<at::Tensor> prompt_embeds;  // of each of its texts
-    RotaryEmbedding image_rotary_emb;
+    std::vector<at::Tensor> prompt_embeds;          // of each of its texts
+    std::vector<RotaryEmbedding> image_rotary_emb;  // likewise: texts may differ in length
     PictureSolver solver;
   };
 
@@ -167,17 +167,18 @@ class Denoiser {
                           request.seed + static_cast<std::uint64_t>(picture.index), context_.dtype);
     }
     Brought brought;
-    for (const auto& text : picture.texts()) {
-      brought.prompt_embeds.push_back(embeddings_[text.prompt].prompt_embeds.to(context_.device));
-    }
     const auto tiles = tiles_of(model, request);
     const auto* reference = reference_of(request);
-    brought.image_rotary_emb =
-        rotary_embedding({request.max_sequence_length,
-                          {tiles.tile_height, tiles.tile_width},
-                          reference != nullptr ? TokenGrid{reference->height / factor / 2,
-                                                           reference->width / factor / 2}
-                                               : TokenGrid{}});
+    Tokens tokens{0, {tiles.tile_height, tiles.tile_width}, {}};
+    if (reference != nullptr) {
+      tokens.reference = {reference->height / factor / 2, reference->width / factor / 2};
+    }
+    for (const auto& text : picture.texts()) {
+      const auto& embeds = embeddings_[text.prompt].prompt_embeds;
+      brought.prompt_embeds.push_back(embeds.to(context_.device));
+      tokens.text_len = embeds.size(1);
+      brought.image_rotary_emb.push_back(rotary_embedding(tokens));
+    }
     brought.solver = PictureSolver(request.sampling.scheduler, sigmas_to_do(model, request));
     brought_[number] = std::move(brought);
   }
@@ -188,15 +189,16 @@ class Denoiser {
     bool operator==(const Tokens&) const = default;
   };
 
-  // Pictures of a size share theirs.
+  // Pictures of a size share theirs; of a prompt and a negative one there may be two.
   RotaryEmbedding rotary_embedding(const Tokens& tokens) {
-    if (tokens != rotary_tokens_) {
-      rotary_tokens_ = tokens;
-      const auto ids = make_position_ids(tokens.text_len, tokens.picture, tokens.reference);
-      rotary_ =
-          make_rotary_embedding(ids.to(context_.device), context_.model.transformer.axes_dims_rope);
+    for (const auto& [known, rotary] : rotary_) {
+      if (known == tokens) return rotary;
     }
-    return rotary_;
+    if (rotary_.size() == 2) rotary_.erase(rotary_.begin());
+    const auto ids = make_position_ids(tokens.text_len, tokens.picture, tokens.reference);
+    rotary_.emplace_back(tokens, make_rotary_embedding(ids.to(context_.device),
+                                                       context_.model.transformer.axes_dims_rope));
+    return rotary_.back().second;
   }
 
   // Every picture of the group one step on. Should it throw in the midst of a step, the step begins
@@ -285,7 +287,7 @@ class Denoiser {
       for (std::size_t i = 0; i < texts.size(); ++i) {
         const auto row = tables_.row(texts[i].table, step).to(context_.device);
         inputs.push_back({hidden_states, brought.prompt_embeds[i],
-                          transformer_.split_modulations(row), brought.image_rotary_emb});
+                          transformer_.split_modulations(row), brought.image_rotary_emb[i]});
         lengths.push_back(latents.size(1));
       }
       numbers.push_back(view.number);
@@ -371,10 +373,9 @@ class Denoiser {
   Denoising& state_;
   FluxTransformer transformer_;
   std::size_t group_size_;
-  TileGrid tiles_;                          // of every picture
-  std::map<std::size_t, Brought> brought_;  // of the present group
-  Tokens rotary_tokens_;
-  RotaryEmbedding rotary_;
+  TileGrid tiles_;                                          // of every picture
+  std::map<std::size_t, Brought> brought_;                  // of the present group
+  std::vector<std::pair<Tokens, RotaryEmbedding>> rotary_;  // the last ones
   bool mapped_ = false;
   std::int64_t read_before_ = 0;  // by weights_ of earlier plans
   std::unique_ptr<StreamedWeights> weights_;

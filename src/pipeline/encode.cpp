@@ -7,6 +7,7 @@
 #include <span>
 #include <utility>
 
+#include "pipeline/encode_redux.h"
 #include "pipeline/phase_weights.h"
 #include "pipeline/phases.h"
 #include "text_encoder/clip_text_model.h"
@@ -50,13 +51,12 @@ void warn_if_truncated(Observer& observer, const TokenizedPrompt& tokens, const 
                                length, prompt, beginning(tokens.lost_text), advice));
 }
 
-// The numbers of the prompts that still need what `of` gives.
-std::vector<std::size_t> missing(const std::vector<PromptEmbeddings>& embeddings,
+// The numbers of the prompts whose texts still need what `of` gives.
+std::vector<std::size_t> missing(const Chunk& chunk,
+                                 const std::vector<PromptEmbeddings>& embeddings,
                                  at::Tensor PromptEmbeddings::*of) {
-  std::vector<std::size_t> numbers;
-  for (std::size_t i = 0; i < embeddings.size(); ++i) {
-    if (!(embeddings[i].*of).defined()) numbers.push_back(i);
-  }
+  auto numbers = chunk.texts();
+  std::erase_if(numbers, [&](std::size_t i) { return (embeddings[i].*of).defined(); });
   return numbers;
 }
 
@@ -102,10 +102,10 @@ TokenizedPrompt t5_tokens(const Tokenizer& tokenizer, const Chunk& chunk, std::s
 // Runs one encoder for the prompts that lack `result`: tokenize(numbers) gives the ids of each,
 // forward(model, ids, weights) the results of a group.
 template <typename Model, typename Tokenize, typename Forward>
-void run_encoder(const PhaseContext& context, const WeightsSource& source, Model model,
-                 at::Tensor PromptEmbeddings::*result, std::vector<PromptEmbeddings>& embeddings,
-                 Tokenize tokenize, Forward forward) {
-  const auto numbers = missing(embeddings, result);
+void run_encoder(const PhaseContext& context, const Chunk& chunk, const WeightsSource& source,
+                 Model model, at::Tensor PromptEmbeddings::*result,
+                 std::vector<PromptEmbeddings>& embeddings, Tokenize tokenize, Forward forward) {
+  const auto numbers = missing(chunk, embeddings, result);
   if (numbers.empty()) return;
   const std::vector<at::Tensor> ids = tokenize(numbers);
   auto plan = weights_plan(context.plan, "encode", source.name);
@@ -119,6 +119,9 @@ void run_encoder(const PhaseContext& context, const WeightsSource& source, Model
       embeddings[numbers[first + i]].*result = std::exchange(results[i], {}).to(at::kCPU);
     }
   });
+  for (std::size_t i = 0; i < embeddings.size(); ++i) {
+    embeddings[i].*result = embeddings[chunk.first_with_text_of(i)].*result;
+  }
 }
 
 void encode_clip(const PhaseContext& context, const Chunk& chunk, EncodeProgress& progress,
@@ -138,7 +141,7 @@ void encode_clip(const PhaseContext& context, const Chunk& chunk, EncodeProgress
     throw_if_interrupted(context.observer);
     return pooled;
   };
-  run_encoder(context, clip_source(), ClipTextModel(context.model.text_encoder),
+  run_encoder(context, chunk, clip_source(), ClipTextModel(context.model.text_encoder),
               &PromptEmbeddings::pooled_prompt_embeds, embeddings, tokenize, forward);
 }
 
@@ -159,7 +162,7 @@ void encode_t5(const PhaseContext& context, const Chunk& chunk, EncodeProgress& 
       throw_if_interrupted(context.observer);
     });
   };
-  run_encoder(context, t5_source(), T5Encoder(context.model.text_encoder_2),
+  run_encoder(context, chunk, t5_source(), T5Encoder(context.model.text_encoder_2),
               &PromptEmbeddings::prompt_embeds, embeddings, tokenize, forward);
 }
 
@@ -186,16 +189,17 @@ void warn_of_lost_text(const FluxModel& model, const Chunk& chunk,
 } catch (const Error&) {  // no tokenizers: the embeddings came from where there are some
 }
 
-std::int64_t encode_steps(const FluxModel& model, std::int64_t prompts) {
-  return prompts * (1 + model.text_encoder_2.num_layers);
+std::int64_t encode_steps(const FluxModel& model, std::int64_t texts, std::int64_t redux_images) {
+  return texts * (1 + model.text_encoder_2.num_layers) + 2 * redux_images;
 }
 
-void encode(const PhaseContext& context, const Chunk& chunk,
-            std::vector<PromptEmbeddings>& embeddings) {
-  embeddings.resize(chunk.prompts.size());
+void encode(const PhaseContext& context, const Chunk& chunk, Encoded& encoded) {
+  encoded.embeddings.resize(chunk.prompts.size());
   EncodeProgress progress(context.observer);
-  encode_clip(context, chunk, progress, embeddings);
-  encode_t5(context, chunk, progress, embeddings);
+  encode_clip(context, chunk, progress, encoded.embeddings);
+  encode_t5(context, chunk, progress, encoded.embeddings);
+  encode_redux(
+      context, chunk, [&] { progress.add(1); }, encoded.image_embeds);
 }
 
 }  // namespace steadyflux

@@ -23,15 +23,19 @@ std::size_t finished_pictures(const Denoising& state, const Chunk& chunk) {
 void encode_missing(const FluxModel& model, const Chunk& chunk, PhaseRunner& runner,
                     std::vector<PromptEmbeddings>& embeddings,
                     const std::function<void(std::size_t, const PromptEmbeddings&)>& on_encoded) {
-  std::vector<std::size_t> missing;
-  for (std::size_t i = 0; i < embeddings.size(); ++i) {
-    if (!embeddings[i].defined()) missing.push_back(i);
+  auto missing = chunk.texts();
+  std::erase_if(missing, [&](std::size_t i) { return embeddings[i].defined(); });
+  if (missing.empty() && chunk.redux_images.empty()) return;
+  Encoded encoded{std::exchange(embeddings, {}), {}};
+  runner.run("encode",
+             encode_steps(model, static_cast<std::int64_t>(missing.size()),
+                          static_cast<std::int64_t>(chunk.redux_images.size())),
+             [&](const PhaseContext& context) { encode(context, chunk, encoded); });
+  if (on_encoded) {
+    for (const auto i : missing) on_encoded(i, encoded.embeddings[i]);
   }
-  if (missing.empty()) return;
-  runner.run("encode", encode_steps(model, static_cast<std::int64_t>(missing.size())),
-             [&](const PhaseContext& context) { encode(context, chunk, embeddings); });
-  if (!on_encoded) return;
-  for (const auto i : missing) on_encoded(i, embeddings[i]);
+  join_redux(chunk, encoded);
+  embeddings = std::move(encoded.embeddings);
 }
 
 }  // namespace

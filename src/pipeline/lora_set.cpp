@@ -7,6 +7,7 @@
 #include <map>
 
 #include "base/utf8.h"
+#include "pipeline/control_lora.h"
 #include "text_encoder/clip_text_model.h"
 #include "text_encoder/t5_encoder.h"
 #include "transformer/flux_transformer.h"
@@ -50,11 +51,15 @@ const LoraLayers* LoraSet::find(Component component) const {
 std::shared_ptr<const LoraSet> open_loras(const FluxModel& model,
                                           const std::vector<LoraUse>& uses) {
   auto set = std::make_shared<LoraSet>();
+  set->model = with_loras(model, uses);
   if (uses.empty()) return set;
-  const std::map<LoraComponent, LayerShapes> shapes = {
-      {LoraComponent::kTransformer, shapes_of(FluxTransformer(model.transformer).slots())},
+  const auto& transformer = set->model.transformer;
+  std::map<LoraComponent, LayerShapes> shapes = {
+      {LoraComponent::kTransformer, shapes_of(FluxTransformer(transformer).slots())},
       {LoraComponent::kTextEncoder, shapes_of(ClipTextModel(model.text_encoder).slots())},
       {LoraComponent::kTextEncoder2, shapes_of(T5Encoder(model.text_encoder_2).slots())}};
+  // LoRAs for dev are for Depth, Canny and Fill too.
+  shapes[LoraComponent::kTransformer]["x_embedder"].narrow_in = transformer.out_channels;
   for (const auto& use : uses) {
     auto lora = std::make_shared<LoraFile>(read_lora(use.path));
     check_targets(

@@ -13,6 +13,7 @@
 namespace steadyflux {
 
 struct LoraSet {
+  FluxModel model;  // as these LoRAs make it: control_lora.h
   LoraLayers text_encoder, text_encoder_2, transformer;
   // What the user should hear of: keys that matched nothing.
   std::vector<std::string> warnings;

@@ -3,6 +3,8 @@
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
+#include "image_encoder/redux_image_encoder.h"
+#include "image_encoder/siglip_vision_model.h"
 #include "steadyflux/error.h"
 #include "text_encoder/clip_text_model.h"
 #include "text_encoder/t5_encoder.h"
@@ -32,6 +34,12 @@ WeightsSource clip_source() {
 }
 WeightsSource t5_source() {
   return {"text_encoder_2", Component::kTextEncoder2, &Paths::text_encoder_2};
+}
+WeightsSource image_encoder_source() {
+  return {"image_encoder", Component::kImageEncoder, &Paths::image_encoder};
+}
+WeightsSource image_embedder_source() {
+  return {"image_embedder", Component::kImageEmbedder, &Paths::image_embedder};
 }
 WeightsSource transformer_source() {
   return {"transformer", Component::kTransformer, &Paths::transformer};
@@ -91,6 +99,12 @@ void expect_finite(const PhaseContext& context, const at::Tensor& values,
 void check_encoders(const FluxModel& model) {
   check_component(model, ClipTextModel(model.text_encoder), clip_source());
   check_component(model, T5Encoder(model.text_encoder_2), t5_source());
+}
+
+void check_redux(const FluxModel& model) {
+  const auto& redux = model.redux.value();
+  check_component(model, SiglipVisionModel(redux.image_encoder), image_encoder_source());
+  check_component(model, ReduxImageEncoder(redux.image_embedder), image_embedder_source());
 }
 
 void check_transformer_and_vae(const FluxModel& model) {

@@ -32,6 +32,8 @@ struct WeightsSource {
 
 WeightsSource clip_source();
 WeightsSource t5_source();
+WeightsSource image_encoder_source();
+WeightsSource image_embedder_source();
 WeightsSource transformer_source();
 WeightsSource vae_source();  // its decoder
 WeightsSource vae_encoder_source();

@@ -35,7 +35,8 @@ struct PhaseContext {
 
 // Of one prompt, in RAM.
 struct PromptEmbeddings {
-  at::Tensor prompt_embeds;         // [1, max_sequence_length, joint_attention_dim]
+  // [1, max_sequence_length, joint_attention_dim]; with pictures behind it (join_redux) longer.
+  at::Tensor prompt_embeds;
   at::Tensor pooled_prompt_embeds;  // [1, pooled_projection_dim]
   bool defined() const { return prompt_embeds.defined() && pooled_prompt_embeds.defined(); }
 };
@@ -43,6 +44,7 @@ struct PromptEmbeddings {
 // Reads the headers of weight files: throws Error{kBadInput} if a tensor is missing, misshapen or
 // cut off. So a damaged VAE is found before minutes of denoising.
 void check_encoders(const FluxModel& model);
+void check_redux(const FluxModel& model);  // which has one
 void check_transformer_and_vae(const FluxModel& model);
 void check_vae_encoder(const FluxModel& model);
 
@@ -51,12 +53,25 @@ void check_vae_encoder(const FluxModel& model);
 void warn_of_lost_text(const FluxModel& model, const Chunk& chunk,
                        std::span<const std::size_t> prompts, Observer& observer);
 
-// Fills those of `embeddings` (one for each prompt of the chunk) that are not there yet, so that it
-// can be called again after it threw. Progress steps: one for every prompt in CLIP and in each T5
-// block.
-std::int64_t encode_steps(const FluxModel& model, std::int64_t prompts);
-void encode(const PhaseContext& context, const Chunk& chunk,
-            std::vector<PromptEmbeddings>& embeddings);
+// What encoding gives, in RAM: of each prompt of the chunk, and image_embeds [1, redux_tokens,
+// joint_attention_dim] of each of its Redux pictures.
+struct Encoded {
+  std::vector<PromptEmbeddings> embeddings;
+  std::vector<at::Tensor> image_embeds;
+};
+
+// Fills in what is not there yet, so that it can be called again after it threw. Progress steps:
+// one for every text in CLIP and in each T5 block, and for every picture in its two models.
+std::int64_t encode_steps(const FluxModel& model, std::int64_t texts, std::int64_t redux_images);
+void encode(const PhaseContext& context, const Chunk& chunk, Encoded& encoded);
+
+// Zeros, for prompts without a text.
+PromptEmbeddings no_prompt(const FluxModel& model, const ChunkPrompt& prompt, at::ScalarType dtype);
+
+// The tokens of pictures join those of the prompts they stand behind, as in diffusers'
+// FluxPriorReduxPipeline: with several, the sum of the prompt and each picture, weighted by scales;
+// CLIP's vector is added up unweighted.
+void join_redux(const Chunk& chunk, Encoded& encoded);
 
 // Modulations of the steps from `first` to before `end`, of all tables of a chunk, in RAM.
 struct ModulationTables {

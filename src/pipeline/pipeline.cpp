@@ -67,6 +67,16 @@ void check_positive(const char* what, std::int64_t value) {
   if (value < 1) throw Error(ErrorKind::kUsage, fmt::format("{} must be at least 1", what));
 }
 
+void check_redux_images(const Request& request, const FluxModel& model) {
+  if (!request.redux_images.empty() && !model.redux) {
+    throw Error(ErrorKind::kUsage,
+                "--redux-image without --redux: name the folder of FLUX.1-Redux-dev");
+  }
+  if (request.redux_images.empty() && !request.has_prompt) {
+    throw Error(ErrorKind::kUsage, "neither a prompt nor a --redux-image");
+  }
+}
+
 OnPressure on_pressure(const std::string& text) {
   if (text == "abort") return OnPressure::kAbort;
   return text == "warn" ? OnPressure::kWarn : OnPressure::kReplan;
@@ -119,7 +129,7 @@ struct Pipeline::State {
   }
 
   RunSetting setting(const Workload& workload) const {
-    return {model,
+    return {loras->model,
             device,
             dtype,
             workload,
@@ -146,12 +156,19 @@ struct Pipeline::State {
   std::vector<PromptEmbeddings> find_embeddings(const Chunk& chunk,
                                                 PromptEmbedsStore* store) const {
     std::vector<PromptEmbeddings> embeddings(chunk.prompts.size());
+    for (std::size_t i = 0; i < embeddings.size(); ++i) {
+      const auto& prompt = chunk.prompts[i];
+      if (!prompt.has_text) embeddings[i] = no_prompt(model, prompt, dtype);
+    }
     if (store == nullptr || chunk.requests.empty()) return embeddings;
     store->use_loras(chunk.requests.front().loras,
                      loras->find(Component::kTextEncoder) != nullptr ||
                          loras->find(Component::kTextEncoder2) != nullptr);
     for (std::size_t i = 0; i < embeddings.size(); ++i) {
       const auto& prompt = chunk.prompts[i];
+      const auto first = chunk.first_with_text_of(i);
+      if (first != i) embeddings[i] = embeddings[first];
+      if (first != i || !prompt.has_text) continue;
       const auto found =
           store->find(prompt.text, prompt.text_2, prompt.max_sequence_length, dtype_name);
       if (found) embeddings[i] = from_stored(*found, model, prompt.max_sequence_length, dtype);
@@ -166,6 +183,7 @@ Pipeline::Pipeline(const PipelineOptions& options) : state_(std::make_unique<Sta
   if (!options.parts.encode_only) check_transformer_and_vae(state_->model);
   limit_cuda_allocator(options);
   state_->device = select_device(options.device, options.local_rank);
+  state_->loras = open_loras(state_->model, {});
   state_->stored = find_stored_model(state_->model);
   state_->dtype = select_dtype(options.dtype, state_->stored);
   state_->device_name = state_->device.is_cpu() ? "cpu" : state_->device.str();
@@ -202,7 +220,9 @@ void Pipeline::check(const Request& request) const {
     throw Error(ErrorKind::kUsage,
                 fmt::format("true-cfg-scale {} is no number, 0 or more", request.true_cfg_scale));
   }
-  check_condition(state_->model, request);
+  const auto& model = state_->find_loras(request.loras)->model;
+  check_condition(model, request);
+  check_redux_images(request, state_->model);
   check_sampling(request.sampling);
   const auto& sigmas = request.sampling.sigmas;
   if (!sigmas.empty() && static_cast<std::int64_t>(sigmas.size()) != request.num_inference_steps) {
@@ -210,14 +230,13 @@ void Pipeline::check(const Request& request) const {
                                                sigmas.size(), request.num_inference_steps));
   }
   if (!sigmas.empty()) sigmas_to_do(state_->model, request);  // throws if the shift joins some
-  state_->find_loras(request.loras);
 }
 
 Plan Pipeline::plan(std::span<const Request> requests) const {
   for (const auto& request : requests) check(request);
   state_->take_loras(requests);
   const auto planned = last_stages(requests, state_->multiple());
-  const auto setting = state_->setting(state_->workload(make_chunk(state_->model, planned)));
+  const auto setting = state_->setting(state_->workload(make_chunk(state_->loras->model, planned)));
   return make_plan(setting.model, setting.workload, setting.budget, setting.plan_options);
 }
 
@@ -234,7 +253,7 @@ Request Pipeline::with_largest_size(Request request, const Aspect& aspect,
     speed.flops =
         limit.tflops ? *limit.tflops * 1e12 : measure_flops(state_->device, state_->dtype);
   }
-  auto setting = state_->setting(state_->workload(make_chunk(state_->model, {&planned, 1})));
+  auto setting = state_->setting(state_->workload(make_chunk(state_->loras->model, {&planned, 1})));
   // The process grows by as much until its picture is planned.
   constexpr std::int64_t kGrowth = std::int64_t{4} << 20;
   setting.budget.ram -= kGrowth;
@@ -246,7 +265,7 @@ Request Pipeline::with_largest_size(Request request, const Aspect& aspect,
     const auto plan =
         make_plan(setting.model, setting.workload, setting.budget, setting.plan_options);
     if (limit.max_seconds) throw_if_too_slow(setting.model, plan, speed, *limit.max_seconds);
-    throw does_not_fit(state_->model, plan, setting.plan_options);
+    throw does_not_fit(setting.model, plan, setting.plan_options);
   }
   request.width = sides->width;
   request.height = sides->height;
@@ -255,7 +274,9 @@ Request Pipeline::with_largest_size(Request request, const Aspect& aspect,
 
 std::size_t Pipeline::chunk_size(std::span<const Request> requests) const {
   const auto planned = last_stages(requests, state_->multiple());
-  return best_chunk_size(state_->model, planned, state_->stored, state_->dtype_name,
+  const auto loras =
+      state_->find_loras(planned.empty() ? std::vector<LoraUse>() : planned.front().loras);
+  return best_chunk_size(loras->model, planned, state_->stored, state_->dtype_name,
                          state_->num_threads, state_->budget(state_->largest_area > 0),
                          plan_options(state_->options));
 }
@@ -290,33 +311,36 @@ void Pipeline::make_pictures(std::span<const Request> requests, Observer& observ
                              LatentsStore* latents) {
   take_loras(requests, observer);
   const c10::InferenceMode inference_mode;
-  const auto chunk = make_chunk(state_->model, requests);
+  const auto& model = state_->loras->model;
+  const auto chunk = make_chunk(model, requests);
   auto embeddings = state_->find_embeddings(chunk, embeds);
   auto workload = state_->workload(chunk);
-  workload.num_encoded = std::count_if(embeddings.begin(), embeddings.end(),
-                                       [](const auto& one) { return !one.defined(); });
-  if (workload.num_encoded > 0) check_encoders(state_->model);
-  if (workload.encodes_images()) check_vae_encoder(state_->model);
+  const auto texts = chunk.texts();
+  workload.num_encoded =
+      std::count_if(texts.begin(), texts.end(), [&](auto i) { return !embeddings[i].defined(); });
+  if (workload.num_encoded > 0) check_encoders(model);
+  if (workload.num_redux_images > 0) check_redux(model);
+  if (workload.encodes_images()) check_vae_encoder(model);
   std::vector<std::size_t> known;
-  for (std::size_t i = 0; i < embeddings.size(); ++i) {
+  for (const auto i : texts) {
     if (embeddings[i].defined()) known.push_back(i);
   }
-  warn_of_lost_text(state_->model, chunk, known, observer);
+  warn_of_lost_text(model, chunk, known, observer);
   auto setting = state_->setting(workload);
   setting.latents = latents;
   PhaseRunner runner(std::move(setting), observer);
   if (!runner.plan().fits) {
-    throw does_not_fit(state_->model, runner.plan(), runner.plan_options());
+    throw does_not_fit(model, runner.plan(), runner.plan_options());
   }
   observer.planned(runner.plan());
   const auto keep = [&](std::size_t prompt, const PromptEmbeddings& embeddings_of_it) {
     if (embeds == nullptr) return;
     embeds->put(to_stored(chunk.prompts[prompt], state_->dtype_name, embeddings_of_it));
   };
-  auto state = begin_denoising(chunk, latents, state_->model, state_->dtype);
+  auto state = begin_denoising(chunk, latents, model, state_->dtype);
   try {
-    generate_pictures(state_->model, chunk, std::move(embeddings), std::move(state), runner,
-                      on_image, keep);
+    generate_pictures(model, chunk, std::move(embeddings), std::move(state), runner, on_image,
+                      keep);
   } catch (...) {
     observer.memory_seen(runner.timeline());
     throw;
@@ -343,12 +367,12 @@ void Pipeline::encode(
                     format_bytes(phase.ram_peak_bytes), format_bytes(phase.device_peak_bytes),
                     format_bytes(plan.budget.ram), format_bytes(plan.budget.vram)));
   }
-  std::vector<PromptEmbeddings> embeddings;
-  runner.run("encode", encode_steps(state_->model, workload.num_encoded),
-             [&](const PhaseContext& context) { steadyflux::encode(context, chunk, embeddings); });
+  Encoded encoded;
+  runner.run("encode", encode_steps(state_->model, workload.num_encoded, /*redux_images=*/0),
+             [&](const PhaseContext& context) { steadyflux::encode(context, chunk, encoded); });
   for (std::size_t i = 0; i < requests.size(); ++i) {
     const auto prompt = chunk.pictures[i].prompt;
-    on_embeds(i, to_stored(chunk.prompts[prompt], state_->dtype_name, embeddings[prompt]));
+    on_embeds(i, to_stored(chunk.prompts[prompt], state_->dtype_name, encoded.embeddings[prompt]));
   }
 }
 

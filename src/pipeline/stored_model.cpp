@@ -172,7 +172,9 @@ StoredModel find_stored_model(const FluxModel& model) {
   return {.text_encoder = stored_weights(paths.text_encoder, Component::kTextEncoder, 0),
           .text_encoder_2 = stored_weights(paths.text_encoder_2, Component::kTextEncoder2, t5),
           .transformer = stored_weights(paths.transformer, Component::kTransformer, flux),
-          .vae = stored_weights(paths.vae, Component::kVae, 0)};
+          .vae = stored_weights(paths.vae, Component::kVae, 0),
+          .image_encoder = stored_weights(paths.image_encoder, Component::kImageEncoder, 0),
+          .image_embedder = stored_weights(paths.image_embedder, Component::kImageEmbedder, 0)};
 }
 
 }  // namespace steadyflux

@@ -71,7 +71,12 @@ Workload make_workload(const Chunk& chunk, const StoredModel& stored, const std:
   }
   work.num_images = static_cast<std::int64_t>(chunk.pictures.size());
   work.num_prompts = static_cast<std::int64_t>(chunk.prompts.size());
-  work.num_encoded = work.num_prompts;
+  work.num_encoded = static_cast<std::int64_t>(chunk.texts().size());
+  work.num_redux_images = static_cast<std::int64_t>(chunk.redux_images.size());
+  work.redux_tokens = chunk.redux_tokens;
+  for (const auto* image : chunk.redux_images) {
+    work.redux_load_bytes = std::max(work.redux_load_bytes, image->load_bytes);
+  }
   for (const auto& picture : chunk.pictures) {
     const auto& init = chunk.request(picture).init_image;
     work.num_init_images += init ? 1 : 0;

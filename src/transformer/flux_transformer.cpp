@@ -69,7 +69,9 @@ std::vector<TensorSlot> FluxTransformer::fixed_slots() {
   const SlotScope root(slots);
   const auto dim = config.inner_dim();
   context_embedder.visit(root.scope("context_embedder"), config.joint_attention_dim, dim);
+  const auto first = slots.size();
   x_embedder.visit(root.scope("x_embedder"), config.in_channels, dim);
+  slots[first].stored_columns = config.widened_from;
   proj_out.visit(root.scope("proj_out"), dim,
                  config.patch_size * config.patch_size * config.out_channels);
   return slots;

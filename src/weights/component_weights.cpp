@@ -24,6 +24,10 @@ const char* what_it_is(Component component) {
       return "T5 encoder";
     case Component::kVae:
       return "VAE of FLUX.1";
+    case Component::kImageEncoder:
+      return "SigLIP image encoder";
+    case Component::kImageEmbedder:
+      return "FLUX.1-Redux (redux_up, redux_down)";
   }
   return "";
 }

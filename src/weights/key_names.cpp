@@ -26,6 +26,7 @@ constexpr std::string_view kTextEncoder2Prefixes[] = {"text_encoders.t5xxl.trans
                                                       "t5xxl.",
                                                       ""};
 constexpr std::string_view kVaePrefixes[] = {"first_stage_model.", "vae.", ""};
+constexpr std::string_view kNoPrefixes[] = {""};
 
 // Behind "a.": the base is "a.weight".
 constexpr std::string_view kBesideWeight[] = {
@@ -77,6 +78,10 @@ std::string to_string(Component component) {
       return "text_encoder_2";
     case Component::kVae:
       return "vae";
+    case Component::kImageEncoder:
+      return "image_encoder";
+    case Component::kImageEmbedder:
+      return "image_embedder";
   }
   return "";
 }
@@ -92,6 +97,10 @@ std::vector<RowPlacement> placements(Component component, const std::string& sto
       return text_encoder_2_placements(stored);
     case Component::kVae:
       return vae_placements(stored, up_blocks);
+    case Component::kImageEncoder:
+      return image_encoder_placements(stored);
+    case Component::kImageEmbedder:
+      return image_embedder_placements(stored);
   }
   return {};
 }
@@ -101,6 +110,8 @@ Naming naming_of(Component component, const std::string& stored) {
     case Component::kTransformer:
       return transformer_bfl_name(stored).empty() ? Naming::kBfl : Naming::kDiffusers;
     case Component::kTextEncoder:
+    case Component::kImageEncoder:
+    case Component::kImageEmbedder:
       return Naming::kDiffusers;
     case Component::kTextEncoder2:
       return stored.starts_with("enc.") || stored.starts_with("token_embd.") ? Naming::kLlamaCpp
@@ -121,9 +132,14 @@ bool is_ignored(Component component, const std::string& stored) {
   constexpr std::string_view kClipParts[] = {"vision_model.", "visual_projection."};
   constexpr std::string_view kT5Parts[] = {"decoder.", "lm_head.", "dec.", "output.weight",
                                            "spiece_model"};
+  constexpr std::string_view kSiglipParts[] = {"text_model.", "vision_model.head.", "head.",
+                                               "logit_"};
   switch (component) {
     case Component::kTransformer:
+    case Component::kImageEmbedder:
       return false;
+    case Component::kImageEncoder:
+      return stored.ends_with("embeddings.position_ids") || starts_with_any(stored, kSiglipParts);
     case Component::kTextEncoder:
       return ends_with_any(stored, kClipEnds) || starts_with_any(stored, kClipParts);
     case Component::kTextEncoder2:
@@ -144,6 +160,9 @@ std::span<const std::string_view> known_prefixes(Component component) {
       return kTextEncoder2Prefixes;
     case Component::kVae:
       return kVaePrefixes;
+    case Component::kImageEncoder:
+    case Component::kImageEmbedder:
+      return kNoPrefixes;
   }
   return {};
 }

@@ -14,8 +14,15 @@
 namespace steadyflux {
 
 // The parts of a pipeline, named after their folders.
-enum class Component { kTransformer, kTextEncoder, kTextEncoder2, kVae };
-// "transformer", "text_encoder", "text_encoder_2", "vae"
+enum class Component {
+  kTransformer,
+  kTextEncoder,
+  kTextEncoder2,
+  kVae,
+  kImageEncoder,   // of FLUX.1-Redux: SigLIP
+  kImageEmbedder,  // likewise: what stands behind it
+};
+// "transformer", "text_encoder", "text_encoder_2", "vae", "image_encoder", "image_embedder"
 std::string to_string(Component component);
 
 // How the tensors of a component are called.
@@ -55,12 +62,18 @@ std::vector<RowPlacement> text_encoder_2_placements(const std::string& stored);
 // convolutions [c, c, 1, 1], and Linear [c, c] in diffusers: the shape has to be cut.
 std::vector<RowPlacement> vae_placements(const std::string& stored, int up_blocks);
 
+// SigLIP's image encoder in transformers' names, with or without `vision_model.`; ours are without.
+std::vector<RowPlacement> image_encoder_placements(const std::string& stored);
+
+// redux_up and redux_down, as BFL and diffusers both call them.
+std::vector<RowPlacement> image_embedder_placements(const std::string& stored);
+
 // How many up blocks a decoder has at least that has this BFL name: 4 for
 // "decoder.up.3.upsample.conv.weight", 0 for other names. The largest over a file is
 // vae_placements' `up_blocks`.
 int least_up_blocks(const std::string& stored);
 
-// One of the four above. `up_blocks` matters to the VAE only.
+// One of those above. `up_blocks` matters to the VAE only.
 std::vector<RowPlacement> placements(Component component, const std::string& stored, int up_blocks);
 
 // The naming that a stored name belongs to; of names that are the same in both (`encoder.conv_in`),
@@ -83,7 +96,7 @@ std::string transformer_bfl_name(const std::string& diffusers);
 std::vector<RowSource> transformer_sources(const std::string& bfl);
 
 // Names that files of a component hold beside its weights, and that loading passes over: buffers
-// (`position_ids`), a full CLIP's other half, a full T5's decoder.
+// (`position_ids`), a full CLIP's or SigLIP's other half, a full T5's decoder.
 bool is_ignored(Component component, const std::string& stored);
 
 // What may stand before the names of a component, longest first, "" last; in files of one component

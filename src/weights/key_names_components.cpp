@@ -21,6 +21,7 @@ std::vector<RowPlacement> whole_or_nothing(std::string name) {
   return whole(std::move(name));
 }
 
+// SigLIP's image encoder has the same.
 constexpr std::string_view kClipLayer[] = {
     "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj",
     "layer_norm1",      "layer_norm2",      "mlp.fc1",          "mlp.fc2"};
@@ -166,6 +167,24 @@ std::vector<RowPlacement> text_encoder_placements(const std::string& stored) {
 
 std::vector<RowPlacement> text_encoder_2_placements(const std::string& stored) {
   return whole_or_nothing(t5_name(stored));
+}
+
+std::vector<RowPlacement> image_encoder_placements(const std::string& stored) {
+  std::string_view name = stored;
+  take(name, "vision_model.");
+  auto [module, leaf] = split_leaf(name);
+  if (!is_weight_or_bias(leaf)) return {};
+  constexpr std::string_view kEnds[] = {"embeddings.patch_embedding",
+                                        "embeddings.position_embedding", "post_layernorm"};
+  if (contains(kEnds, module)) return whole(std::string(name));
+  if (!take(module, "encoder.layers.") || take_number(module).empty()) return {};
+  return contains(kClipLayer, module) ? whole(std::string(name)) : std::vector<RowPlacement>();
+}
+
+std::vector<RowPlacement> image_embedder_placements(const std::string& stored) {
+  const auto [module, leaf] = split_leaf(stored);
+  const bool known = (module == "redux_up" || module == "redux_down") && is_weight_or_bias(leaf);
+  return known ? whole(stored) : std::vector<RowPlacement>();
 }
 
 std::vector<RowPlacement> vae_placements(const std::string& stored, int up_blocks) {

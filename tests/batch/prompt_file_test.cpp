@@ -101,6 +101,12 @@ TEST(PromptJsonLines, LorasAreOneOrAList) {
   }
 }
 
+TEST(PromptJsonLines, ReduxImagesAreOneOrAList) {
+  EXPECT_EQ(options_of(R"("redux-image": "a.png:0.5")"), (Options{{"redux-image", "a.png:0.5"}}));
+  EXPECT_EQ(options_of(R"("redux_image": ["a", "b:2"])"), (Options{{"redux-image", "a\nb:2"}}));
+  EXPECT_EQ(options_of(R"("redux-image": "")"), (Options{{"redux-image", ""}}));
+}
+
 TEST(PromptJsonLines, TakePicturesToBeginFrom) {
   const Options all = {{"image", "a b.png"}, {"mask", "m/1.png"}, {"strength", "0.50"}};
   EXPECT_EQ(options_of(R"("image": "a b.png", "mask": "m/1.png", "strength": 0.50)"), all);
@@ -217,8 +223,8 @@ TEST(BadPrompts, AreReportedWithLineReasonAndRemedy) {
   const std::string known =
       "; known are prompt, prompt-2, negative-prompt, negative-prompt-2, true-cfg-scale, seed, "
       "width, height, steps, guidance, max-sequence-length, num-images (or n), lora, image, mask, "
-      "strength, reference, reference-size, control-image, base-size, scheduler, sigmas, shift, "
-      "compat and output";
+      "strength, reference, reference-size, control-image, redux-image, base-size, scheduler, "
+      "sigmas, shift, compat and output";
   const std::string brace = "; a prompt that begins with a brace is written {\"prompt\": \"{...\"}";
   const std::string utf16 = "this is UTF-16; convert it to UTF-8 (iconv -f UTF-16 -t UTF-8)";
   const std::string not_closed =

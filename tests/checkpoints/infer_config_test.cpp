@@ -123,6 +123,44 @@ TEST_P(PublishedConfigs, AreTheInferredOnes) {
 
 INSTANTIATE_TEST_SUITE_P(Flux1, PublishedConfigs, ::testing::Values("schnell", "dev"));
 
+TensorShapes siglip_shapes(std::int64_t layers, std::int64_t width, std::int64_t patches) {
+  TensorShapes shapes = {{"embeddings.patch_embedding.weight", {width, 3, 14, 14}},
+                         {"embeddings.position_embedding.weight", {patches, width}}};
+  for (std::int64_t i = 0; i < layers; ++i) {
+    const auto layer = "encoder.layers." + std::to_string(i) + ".";
+    shapes[layer + "self_attn.q_proj.weight"] = {width, width};
+    shapes[layer + "mlp.fc1.weight"] = {4304, width};
+  }
+  return shapes;
+}
+
+TEST(InferConfig, Redux) {
+  const auto so400m = infer_siglip_vision_config(siglip_shapes(27, 1152, 729), "file.x");
+  const SiglipVisionConfig published;
+  EXPECT_EQ(so400m.hidden_size, published.hidden_size);
+  EXPECT_EQ(so400m.intermediate_size, published.intermediate_size);
+  EXPECT_EQ(so400m.num_hidden_layers, published.num_hidden_layers);
+  EXPECT_EQ(so400m.num_attention_heads, published.num_attention_heads);
+  EXPECT_EQ(so400m.image_size, published.image_size);
+  EXPECT_EQ(so400m.patch_size, published.patch_size);
+  const auto other = infer_siglip_vision_config(siglip_shapes(2, 768, 256), "file.x");
+  EXPECT_EQ(other.num_attention_heads, 12);
+  EXPECT_EQ(other.image_size, 16 * 14);
+  expect_bad("a square of patches",
+             [] { infer_siglip_vision_config(siglip_shapes(2, 768, 250), "file.x"); });
+  expect_bad("no multiple",
+             [] { infer_siglip_vision_config(siglip_shapes(2, 700, 256), "file.x"); });
+  expect_bad("mlp.fc1.weight is missing",
+             [] { infer_siglip_vision_config(siglip_shapes(0, 768, 256), "file.x"); });
+
+  const TensorShapes shapes = {{"redux_up.weight", {12288, 1152}},
+                               {"redux_down.weight", {4096, 12288}}};
+  const auto redux = infer_redux_image_encoder_config(shapes, "file.x");
+  EXPECT_EQ(redux.redux_dim, ReduxImageEncoderConfig{}.redux_dim);
+  EXPECT_EQ(redux.txt_in_features, ReduxImageEncoderConfig{}.txt_in_features);
+  expect_bad("redux_up.weight is missing", [] { infer_redux_image_encoder_config({}, "file.x"); });
+}
+
 TEST(InferConfig, BlocksMustFollowEachOther) {
   const auto all = shapes_of(flux1_names("transformer"));
   const auto without = [&](const std::string& part) {

@@ -17,6 +17,7 @@ from batch_cases import BatchAgainTest, BatchFilesTest  # noqa: E402, F401
 from batch_ends_cases import (BatchEmbeddingsTest, BatchFailuresTest,  # noqa: E402, F401
                               BatchRefusalsTest, BatchStoppedTest)
 from bigger_cases import ProgressiveTest, UpscaleTest  # noqa: E402, F401
+from control_lora_cases import ControlLoraTest  # noqa: E402, F401
 from guidance_cases import (GuidanceBatchTest, GuidanceEmbeddingsTest,  # noqa: E402, F401
                             GuidanceGoldensTest, GuidanceRecordTest, GuidanceTest)
 from image_cases import (ImageBatchTest, ImageChangesTest, ImageGoldensTest,  # noqa: E402, F401
@@ -27,6 +28,8 @@ from parts_cases import PartsTest  # noqa: E402, F401
 from plan_cases import PlanTest  # noqa: E402, F401
 from program import MODEL, PHASES, PROGRAM, SMALL, CliTest, environment, png_text  # noqa: E402
 from quantize_cases import QuantizeTest  # noqa: E402, F401
+from redux_cases import (ReduxBatchTest, ReduxGoldensTest, ReduxPictureTest,  # noqa: E402, F401
+                         ReduxPlanTest, ReduxRefusalsTest, ReduxRepeatTest)
 from sampling_cases import (SamplingBatchTest, SamplingGoldensTest,  # noqa: E402, F401
                             SamplingOptionsTest)
 from size_cases import SizeTest  # noqa: E402, F401

@@ -122,6 +122,44 @@ TEST_F(ConfigTest, BadValuesAreRefusedByName) {
   }
 }
 
+TEST_F(ConfigTest, SiglipAloneOrAsAHalf) {
+  // What a key that is missing means to transformers.
+  const auto own = read_siglip_vision_config(
+      write("a.json", R"({"model_type":"siglip_vision_model","image_size":384})"));
+  EXPECT_EQ(own.hidden_size, 768);
+  EXPECT_EQ(own.num_patches(), 24 * 24);
+  const auto half = read_siglip_vision_config(write(
+      "b.json", R"({"model_type":"siglip","vision_config":{"hidden_size":1152,"patch_size":14,)"
+                R"("num_attention_heads":16,"image_size":384}})"));
+  EXPECT_EQ(half.hidden_size, 1152);
+  EXPECT_EQ(half.num_patches(), 27 * 27);
+  for (const auto& [text, key] : {std::pair{R"({"hidden_act":"gelu"})", "hidden_act"},
+                                  {R"({"model_type":"clip_vision_model"})", "model_type"},
+                                  {R"({"hidden_size":100})", "hidden_size"},
+                                  {R"({"patch_size":300})", "patch_size"}}) {
+    const auto file = write("c.json", text);
+    EXPECT_NE(message([&] { read_siglip_vision_config(file); }).find(key), std::string::npos);
+  }
+}
+
+TEST_F(ConfigTest, HowSiglipsPicturesArePrepared) {
+  const auto problem = [&](const std::string& text) {
+    const auto file = write("p.json", text);
+    return message([&] { check_siglip_image_processor(file, SiglipVisionConfig{}); });
+  };
+  EXPECT_EQ(problem("{}"), "");
+  EXPECT_EQ(problem(R"({"do_normalize":true,"image_mean":[0.5,0.5,0.5],"resample":3,)"
+                    R"("rescale_factor":0.00392156862745098,"size":{"height":384,"width":384}})"),
+            "");
+  for (const auto& [text, key] : {std::pair{R"({"resample":2})", "resample"},
+                                  {R"({"do_rescale":false})", "do_rescale"},
+                                  {R"({"rescale_factor":1})", "rescale_factor"},
+                                  {R"({"image_std":[0.2,0.5,0.5]})", "image_std"},
+                                  {R"({"size":{"height":224,"width":224}})", "384 x 384"}}) {
+    EXPECT_NE(problem(text).find(key), std::string::npos) << text;
+  }
+}
+
 TEST_F(ConfigTest, PartsThatDoNotBelongTogether) {
   write_pipeline();
   write("text_encoder_2/config.json", R"({"d_model":64,"feed_forward_proj":"gated-gelu"})");

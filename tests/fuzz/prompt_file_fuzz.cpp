@@ -53,6 +53,7 @@ void check_entries(const Entries& entries, std::int64_t lines) {
                                                "reference",
                                                "reference-size",
                                                "control-image",
+                                               "redux-image",
                                                "base-size",
                                                "scheduler",
                                                "sigmas",
@@ -62,8 +63,8 @@ void check_entries(const Entries& entries, std::int64_t lines) {
                                                "negative-prompt",
                                                "negative-prompt-2",
                                                "true-cfg-scale"};
-  static const std::set<std::string> kMayBeEmpty = {"lora", "prompt-2", "negative-prompt",
-                                                    "negative-prompt-2"};
+  static const std::set<std::string> kMayBeEmpty = {"lora", "redux-image", "prompt-2",
+                                                    "negative-prompt", "negative-prompt-2"};
   std::int64_t last = 0;
   for (const PromptEntry& entry : entries) {
     require(entry.line > last && entry.line <= lines);

@@ -1,4 +1,5 @@
-// What Pillow 13.0.0 makes of the same bytes: resize((w, h), Image.LANCZOS) and convert("L").
+// What Pillow 13.0.0 makes of the same bytes: resize((w, h), Image.LANCZOS or BICUBIC),
+// convert("L").
 #include "image/resample.h"
 
 #include <gtest/gtest.h>
@@ -61,17 +62,48 @@ const std::vector<Case> kCases = {
                   232, 171, 124, 150, 131, 152, 161, 216, 25,  107, 198, 21}},
 };
 
-TEST(ResampleLanczos, IsPillowsBitForBit) {
-  for (const auto& test : kCases) {
+const std::vector<Case> kBicubicCases = {
+    {5, 4, 7, 5, {0,   21,  85,  78,  157, 103, 191, 218, 169, 240, 97,  246, 154, 87,  60,  160,
+                  120, 41,  217, 157, 126, 109, 114, 145, 150, 172, 101, 176, 210, 64,  148, 169,
+                  73,  129, 68,  115, 105, 114, 131, 86,  220, 127, 147, 106, 82,  106, 185, 54,
+                  70,  223, 39,  77,  146, 69,  144, 55,  142, 170, 91,  185, 161, 179, 195, 142,
+                  58,  83,  80,  158, 71,  37,  192, 81,  68,  82,  128, 145, 88,  153, 188, 93,
+                  192, 196, 90,  223, 177, 74,  255, 184, 97,  186, 160, 101, 101, 95,  77,  73,
+                  90,  155, 180, 43,  134, 193, 0,   66,  148}},  // larger
+    {9, 7, 5, 4, {80,  145, 103, 126, 142, 107, 180, 106, 134, 175, 141, 147, 124, 101, 97,  74,
+                  114, 149, 47,  134, 71,  149, 115, 88,  156, 128, 146, 210, 99,  83,  129, 86,
+                  139, 102, 122, 140, 88,  203, 113, 183, 158, 116, 213, 75,  129, 105, 178, 175,
+                  127, 112, 144, 157, 194, 85,  121, 92,  57,  133, 85,  189}},  // smaller
+    {6, 20, 5, 5, {89,  128, 114, 148, 122, 127, 154, 100, 144, 161, 110, 94,  81,  150, 95,  101,
+                   108, 148, 185, 105, 101, 158, 138, 102, 133, 165, 116, 118, 121, 133, 106, 117,
+                   139, 137, 121, 163, 137, 156, 135, 136, 192, 107, 127, 95,  105, 84,  82,  100,
+                   120, 114, 154, 134, 124, 149, 132, 124, 189, 126, 108, 118, 150, 182, 166, 169,
+                   141, 136, 94,  122, 151, 142, 92,  105, 147, 72,  111}},  // much lower: columns
+                                                                             // first
+    {4, 9, 6, 3, {113, 76,  129, 119, 134, 138, 139, 184, 142, 182, 135, 125, 139, 146,
+                  80,  89,  171, 44,  102, 113, 113, 123, 93,  101, 152, 82,  99,  173,
+                  123, 138, 118, 111, 154, 62,  89,  158, 105, 151, 81,  129, 156, 115,
+                  157, 149, 134, 163, 109, 74,  141, 103, 81,  119, 109, 104}},  // wider and lower
+    {1, 5, 2, 2, {118, 133, 137, 118, 133, 137, 187, 122, 105, 187, 122, 105}},
+    {6, 5, 1, 1, {132, 116, 117}},
+};
+
+void expect_cases(const std::vector<Case>& cases,
+                  Image (*resample)(const Image&, std::int64_t, std::int64_t)) {
+  for (const auto& test : cases) {
     SCOPED_TRACE(std::to_string(test.from_width) + " x " + std::to_string(test.from_height) +
                  " to " + std::to_string(test.width) + " x " + std::to_string(test.height));
-    const auto found = resample_lanczos(uneven_picture(test.from_width, test.from_height),
-                                        test.width, test.height);
+    const auto found =
+        resample(uneven_picture(test.from_width, test.from_height), test.width, test.height);
     EXPECT_EQ(found.width, test.width);
     EXPECT_EQ(found.height, test.height);
     EXPECT_EQ(found.rgb, test.expected);
   }
 }
+
+TEST(ResampleLanczos, IsPillowsBitForBit) { expect_cases(kCases, resample_lanczos); }
+
+TEST(ResampleBicubic, IsPillowsBitForBit) { expect_cases(kBicubicCases, resample_bicubic); }
 
 TEST(ResampleLanczos, OfTheSameSizeChangesNothing) {
   const auto image = uneven_picture(7, 6);

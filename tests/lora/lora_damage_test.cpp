@@ -197,7 +197,7 @@ TEST_F(CheckTargetsTest, ShapesMustFit) {
   expect_unfit("changes a [3, 1]",
                LoraMaker().floats("transformer_blocks.0.attn.norm_q.diff", {3, 1}));
   expect_unfit("changes 5 biases", LoraMaker().floats("proj_out.diff_b", {5}));
-  expect_unfit("a Control LoRA", LoraMaker().pair("img_in", 6, 8, 2));
+  expect_unfit("changes a [6, 8]", LoraMaker().pair("img_in", 6, 8, 2));
   expect_unfit("changes a [6, 3]", LoraMaker().pair("img_in", 6, 3, 2));
   // Rows and columns of a Kronecker product.
   EXPECT_EQ(

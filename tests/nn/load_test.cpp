@@ -108,6 +108,27 @@ TEST_F(Load, KeepInFp32CountsInFp16Only) {
   }
 }
 
+// A Control LoRA's x_embedder has more columns than the file.
+TEST_F(Load, ColumnsThatTheFileLacksAre0) {
+  const auto stored = at::randn({3, 2});
+  const auto file = checkpoint({{"x", stored}});
+  auto slot = slot_for("x", a_, {3, 5});
+  EXPECT_THROW(load_slots(file, {slot}, {}), Error);
+  slot.stored_columns = 4;
+  EXPECT_THROW(load_slots(file, {slot}, {}), Error);
+  slot.stored_columns = 2;
+  for (const auto dtype : {at::kFloat, at::kBFloat16}) {
+    LoadOptions options;
+    options.dtype = dtype;
+    load_slots(file, {slot}, options);
+    EXPECT_TRUE(at::equal(a_.narrow(1, 0, 2), stored.to(dtype)));
+    EXPECT_TRUE(at::equal(a_.narrow(1, 2, 3), at::zeros({3, 3}, dtype)));
+  }
+  const auto whole = at::randn({3, 5});  // as Depth and Canny themselves have it
+  load_slots(checkpoint({{"x", whole}}), {slot}, {});
+  EXPECT_TRUE(at::equal(a_, whole));
+}
+
 TEST_F(Load, FindsATensorUnderItsOtherNames) {
   const auto x = at::randn({4});
   auto slot = slot_for("shared.weight", a_, {4});

@@ -343,6 +343,53 @@ TEST_F(LoraMerge, WeightsOfNorms) {
   EXPECT_LE(relative_difference(found, before.to(at::kDouble) + 0.5 * change), 1e-6);
 }
 
+// A Control LoRA has them as they are to be.
+TEST_F(LoraMerge, WholeNormsWhateverTheStrength) {
+  Maker maker;
+  maker.lora(kFfKey, kOut, kIn, 2);
+  maker.add("double_blocks.0.img_attn.norm.query_norm.scale", {48});
+  for (const double strength : {1.0, 0.5, 0.0}) {
+    const auto loras = layers(maker, strength);
+    const std::string norm = "transformer_blocks.0.attn.norm_q.weight";
+    ASSERT_TRUE(loras.changes(norm));
+    auto found = at::randn({48});
+    loras.merge(norm, found);
+    for (const auto& target : file_->targets) {
+      if (target.terms[0].kind != LoraKind::kWhole) continue;
+      EXPECT_TRUE(at::equal(found, to_tensor(target.terms[0].first->left)));
+    }
+    EXPECT_EQ(loras.changes(kFf + ".weight"), strength > 0);
+  }
+}
+
+// A LoRA for dev on a layer that has more columns in Depth and Canny.
+TEST_F(LoraMerge, FewerColumnsAreTheFirstOnes) {
+  for (const bool is_kronecker : {false, true}) {
+    Maker maker;
+    if (is_kronecker) {
+      maker.add(kFfKey + ".lokr_w1", {8, 8}).add(kFfKey + ".lokr_w2", {kOut / 8, kIn / 16});
+    } else {
+      maker.lora(kFfKey, kOut, kIn / 2, 2);
+    }
+    const auto loras = layers(maker);
+    const auto before = at::randn({kOut, kIn});
+    auto found = before.clone();
+    loras.merge(kFf + ".weight", found);
+    const auto change = found - before;
+    EXPECT_EQ(change.narrow(1, kIn / 2, kIn / 2).abs().max().item<float>(), 0);
+    EXPECT_GT(change.narrow(1, 0, kIn / 2).abs().mean().item<float>(), 0.01);
+    // Beside a packed weight too.
+    const auto path = write_weights(folder_.path(), {{"x", before}}, DType::kQ8_0);
+    const ComponentWeights weights(Checkpoint::open(path));
+    const auto packed = PackedTensor::in_place(*weights.find("x"), at::kFloat);
+    const auto branches = loras.branches(kFf + ".weight", packed);
+    ASSERT_EQ(branches->size(), 1U);
+    const auto x = at::randn({5, kIn});
+    EXPECT_LE(relative_difference(branches->front()->operator()(x, {}), at::linear(x, change)),
+              1e-4);
+  }
+}
+
 // Nothing that has a length for DoRA to set: 0 and not NaN.
 TEST_F(LoraMerge, DoraOfARowOfZeros) {
   Maker maker;

@@ -6,6 +6,9 @@
 
 #include <filesystem>
 
+#include "checkpoints/open_model.h"
+#include "image_encoder/redux_image_encoder.h"
+#include "image_encoder/siglip_vision_model.h"
 #include "memory/vae_footprint.h"
 #include "nn/load.h"
 #include "text_encoder/clip_text_model.h"
@@ -59,6 +62,23 @@ void expect_same_everywhere(const FluxModel& model, const std::string& dtype_nam
   AutoencoderKlDecoder vae(model.vae);
   EXPECT_EQ(vae_decoder_weight_bytes(model.vae, element_size(dtype_name)),
             slot_bytes(vae.slots(), dtype));
+}
+
+void expect_same_redux(const ReduxConfig& redux, const std::string& dtype_name,
+                       at::ScalarType dtype) {
+  const StoredWeights stored{.dtype = "bf16"};
+  SiglipVisionModel encoder(redux.image_encoder);
+  expect_same(image_encoder_weights(redux.image_encoder, dtype_name, stored), encoder.fixed_slots(),
+              encoder.units(), dtype, 2);
+  ReduxImageEncoder embedder(redux.image_embedder);
+  expect_same(image_embedder_weights(redux.image_embedder, dtype_name, stored), {},
+              embedder.units(), dtype, 2);
+}
+
+TEST(Footprint, IsThatOfRedux) {
+  const auto folder = std::filesystem::path(STEADYFLUX_SOURCE_DIR) / "tests/goldens/redux/model";
+  expect_same_redux(open_redux(folder).config, "fp32", at::kFloat);
+  expect_same_redux({}, "bf16", at::kBFloat16);
 }
 
 TEST(Footprint, IsThatOfTheModels) {

@@ -115,6 +115,25 @@ TEST(KeyNames, ClipWithAndWithoutTextModel) {
   expect_themselves(tensors, Component::kTextEncoder);
 }
 
+TEST(KeyNames, SiglipWithAndWithoutVisionModel) {
+  for (const char* name :
+       {"embeddings.patch_embedding.bias", "embeddings.position_embedding.weight",
+        "post_layernorm.weight", "encoder.layers.26.mlp.fc2.weight"}) {
+    for (const std::string front : {"", "vision_model."}) {
+      const auto places = image_encoder_placements(front + name);
+      ASSERT_EQ(places.size(), 1U) << front + name;
+      EXPECT_EQ(places.front(), RowPlacement{name});
+      EXPECT_FALSE(is_ignored(Component::kImageEncoder, front + name));
+    }
+  }
+  for (const char* name : {"vision_model.head.probe", "text_model.encoder.layers.0.mlp.fc1.weight",
+                           "logit_scale", "vision_model.embeddings.position_ids"}) {
+    EXPECT_TRUE(is_ignored(Component::kImageEncoder, name)) << name;
+  }
+  EXPECT_EQ(image_embedder_placements("redux_up.bias").size(), 1U);
+  EXPECT_TRUE(image_embedder_placements("redux_up.weight.x").empty());
+}
+
 TEST(KeyNames, BflVaeIsDiffusersVae) {
   const auto tensors = flux1_names("vae");
   EXPECT_EQ(tensors.size(), 244u);

@@ -17,7 +17,7 @@ struct Key {
   PromptValue value;
 };
 
-constexpr std::array<Key, 28> kKeys = {{
+constexpr std::array<Key, 29> kKeys = {{
     {"prompt", "prompt", PromptValue::kText},
     {"prompt-2", "prompt-2", PromptValue::kText},
     {"negative-prompt", "negative-prompt", PromptValue::kText},
@@ -43,6 +43,7 @@ constexpr std::array<Key, 28> kKeys = {{
     {"sigmas", "sigmas", PromptValue::kNumber},
     {"shift", "shift", PromptValue::kNumber},
     {"compat", "compat", PromptValue::kString},
+    {"cache-threshold", "cache-threshold", PromptValue::kNumber},
     {"num-inference-steps", "steps", PromptValue::kWhole},
     {"guidance-scale", "guidance", PromptValue::kNumber},
     {"n", "num-images", PromptValue::kWhole},
@@ -71,8 +72,8 @@ const Key* find_key(std::string_view key) {
       fmt::format("unknown key {}; known are prompt, prompt-2, negative-prompt, "
                   "negative-prompt-2, true-cfg-scale, seed, width, height, steps, guidance, "
                   "max-sequence-length, num-images (or n), lora, image, mask, strength, reference, "
-                  "reference-size, control-image, base-size, scheduler, sigmas, shift, compat "
-                  "and output",
+                  "reference-size, control-image, base-size, scheduler, sigmas, shift, compat, "
+                  "cache-threshold and output",
                   quoted_key(key)));
 }
 

@@ -62,16 +62,17 @@ std::vector<std::pair<PromptEntry, std::string>> read_entries(const CommandLine&
 // Each size once: what does not fit is said before hours of work.
 void check_fit(const std::vector<BatchItem>& items, const GenerateJob& job,
                const Pipeline& pipeline) {
-  std::set<std::array<std::int64_t, 7>> seen;
+  std::set<std::array<std::int64_t, 8>> seen;
   for (const auto& item : items) {
     const auto& r = item.request;
-    const std::array<std::int64_t, 7> kind{r.width,
+    const std::array<std::int64_t, 8> kind{r.width,
                                            r.height,
                                            r.num_inference_steps,
                                            r.max_sequence_length,
                                            r.has_true_cfg() ? 1 : 0,
                                            evaluations_per_step(r.sampling),
-                                           looks_back(r.sampling) ? 1 : 0};
+                                           looks_back(r.sampling) ? 1 : 0,
+                                           r.sampling.cache_threshold > 0 ? 1 : 0};
     if (!seen.insert(kind).second) continue;
     const auto plan = pipeline.plan({&r, 1});
     if (plan.fits) continue;

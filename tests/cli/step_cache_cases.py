@@ -73,12 +73,6 @@ class StepCacheTest(PictureTest):
             with self.subTest(options):
                 self.assertEqual(count(self.passes(*wide, *options)), expected)
 
-    def test_no_budget_changes_the_picture(self):
-        self.passes(*CACHED)
-        usual = self.pixels()
-        self.passes(*CACHED, "--max-ram", "360MiB")
-        self.assertEqual(self.pixels(), usual)
-
     def test_values_that_make_no_sense(self):
         for value in ["-0.1", "nan", "1.5", "x", ""]:
             self.fail_with(2, "x", *SMALL, f"--cache-threshold={value}", says="--cache-threshold")

@@ -155,6 +155,18 @@ struct PhaseStats {
   std::int64_t predicted_ram = 0;     // by the plan, to compare with peak_rss
 };
 
+// Passes of a picture through the transformer, with step caching.
+struct PassCounts {
+  std::int64_t computed = 0;  // through all blocks
+  std::int64_t reused = 0;    // through the first one only
+
+  PassCounts& operator+=(const PassCounts& other) {
+    computed += other.computed;
+    reused += other.reused;
+    return *this;
+  }
+};
+
 // Gets every picture as soon as it is decoded: picture `index` of request number `request`.
 using OnImage = std::function<void(std::size_t request, std::int64_t index, Image image)>;
 
@@ -171,6 +183,10 @@ class Observer {
   virtual void phase_started(const std::string& /*name*/, std::int64_t /*total_steps*/) {}
   virtual void phase_progress(std::int64_t /*steps_done*/) {}
   virtual void phase_finished(const PhaseStats& /*stats*/) {}
+  // With step caching, when all steps of picture `index` of request number `request` are made; of
+  // progressive pictures once a stage.
+  virtual void passes_made(std::size_t /*request*/, std::int64_t /*index*/,
+                           const PassCounts& /*passes*/) {}
   virtual void warning(const std::string& /*message*/) {}
   // Asked between steps; a non-zero signal number ends the work with Interrupted.
   virtual int interrupt_signal() { return 0; }

@@ -17,6 +17,9 @@ struct Sampling {
   std::vector<double> sigmas = {};
   // Above 0, in place of the model's: s -> shift * s / (1 + (shift - 1) * s).
   std::optional<double> shift = {};
+  // Step caching: a pass through the transformer whose first block changes the picture by no more
+  // than this beside the last whole pass leaves the other blocks out. 0 to 1; 0: never.
+  double cache_threshold = 0;
 
   auto operator<=>(const Sampling&) const = default;
 };

@@ -44,6 +44,7 @@ constexpr std::array<Key, 29> kKeys = {{
     {"sigmas", "sigmas", PromptValue::kNumber},
     {"shift", "shift", PromptValue::kNumber},
     {"compat", "compat", PromptValue::kString},
+    {"cache-threshold", "cache-threshold", PromptValue::kNumber},
     {"num-inference-steps", "steps", PromptValue::kWhole},
     {"guidance-scale", "guidance", PromptValue::kNumber},
     {"n", "num-images", PromptValue::kWhole},
@@ -73,8 +74,8 @@ const Key* find_key(std::string_view key) {
       "unknown key {}; known are prompt, prompt-2, negative-prompt, "
       "negative-prompt-2, true-cfg-scale, seed, width, height, steps, guidance, "
       "max-sequence-length, num-images (or n), lora, image, mask, strength, reference, "
-      "reference-size, control-image, redux-image, base-size, scheduler, sigmas, shift, compat "
-      "and output",
+      "reference-size, control-image, redux-image, base-size, scheduler, sigmas, shift, compat, "
+      "cache-threshold and output",
       quoted_key(key)));
 }
 

@@ -71,6 +71,7 @@ std::string what_is_planned(const Request& r) {
                                     r.has_true_cfg() ? 1 : 0,
                                     evaluations_per_step(r.sampling),
                                     looks_back(r.sampling) ? 1 : 0,
+                                    r.sampling.cache_threshold > 0 ? 1 : 0,
                                     r.progressive ? r.progressive->base : 0};
   if (const auto& init = r.init_image) {
     numbers.insert(numbers.end(), {1, init->load_bytes, init->mask.empty() ? 0 : 1});

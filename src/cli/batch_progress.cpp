@@ -44,6 +44,7 @@ void BatchProgress::chunk_started(std::int64_t pictures) {
   chunk_finished();
   in_chunk_ = pictures;
   handled_in_chunk_ = 0;
+  passes_ = {};  // those of a chunk that failed
   chunk_start_ = now_();
   chunk_phases_.clear();
   in_phase_ = false;
@@ -67,10 +68,12 @@ void BatchProgress::chunk_finished() {
 
 void BatchProgress::pictures_skipped(std::int64_t count) { handled_ += count; }
 
-void BatchProgress::picture_finished(const std::string& name, double seconds) {
+void BatchProgress::picture_finished(const std::string& name, double seconds,
+                                     const std::optional<PassCounts>& passes) {
   ++handled_;
   ++handled_in_chunk_;
-  const std::string line = fmt::format("[{}] {} {:.1f} s", count_text(), name, seconds);
+  std::string line = fmt::format("[{}] {} {:.1f} s", count_text(), name, seconds);
+  if (passes) line += fmt::format(", {}", passes_text(*passes));
   if (console_.is_terminal()) {
     console_.debug(line);
     rate_.reset();

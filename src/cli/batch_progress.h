@@ -33,7 +33,8 @@ class BatchProgress : public Observer {
   // Pictures that need not be made, at any time. They count, but say nothing of the speed.
   void pictures_skipped(std::int64_t count);
   // `seconds`: what to say of this picture; the ETA takes its own measure.
-  void picture_finished(const std::string& name, double seconds);
+  void picture_finished(const std::string& name, double seconds,
+                        const std::optional<PassCounts>& passes = {});
   void picture_failed(const std::string& name, const std::string& message);
 
   void planned(const Plan& plan) override;
@@ -42,8 +43,13 @@ class BatchProgress : public Observer {
   void phase_started(const std::string& name, std::int64_t total_steps) override;
   void phase_progress(std::int64_t steps_done) override;
   void phase_finished(const PhaseStats& stats) override;
+  void passes_made(std::size_t request, std::int64_t index, const PassCounts& passes) override {
+    passes_.add(request, index, passes);
+  }
   void warning(const std::string& message) override { console_.warning(message); }
   int interrupt_signal() override;
+
+  PassTally& passes() { return passes_; }
 
   // Finished, failed and skipped ones.
   std::int64_t pictures_handled() const { return handled_; }
@@ -86,6 +92,7 @@ class BatchProgress : public Observer {
   Pace pace_;                                   // of whole chunks
   std::map<std::string, Pace> phase_paces_;
   std::vector<PhaseStats> phases_;
+  PassTally passes_;  // of the present chunk
   std::optional<MemoryTimeline> timeline_;
 };
 

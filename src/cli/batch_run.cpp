@@ -267,7 +267,7 @@ void Batch::run_pipeline(const std::vector<BatchItem>& chunk, std::vector<bool>&
   LatentsFiles latents(folder_, job_.checkpoint_every, pipeline_.dtype_name());
   for (const auto& item : chunk) latents.add(item.output, item.settings);
   const auto on_image = [&](std::size_t i, std::int64_t, const Image& image) {
-    finish(chunk[i], image);
+    finish(chunk[i], image, progress_.passes().take(i, 0));
     LatentsFiles::remove(folder_, chunk[i].output);
     done[i] = true;
   };
@@ -288,23 +288,26 @@ nlohmann::json Batch::done_line(const BatchItem& item) const {
   return line;
 }
 
-void Batch::finish(const BatchItem& item, const Image& image) {
+void Batch::finish(const BatchItem& item, const Image& image,
+                   const std::optional<PassCounts>& passes) {
   const auto path = folder_ / item.output;
   if (path.has_parent_path()) make_folder(path.parent_path());
   auto made = item;
   made.metadata = of_image(item.metadata, image);
   write_picture(path.string(), made.metadata, image);
-  const auto seconds = events_.picture(item.index, item.entry, path.string(), item.metadata.seed);
+  const auto seconds =
+      events_.picture(item.index, item.entry, path.string(), item.metadata.seed, passes);
   auto line = done_line(item);
   line["seconds"] = seconds;
   journal_.append(line);
   journal_.release(item.output);
   ++made_;
-  progress_.picture_finished(item.output, seconds);
+  progress_.picture_finished(item.output, seconds, passes);
   if (on_item_) on_item_(item, true);
   if (!answers_on_stdout()) return;
   auto answer = batch_answer(made, folder_);
   answer["seconds"] = seconds;
+  if (passes) answer["passes"] = passes_json(*passes);
   print_json_line(answer);
 }
 

@@ -75,7 +75,7 @@ class Batch {
   void make_chunk(std::vector<BatchItem> chunk);
   void run_pipeline(const std::vector<BatchItem>& chunk, std::vector<bool>& done);
   nlohmann::json done_line(const BatchItem& item) const;
-  void finish(const BatchItem& item, const Image& image);
+  void finish(const BatchItem& item, const Image& image, const std::optional<PassCounts>& passes);
   void fail(const BatchItem& item, const std::exception& error);
 
   const BatchJob& job_;

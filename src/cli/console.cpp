@@ -127,6 +127,23 @@ void Progress::phase_finished(const PhaseStats& stats) {
   }
 }
 
+std::optional<PassCounts> PassTally::take(std::size_t request, std::int64_t index) {
+  const auto found = passes_.find({request, index});
+  if (found == passes_.end()) return std::nullopt;
+  const auto passes = found->second;
+  passes_.erase(found);
+  return passes;
+}
+
+std::string passes_text(const PassCounts& passes) {
+  return fmt::format("{} of {} passes reused", passes.reused, passes.computed + passes.reused);
+}
+
+void Progress::passes_made(std::size_t request, std::int64_t index, const PassCounts& passes) {
+  passes_.add(request, index, passes);
+  console_.debug(fmt::format("step cache: {}", passes_text(passes)));
+}
+
 int Progress::interrupt_signal() { return pending_signal(); }
 
 std::string phase_table(const std::vector<PhaseStats>& phases, bool verbose) {

@@ -3,6 +3,8 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <utility>
@@ -49,6 +51,22 @@ std::string plan_lines(const Plan& plan, const PlanTitle& title);
 // "stage 2 of 3: 1024 x 1024, 2 steps, up to 5.20 GiB of RAM"
 std::string stage_text(const StageInfo& stage, const Plan& plan);
 
+// What step caching did with the pictures of a run of the pipeline.
+class PassTally {
+ public:
+  void add(std::size_t request, std::int64_t index, const PassCounts& passes) {
+    passes_[{request, index}] += passes;
+  }
+  // Over all stages; nothing without step caching. Forgotten by that.
+  std::optional<PassCounts> take(std::size_t request, std::int64_t index);
+
+ private:
+  std::map<std::pair<std::size_t, std::int64_t>, PassCounts> passes_;
+};
+
+// "17 of 28 passes reused"
+std::string passes_text(const PassCounts& passes);
+
 // Shows the phases of a Pipeline on a Console, and keeps what they measured.
 class Progress : public Observer {
  public:
@@ -61,10 +79,12 @@ class Progress : public Observer {
   void phase_started(const std::string& name, std::int64_t total_steps) override;
   void phase_progress(std::int64_t steps_done) override;
   void phase_finished(const PhaseStats& stats) override;
+  void passes_made(std::size_t request, std::int64_t index, const PassCounts& passes) override;
   void warning(const std::string& message) override { console_.warning(message); }
   int interrupt_signal() override;
 
   const std::vector<PhaseStats>& phases() const { return phases_; }
+  PassTally& passes() { return passes_; }
   // How memory was used, as soon as that is known.
   const std::optional<MemoryTimeline>& timeline() const { return timeline_; }
 
@@ -74,6 +94,7 @@ class Progress : public Observer {
   PhaseClock clock_;
   std::optional<StageInfo> stage_;
   std::vector<PhaseStats> phases_;
+  PassTally passes_;
   std::optional<MemoryTimeline> timeline_;
 };
 

@@ -61,6 +61,10 @@ Json plan_event(const char* name, const Plan& plan) {
 
 }  // namespace
 
+Json passes_json(const PassCounts& passes) {
+  return {{"computed", passes.computed}, {"reused", passes.reused}};
+}
+
 Json phase_stats_json(const PhaseStats& stats) {
   Json json = {{"name", stats.name}};
   if (stats.stage > 0) json["stage"] = stats.stage;
@@ -176,12 +180,14 @@ void EventObserver::memory_released(const MemorySample& before, const MemorySamp
 }
 
 void EventObserver::picture(const PictureEvent& picture) {
-  log_.write({{"event", "picture"},
-              {"index", picture.index},
-              {"prompt_index", picture.prompt_index},
-              {"output", picture.output},
-              {"seed", picture.seed},
-              {"seconds", seconds_json(picture.seconds)}});
+  Json event = {{"event", "picture"},
+                {"index", picture.index},
+                {"prompt_index", picture.prompt_index},
+                {"output", picture.output},
+                {"seed", picture.seed},
+                {"seconds", seconds_json(picture.seconds)}};
+  if (picture.passes) event["passes"] = passes_json(*picture.passes);
+  log_.write(std::move(event));
 }
 
 void EventObserver::error(const Error& error, std::optional<std::int64_t> prompt_index) {

@@ -31,6 +31,7 @@ struct PictureEvent {
   std::string output;             // where it was written
   std::uint64_t seed = 0;
   double seconds = 0;
+  std::optional<PassCounts> passes = {};  // with step caching
 };
 
 struct BatchEnd {
@@ -50,6 +51,9 @@ class EventObserver : public Observer {
   void phase_started(const std::string& name, std::int64_t total_steps) override;
   void phase_progress(std::int64_t steps_done) override;
   void phase_finished(const PhaseStats& stats) override;
+  void passes_made(std::size_t request, std::int64_t index, const PassCounts& passes) override {
+    next_.passes_made(request, index, passes);
+  }
   void warning(const std::string& message) override;
   int interrupt_signal() override { return next_.interrupt_signal(); }
 
@@ -72,6 +76,9 @@ class EventObserver : public Observer {
   bool in_phase_ = false;
   double start_;
 };
+
+// {"computed": 11, "reused": 17}
+Json passes_json(const PassCounts& passes);
 
 // All that was measured in a phase, its name as "name".
 Json phase_stats_json(const PhaseStats& stats);

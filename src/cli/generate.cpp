@@ -181,7 +181,9 @@ void make_pictures(const GenerateJob& job, Pipeline& pipeline, Console& console)
       write_picture(path, own, image);
       pictures.push_back(
           {{"output", path}, {"seed", own.seed}, {"width", own.width}, {"height", own.height}});
-      events.picture(index, 0, path, own.seed);
+      const auto passes = progress.passes().take(0, index);
+      if (passes) pictures.back()["passes"] = passes_json(*passes);
+      events.picture(index, 0, path, own.seed, passes);
     };
     pipeline.generate({&job.request, 1}, events.observer(), on_image, store.get());
   } catch (const std::exception& error) {

@@ -165,6 +165,11 @@ constexpr std::array kValueOptions = {
                 "PROGRAM",
                 "noise levels and T5 tokens as diffusers, comfyui or bfl has them "
                 "(default: diffusers)"},
+    ValueOption{
+        &Options::cache_threshold, kForPictures | kForPlan, kPictureGroup, "cache-threshold", "",
+        "X",
+        "leave out most of a pass that would change no more than this beside the last whole "
+        "one, such as 0.1; 0 to 1 (default: 0, never)"},
     ValueOption{&Options::guidance, kForPictures, kPictureGroup, "guidance", "", "X",
                 "guidance scale, for models with a guidance embedding"},
     ValueOption{&Options::seed, kForPictures, kPictureGroup, "seed", "-s", "N",

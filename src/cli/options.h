@@ -56,6 +56,7 @@ struct Options {
   std::optional<std::string> sigmas;
   std::optional<std::string> shift;
   std::optional<std::string> compat;
+  std::optional<std::string> cache_threshold;
   std::optional<std::string> guidance;
   std::optional<std::string> seed;
   std::optional<std::string> num_images;

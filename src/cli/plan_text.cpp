@@ -250,6 +250,7 @@ Json workload_json(const Workload& work) {
           {"passes_per_step", work.passes_per_step},
           {"num_images", work.num_images},
           {"num_guided", work.num_guided},
+          {"num_step_caches", work.num_step_caches},
           {"num_prompts", work.num_prompts},
           {"num_encoded", work.num_encoded},
           {"max_sequence_length", work.max_sequence_length},
@@ -281,6 +282,10 @@ std::string plan_text(const Plan& plan, const PlanTitle& title, const TextStyle&
   if (plan.denoise_group > 1) {
     text += fmt::format("transformer: {} go through a unit in turn while it is there\n",
                         plural(plan.denoise_group, "picture"));
+  }
+  if (plan.workload.num_step_caches > 0) {
+    text +=
+        "step caching: every pass is counted as a whole one; what will be reused is not known\n";
   }
   text += vae_line(plan);
   if (title.seconds) text += fmt::format("about {:.2g} seconds for a picture\n", *title.seconds);

@@ -45,11 +45,11 @@ void RunEvents::release_memory() {
 }
 
 double RunEvents::picture(std::int64_t index, std::int64_t prompt_index, const std::string& output,
-                          std::uint64_t seed) {
+                          std::uint64_t seed, const std::optional<PassCounts>& passes) {
   const auto now = std::chrono::steady_clock::now();
   const double seconds =
       std::chrono::duration<double>(now - std::exchange(last_picture_, now)).count();
-  if (events_) events_->picture({index, prompt_index, output, seed, seconds});
+  if (events_) events_->picture({index, prompt_index, output, seed, seconds, passes});
   return seconds;
 }
 

@@ -31,7 +31,7 @@ class RunEvents {
   void release_memory();
   // Gives the seconds since the picture before, or since the chunk was started.
   double picture(std::int64_t index, std::int64_t prompt_index, const std::string& output,
-                 std::uint64_t seed);
+                 std::uint64_t seed, const std::optional<PassCounts>& passes);
   void failed(const std::exception& error, std::optional<std::int64_t> prompt_index);
   void finished(std::int64_t pictures, std::int64_t skipped, std::int64_t failed);
   void finished(std::int64_t pictures, std::int64_t skipped, std::int64_t failed,

@@ -22,6 +22,15 @@ double parse_shift(const std::string& text) {
   return *value;
 }
 
+double parse_cache_threshold(const std::string& text) {
+  const auto value = parse_number<double>(text);
+  if (!value || !(*value >= 0 && *value <= 1)) {
+    usage_error(fmt::format("--cache-threshold {}: expected a number from 0 (never) to 1",
+                            printable(text)));
+  }
+  return *value;
+}
+
 // How the words of `compat` change what a model asks for.
 void apply_compat(GenerateJob& job, const std::string& compat) {
   job.request.sampling.compat = compat;
@@ -74,6 +83,9 @@ void apply_sampling(GenerateJob& job, const Layers& layers) {
   if (const auto text = layers.picture(&Options::compat)) apply_compat(job, *text);
   if (const auto text = layers.picture(&Options::shift)) {
     sampling.shift = *text == "auto" ? std::nullopt : std::optional(parse_shift(*text));
+  }
+  if (const auto text = layers.picture(&Options::cache_threshold)) {
+    sampling.cache_threshold = parse_cache_threshold(*text);
   }
   apply_sigmas(job.request, layers);
   check_sampling(sampling);

@@ -1,4 +1,5 @@
-// --scheduler, --sigmas, --shift, --compat, and --steps as far as sigmas say how many there are.
+// --scheduler, --sigmas, --shift, --compat, --cache-threshold, and --steps as far as sigmas say how
+// many there are.
 #pragma once
 
 #include <string>

@@ -169,6 +169,10 @@ class Fields {
     if (result.shift && *result.shift <= 0) {
       throw bad("shift", object_.at("shift"), "a number above 0");
     }
+    result.cache_threshold = optional_number("cache_threshold").value_or(0);
+    if (!(result.cache_threshold >= 0 && result.cache_threshold <= 1)) {
+      throw bad("cache_threshold", object_.at("cache_threshold"), "a number from 0 to 1");
+    }
     const auto sigmas = object_.find("sigmas");
     if (sigmas == object_.end()) return result;
     for (const json& sigma : *sigmas) {
@@ -262,6 +266,7 @@ ordered_json sampling_json(const Sampling& sampling) {
   if (sampling.compat != usual.compat) object["compat"] = sampling.compat;
   if (!sampling.sigmas.empty()) object["sigmas"] = sampling.sigmas;
   if (sampling.shift) object["shift"] = *sampling.shift;
+  if (sampling.cache_threshold > 0) object["cache_threshold"] = sampling.cache_threshold;
   return object;
 }
 
@@ -390,6 +395,9 @@ std::string a1111_sampler(const Sampling& sampling) {
                                                                        : name);
   if (sampling.sigmas.empty()) text += "Schedule type: Simple, ";
   if (sampling.shift) text += fmt::format("Shift: {}, ", *sampling.shift);
+  if (sampling.cache_threshold > 0) {
+    text += fmt::format("First block cache: {}, ", sampling.cache_threshold);
+  }
   return text;
 }
 

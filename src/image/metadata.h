@@ -118,7 +118,8 @@ struct PictureMetadata {
   bool operator==(const PictureMetadata&) const = default;
 };
 
-// scheduler, compat, sigmas and shift, as far as they differ from Sampling's own values.
+// scheduler, compat, sigmas, shift and cache_threshold, as far as they differ from Sampling's own
+// values.
 nlohmann::ordered_json sampling_json(const Sampling& sampling);
 
 // One line of JSON, keys in the order above. Bytes that are no UTF-8 become U+FFFD.

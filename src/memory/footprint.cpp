@@ -206,6 +206,10 @@ WeightsFootprint transformer_weights(const FluxTransformerConfig& config, const 
   return sum.done();
 }
 
+std::size_t first_block_units(const FluxTransformerConfig& config) {
+  return config.num_layers > 0 ? 3 : 2;  // attention and two MLPs, or one
+}
+
 WeightsFootprint modulation_weights(const FluxTransformerConfig& config, const std::string& dtype,
                                     const StoredWeights& stored) {
   const auto dim = config.inner_dim();

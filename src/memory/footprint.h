@@ -37,6 +37,8 @@ WeightsFootprint image_embedder_weights(const ReduxImageEncoderConfig& config,
                                         const std::string& dtype, const StoredWeights& stored);
 WeightsFootprint transformer_weights(const FluxTransformerConfig& config, const std::string& dtype,
                                      const StoredWeights& stored);
+// Of the transformer's units, those of its first block.
+std::size_t first_block_units(const FluxTransformerConfig& config);
 WeightsFootprint modulation_weights(const FluxTransformerConfig& config, const std::string& dtype,
                                     const StoredWeights& stored);
 

@@ -47,9 +47,10 @@ constexpr std::int64_t kFp32Bytes = 4;
 constexpr std::int64_t kBands[] = {64 * kMiB, 32 * kMiB, 16 * kMiB, 8 * kMiB, 4 * kMiB, 1 * kMiB};
 constexpr std::int64_t kWholePicture = std::numeric_limits<std::int64_t>::max() / 4;
 
-// The order in which units become resident: however many there are, they lie evenly among those
-// that are streamed, so that reading never pauses. And more room only ever adds units.
-std::vector<std::size_t> residency_order(std::size_t count) {
+// The order in which units become resident: first those that every pass wants where others may be
+// left out; of the rest, however many there are, they lie evenly among those that are streamed, so
+// that reading never pauses. And more room only ever adds units.
+std::vector<std::size_t> residency_order(std::size_t count, std::size_t always) {
   // Positions by the bits of their index, reversed (van der Corput's sequence).
   std::size_t bits = 0;
   while ((std::size_t{1} << bits) < count) ++bits;
@@ -61,6 +62,8 @@ std::vector<std::size_t> residency_order(std::size_t count) {
     }
     if (reversed < count) order.push_back(reversed);
   }
+  std::stable_partition(order.begin(), order.end(),
+                        [always](std::size_t unit) { return unit < always; });
   return order;
 }
 
@@ -169,7 +172,8 @@ class Planner {
 
   // Adds what is on the computing side and what is in RAM in any case to a phase.
   void add_weights(PhasePlan& phase, const WeightsFootprint& footprint, const StoredWeights& stored,
-                   std::int64_t passes, std::int64_t here, std::int64_t host) const {
+                   std::int64_t passes, std::int64_t here, std::int64_t host,
+                   std::size_t always = 0) const {
     const bool mappable =
         !on_device() && !stored.merged && (stored.packed || stored.dtype == workload_.dtype);
     host += workload_.lora_bytes;
@@ -187,6 +191,7 @@ class Planner {
     weights.units = footprint.units;
     weights.fixed_bytes = footprint.fixed_bytes;
     weights.passes = passes;
+    weights.always = always;
     weights.buffer_bytes = largest_unit(footprint.units);
     weights.places.assign(footprint.units.size(), UnitPlace::kDisk);
 
@@ -250,7 +255,7 @@ class Planner {
     // One buffer is the least that works; with two, reading and computing go on at the same time.
     weights.buffers = room.here >= 2 * buffer ? 2 : 1;
     if (!again) return;
-    const auto order = residency_order(weights.units.size());
+    const auto order = residency_order(weights.units.size(), weights.always);
     auto next = order.begin();
     if (weights.buffers == 2)
       next = fill(weights, order, next, UnitPlace::kResident, room.here - 2 * buffer);
@@ -395,7 +400,8 @@ class Planner {
                 modulation_activations(config, workload_.dtype, table_rows(rows)) +
                     if_widened(modulation_widened_bytes(config, table_rows(rows))),
                 overhead(kModulateOverhead) + table_bytes(rows) + parked_embeds_ +
-                    (chunks > 1 || workload_.encodes_images() ? latents_ : 0));
+                    (chunks > 1 || workload_.encodes_images() ? latents_ : 0) +
+                    (chunks > 1 ? all_step_caches() : 0));
     modulate.disk_read_bytes *= chunks;
     return modulate;
   }
@@ -421,8 +427,24 @@ class Planner {
                     if_widened(transformer_widened_bytes(config, workload_.text_len(), shown_len)) +
                     inputs * brought + more_positions,
                 overhead(kDenoiseOverhead) + table_bytes(rows) + latents_ + parked_embeds_ +
-                    blend_bytes(tiles_, config.out_channels));
+                    blend_bytes(tiles_, config.out_channels) + step_caches(rows, group),
+                workload_.num_step_caches > 0 ? first_block_units(config) : 0);
     return denoise;
+  }
+
+  // Bytes of one StepCache: the picture's tokens, twice.
+  std::int64_t step_cache() const {
+    return 2 * (tile_len_ + reference_len_) * model_.transformer.inner_dim() * element_;
+  }
+  std::int64_t all_step_caches() const {
+    return workload_.num_step_caches * tiles_.count() * step_cache();
+  }
+  // Pictures of a group have theirs, unless all pictures wait in the midst of their steps: for more
+  // modulations, or because memory ran out.
+  std::int64_t step_caches(std::int64_t rows, std::int64_t group) const {
+    if (rows < workload_.num_inference_steps || options_.leaner > 0) return all_step_caches();
+    const auto inputs = in_tiles() ? inputs_of(tiles_.count()) : inputs_of(group);
+    return std::min(inputs * workload_.passes_per_step * step_cache(), all_step_caches());
   }
 
   // Pictures go through a step in groups; one in tiles goes alone, with a group of them at a time.

@@ -86,6 +86,9 @@ struct Workload {
   std::int64_t reference_height = 0;  // pixels
   std::int64_t image_load_bytes = 0;  // of RAM, to read one of all those pictures
   std::int64_t num_tables = 1;        // of modulations: combinations of prompt, steps and guidance
+  // What step caching keeps from pass to pass: one for each text of a picture, two with Heun's
+  // method, over all pictures; in tiles for each tile.
+  std::int64_t num_step_caches = 0;
   std::int64_t max_sequence_length = 512;
   int num_threads = 1;
   std::string dtype = "bf16";   // computed with: bf16, fp16, fp32
@@ -136,6 +139,8 @@ struct WeightsPlan {
   std::int64_t buffers = 0;  // that streamed units take turns in; buffers - 1 are read ahead
   std::int64_t buffer_bytes = 0;  // of each
   std::int64_t passes = 1;        // times the units are gone through
+  // So many units in front are wanted in every pass; those behind may be left out. 0: none may.
+  std::size_t always = 0;
 
   std::int64_t count(UnitPlace place) const;
   std::int64_t bytes(UnitPlace place) const;

@@ -62,6 +62,9 @@ class WeightProvider {
     return {this, unit};
   }
 
+  // The units behind the last one acquired are not wanted this time: the first one is next.
+  virtual void end_pass() {}
+
  protected:
   virtual void bind(std::size_t unit) = 0;
   virtual void release(std::size_t unit) noexcept = 0;

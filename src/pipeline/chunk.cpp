@@ -80,10 +80,12 @@ Chunk make_chunk(const FluxModel& model, std::span<const Request> requests) {
   for (std::size_t i = 0; i < requests.size(); ++i) {
     const Request& request = requests[i];
     const double guidance = model.transformer.guidance_embeds ? request.guidance_scale : 0.0;
+    auto sampling = request.sampling;
+    sampling.cache_threshold = 0;  // no modulation depends on it
     const auto place = [&](const ChunkPrompt& text) -> ChunkText {
       const auto prompt = index_of(text, chunk.prompts, prompts);
       const auto table = index_of({prompt, request.num_inference_steps, skipped_steps(request),
-                                   tile_seq_len(model, request), guidance, request.sampling},
+                                   tile_seq_len(model, request), guidance, sampling},
                                   chunk.tables, tables);
       return {prompt, table};
     };

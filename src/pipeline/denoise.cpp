@@ -180,6 +180,11 @@ class Denoiser {
       brought.image_rotary_emb.push_back(rotary_embedding(tokens));
     }
     brought.solver = PictureSolver(request.sampling.scheduler, sigmas_to_do(model, request));
+    if (const auto threshold = request.sampling.cache_threshold; threshold > 0) {
+      const auto count = evaluations_per_step(request.sampling) * tiles.count() *
+                         static_cast<std::int64_t>(brought.prompt_embeds.size());
+      state_.step_caches[number].resize(static_cast<std::size_t>(count), StepCache{threshold});
+    }
     brought_[number] = std::move(brought);
   }
 
@@ -225,7 +230,7 @@ class Denoiser {
   std::vector<at::Tensor> predict_wholes(const std::vector<std::size_t>& group) {
     std::vector<View> views;
     for (const auto number : group) {
-      views.push_back({number, latents_to_ask_of(number), conditioning(number)});
+      views.push_back({number, 0, latents_to_ask_of(number), conditioning(number)});
     }
     return predict(views);
   }
@@ -233,26 +238,27 @@ class Denoiser {
   at::Tensor predict_in_tiles(std::size_t number) {
     const auto& latents = latents_to_ask_of(number);
     TileBlend blend(tiles_, latents.size(2));
-    for_groups(
-        static_cast<std::size_t>(tiles_.count()), static_cast<std::int64_t>(group_size_),
-        [&](std::size_t first, std::size_t count) {
-          std::vector<View> views;
-          for (auto i = first; i < first + count; ++i) {
-            const auto tile = static_cast<std::int64_t>(i);
-            views.push_back({number, packed_tile(latents, tile), shown_in_tile(number, tile)});
-          }
-          const auto velocities = predict(views);
-          for (std::size_t i = 0; i < count; ++i) {
-            blend.add(static_cast<std::int64_t>(first + i),
-                      velocities[i].view({tiles_.tile_height, tiles_.tile_width, -1}));
-          }
-        });
+    for_groups(static_cast<std::size_t>(tiles_.count()), static_cast<std::int64_t>(group_size_),
+               [&](std::size_t first, std::size_t count) {
+                 std::vector<View> views;
+                 for (auto i = first; i < first + count; ++i) {
+                   const auto tile = static_cast<std::int64_t>(i);
+                   views.push_back(
+                       {number, tile, packed_tile(latents, tile), shown_in_tile(number, tile)});
+                 }
+                 const auto velocities = predict(views);
+                 for (std::size_t i = 0; i < count; ++i) {
+                   blend.add(static_cast<std::int64_t>(first + i),
+                             velocities[i].view({tiles_.tile_height, tiles_.tile_width, -1}));
+                 }
+               });
     return blend.whole().view({1, -1, latents.size(2)}).to(context_.device, context_.dtype);
   }
 
   // What the transformer sees at once: a picture or a tile of it, in RAM.
   struct View {
     std::size_t number;  // of the picture
+    std::int64_t tile;
     at::Tensor latents;  // packed
     Conditioning shown;
   };
@@ -274,6 +280,15 @@ class Denoiser {
     return shown;
   }
 
+  // Each is asked once a step at most, so that a step that broke off can begin anew.
+  StepCache* step_cache(const View& view, std::size_t text, std::size_t texts) {
+    auto& caches = state_.step_caches[view.number];
+    if (caches.empty()) return nullptr;
+    const auto tile = static_cast<std::size_t>(view.tile);
+    const auto tiles = static_cast<std::size_t>(tiles_.count());
+    return &caches[((in_midst(view.number) ? tiles : 0) + tile) * texts + text];
+  }
+
   std::vector<at::Tensor> predict(const std::vector<View>& views) {
     std::vector<FluxTransformer::Input> inputs;
     std::vector<std::size_t> numbers;
@@ -287,7 +302,8 @@ class Denoiser {
       for (std::size_t i = 0; i < texts.size(); ++i) {
         const auto row = tables_.row(texts[i].table, step).to(context_.device);
         inputs.push_back({hidden_states, brought.prompt_embeds[i],
-                          transformer_.split_modulations(row), brought.image_rotary_emb[i]});
+                          transformer_.split_modulations(row), brought.image_rotary_emb[i],
+                          step_cache(view, i, texts.size())});
         lengths.push_back(latents.size(1));
       }
       numbers.push_back(view.number);
@@ -320,6 +336,24 @@ class Denoiser {
     state_.latents[number] = std::move(latents);
     state_.predictions[number] = std::move(made->prediction);
     ++state_.steps_done[number];
+    count_passes(number);
+  }
+
+  // What the caches of a picture decided in the step that is done.
+  void count_passes(std::size_t number) {
+    auto& caches = state_.step_caches[number];
+    if (caches.empty()) return;
+    auto& passes = state_.passes[number];
+    for (auto& cache : caches) {
+      passes.computed += cache.decision == StepCache::Decision::kCompute ? 1 : 0;
+      passes.reused += cache.decision == StepCache::Decision::kReuse ? 1 : 0;
+      cache.decision = StepCache::Decision::kOpen;
+    }
+    const auto& picture = chunk_.pictures[number];
+    if (state_.steps_done[number] < chunk_.steps(picture)) return;
+    caches.clear();
+    caches.shrink_to_fit();
+    context_.observer.passes_made(picture.request, picture.index, passes);
   }
 
   // Unfinished pictures, when it is time or the last chance.
@@ -328,6 +362,7 @@ class Denoiser {
     for (const auto number : group) {
       const auto done = state_.steps_done[number];
       const auto& picture = chunk_.pictures[number];
+      if (!state_.step_caches[number].empty()) continue;  // they would have to be kept as well
       const bool is_time = done % context_.latents->every() == 0;
       if ((!is_time && !last_chance) || done == chunk_.steps(picture)) continue;
       context_.latents->put(picture.request, picture.index,
@@ -389,6 +424,8 @@ void denoise(const PhaseContext& context, const Chunk& chunk,
   state.latents.resize(chunk.pictures.size());
   state.steps_done.resize(chunk.pictures.size(), 0);
   state.predictions.resize(chunk.pictures.size());
+  state.step_caches.resize(chunk.pictures.size());
+  state.passes.resize(chunk.pictures.size());
   Denoiser(context, chunk, embeddings, tables, state).run();
 }
 

@@ -48,6 +48,7 @@ Denoising begin_denoising(const Chunk& chunk, LatentsStore* latents, const FluxM
   state.predictions.resize(chunk.pictures.size());
   for (std::size_t i = 0; latents != nullptr && i < chunk.pictures.size(); ++i) {
     const auto& picture = chunk.pictures[i];
+    if (chunk.request(picture).sampling.cache_threshold > 0) continue;  // none is kept
     const auto saved = latents->find(picture.request, picture.index);
     if (!saved) continue;
     const auto tensors = from_saved(*saved, model, chunk.request(picture), dtype);
@@ -89,6 +90,7 @@ void generate_pictures(
   } catch (const std::exception& error) {
     // There is no leaner plan any more; what is finished is given all the same.
     state.latents.resize(finished_pictures(state, chunk));
+    state.step_caches.clear();
     if (state.latents.empty() || !out_of_memory_detail(error)) throw;
     failure = std::current_exception();
   }

@@ -15,6 +15,7 @@
 #include "pipeline/chunk.h"
 #include "pipeline/lora_set.h"
 #include "steadyflux/pipeline.h"
+#include "transformer/step_cache.h"
 
 namespace steadyflux {
 
@@ -119,6 +120,10 @@ struct Denoising {
   std::vector<Conditioning> conditioning;  // likewise
   // PictureSolver::Step::prediction of the last step, one per picture.
   std::vector<at::Tensor> predictions;
+  // Of pictures with step caching, while their steps are under way: one for each text, in each
+  // tile, at each evaluation of a step. And what came of it.
+  std::vector<std::vector<StepCache>> step_caches;
+  std::vector<PassCounts> passes;
 };
 
 // Makes the latents that pictures with an init_image begin from, what inpainting keeps, and what

@@ -71,6 +71,30 @@ class StageLatents : public LatentsStore {
   const std::vector<Picture>& pictures_;
 };
 
+// Likewise for what is told of them.
+class StageObserver : public Observer {
+ public:
+  StageObserver(Observer& next, const std::vector<Picture>& pictures)
+      : next_(next), pictures_(pictures) {}
+  void planned(const Plan& plan) override { next_.planned(plan); }
+  void memory_seen(const MemoryTimeline& timeline) override { next_.memory_seen(timeline); }
+  void stage_started(const StageInfo& stage) override { next_.stage_started(stage); }
+  void phase_started(const std::string& name, std::int64_t total_steps) override {
+    next_.phase_started(name, total_steps);
+  }
+  void phase_progress(std::int64_t steps_done) override { next_.phase_progress(steps_done); }
+  void phase_finished(const PhaseStats& stats) override { next_.phase_finished(stats); }
+  void passes_made(std::size_t request, std::int64_t, const PassCounts& passes) override {
+    next_.passes_made(pictures_[request].request, pictures_[request].index, passes);
+  }
+  void warning(const std::string& message) override { next_.warning(message); }
+  int interrupt_signal() override { return next_.interrupt_signal(); }
+
+ private:
+  Observer& next_;
+  const std::vector<Picture>& pictures_;
+};
+
 class StagedRun {
  public:
   StagedRun(Pipeline& pipeline, std::int64_t multiple, std::span<const Request> requests,
@@ -152,8 +176,9 @@ class StagedRun {
     };
     std::optional<StageLatents> latents;
     if (latents_ != nullptr) latents.emplace(*latents_, pictures_);
+    StageObserver observer(observer_, pictures_);
     try {
-      pipeline_.generate(requests, observer_, take, &embeds_, latents ? &*latents : nullptr);
+      pipeline_.generate(requests, observer, take, &embeds_, latents ? &*latents : nullptr);
     } catch (const std::exception& error) {
       if (stage == 0 || !is_short_of_memory(error)) throw;
       return false;

@@ -82,6 +82,11 @@ Workload make_workload(const Chunk& chunk, const StoredModel& stored, const std:
     work.num_init_images += init ? 1 : 0;
     work.num_masks += init && !init->mask.empty() ? 1 : 0;
     work.num_guided += picture.negative ? 1 : 0;
+    const auto& sampling = chunk.request(picture).sampling;
+    if (sampling.cache_threshold > 0) {
+      work.num_step_caches +=
+          static_cast<std::int64_t>(picture.texts().size()) * evaluations_per_step(sampling);
+    }
     if (init) work.image_load_bytes = std::max(work.image_load_bytes, init->load_bytes);
     add_condition(work, chunk.request(picture));
   }

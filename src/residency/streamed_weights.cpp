@@ -89,6 +89,9 @@ struct StreamedWeights::State {
   bool stop = false;
   std::exception_ptr error;
   std::vector<Ready> ready;
+  // Of the pass that is computed: whether it goes on behind the units that all passes want.
+  enum class Rest : std::uint8_t { kUnknown, kWanted, kLeftOut };
+  Rest rest = Rest::kUnknown;
   std::thread thread;
 
   ~State() { stop_thread(); }
@@ -153,8 +156,24 @@ struct StreamedWeights::State {
     }
   }
 
+  // Reading ahead of what may be left out would take a buffer that the next pass wants first.
+  bool waits_for_rest() const {
+    const auto first = plan.places.begin();
+    return std::any_of(first, first + static_cast<std::ptrdiff_t>(plan.always),
+                       [](UnitPlace place) { return place != UnitPlace::kResident; });
+  }
+
+  void tell(Rest what) {
+    {
+      const std::lock_guard lock(mutex);
+      rest = what;
+    }
+    wake.notify_all();
+  }
+
   void start_thread() {
     stop = false;
+    rest = Rest::kUnknown;
     error = nullptr;
     if (on_device()) {
       if (!transfer_stream) {
@@ -176,8 +195,12 @@ struct StreamedWeights::State {
         guard.emplace(*transfer_stream);
         begin->block(*transfer_stream);
       }
+      const bool waits = waits_for_rest();
       for (std::int64_t pass = 0; pass < plan.passes; ++pass) {
-        for (std::size_t unit = 0; unit < layouts.size(); ++unit) load(unit);
+        for (std::size_t unit = 0; unit < layouts.size(); ++unit) {
+          if (waits && unit == plan.always && !rest_is_wanted()) break;
+          load(unit);
+        }
       }
       if (on_device()) transfer_stream->synchronize();
       throw Error(ErrorKind::kInternal, "more passes over the weights than were planned");
@@ -234,6 +257,14 @@ struct StreamedWeights::State {
       }
       wake.wait(lock);
     }
+  }
+
+  // Once for each pass, when it is known.
+  bool rest_is_wanted() {
+    std::unique_lock lock(mutex);
+    wake.wait(lock, [this] { return stop || rest != Rest::kUnknown; });
+    if (stop) throw Stopped();
+    return std::exchange(rest, Rest::kUnknown) == Rest::kWanted;
   }
 
   void throw_if_stopped() {
@@ -383,6 +414,8 @@ void StreamedWeights::restart(const WeightsPlan& plan) {
 
 std::int64_t StreamedWeights::bytes_read() const { return state_->bytes_read; }
 
+void StreamedWeights::end_pass() { state_->tell(State::Rest::kLeftOut); }
+
 void StreamedWeights::bind(std::size_t unit) {
   auto& s = *state_;
   if (s.plan.mapped) {
@@ -393,6 +426,7 @@ void StreamedWeights::bind(std::size_t unit) {
     }
     return;
   }
+  if (s.plan.always > 0 && unit == s.plan.always) s.tell(State::Rest::kWanted);
   if (s.in_place[unit]) return;
   State::Buffer* buffer = nullptr;
   {

@@ -30,6 +30,10 @@ class StreamedWeights final : public WeightProvider {
   StreamedWeights(const StreamedWeights&) = delete;
   StreamedWeights& operator=(const StreamedWeights&) = delete;
 
+  // What is left out is not read if units in front of it come from somewhere else in every pass;
+  // if all of these are resident, what the buffers hold by then waits there for the next pass.
+  void end_pass() override;
+
   // Goes on by another plan, from the first unit of a pass. Units that stay resident are kept as
   // they are, so fewer residents cost nothing but reading them from now on. No lease may be held.
   void restart(const WeightsPlan& plan);

@@ -35,7 +35,7 @@ void check_sigmas(const std::vector<double>& sigmas) {
 }  // namespace
 
 void check_sampling(const Sampling& sampling) {
-  const auto& [scheduler, compat, sigmas, shift] = sampling;
+  const auto& [scheduler, compat, sigmas, shift, cache_threshold] = sampling;
   if (scheduler != "euler" && scheduler != "heun" && scheduler != "dpmpp_2m") {
     refuse(fmt::format("--scheduler {}: expected euler, heun or dpmpp_2m", scheduler));
   }
@@ -50,6 +50,10 @@ void check_sampling(const Sampling& sampling) {
   }
   if (shift && !(*shift > 0 && *shift <= kLargestShift)) {
     refuse(fmt::format("--shift {}: expected a number above 0, up to {}", *shift, kLargestShift));
+  }
+  if (!(cache_threshold >= 0 && cache_threshold <= 1)) {
+    refuse(fmt::format("--cache-threshold {}: expected a number from 0 (never) to 1",
+                       cache_threshold));
   }
   check_sigmas(sigmas);
 }

@@ -205,6 +205,12 @@ JointStream FluxTransformer::embed(const Input& input) const {
   return stream;
 }
 
+bool FluxTransformer::reuses_rest(const Input& input, JointStream& stream) const {
+  if (input.cache == nullptr) return false;
+  // Embedded anew: cheaper than keeping it beside the first block.
+  return input.cache->reuse(x_embedder(input.hidden_states), stream.hidden_states);
+}
+
 // -> [B, S_img, out_channels]
 at::Tensor FluxTransformer::project_out(const JointStream& stream,
                                         const at::Tensor& scale_shift) const {
@@ -229,15 +235,22 @@ std::vector<at::Tensor> FluxTransformer::forward(std::span<const Input> inputs,
   for (const auto& input : inputs) streams.push_back(embed(input));
   std::size_t unit = 0;
   std::int64_t done = 0;
+  std::vector<bool> reuses(streams.size());  // behind the first block
+  bool all_reuse = false;
   // part(i): what the next unit of weights does for picture i.
   const auto for_all = [&](auto part) {
     const auto lease = weights.acquire(unit++);
-    for (std::size_t i = 0; i < streams.size(); ++i) part(i);
+    for (std::size_t i = 0; i < streams.size(); ++i) {
+      if (!reuses[i]) part(i);
+    }
   };
-  const auto report = [&] {
-    if (after_block) after_block(++done, streams);
+  const auto block_done = [&] {
+    if (after_block) after_block(done + 1, streams);
+    if (++done > 1) return;
+    for (std::size_t i = 0; i < streams.size(); ++i) reuses[i] = reuses_rest(inputs[i], streams[i]);
+    all_reuse = std::find(reuses.begin(), reuses.end(), false) == reuses.end();
   };
-  for (std::size_t b = 0; b < transformer_blocks.size(); ++b) {
+  for (std::size_t b = 0; b < transformer_blocks.size() && !all_reuse; ++b) {
     const auto& block = transformer_blocks[b];
     const auto modulation = [&](std::size_t i) -> const FluxTransformerBlock::Modulation& {
       return inputs[i].modulations.transformer_blocks[b];
@@ -245,10 +258,10 @@ std::vector<at::Tensor> FluxTransformer::forward(std::span<const Input> inputs,
     for_all([&](std::size_t i) { block.attend_(streams[i], modulation(i), config); });
     for_all([&](std::size_t i) { block.feed_forward_(streams[i], modulation(i)); });
     for_all([&](std::size_t i) { block.feed_forward_context_(streams[i], modulation(i)); });
-    report();
+    block_done();
   }
   std::vector<at::Tensor> attn_outputs(streams.size());
-  for (std::size_t b = 0; b < single_transformer_blocks.size(); ++b) {
+  for (std::size_t b = 0; b < single_transformer_blocks.size() && !all_reuse; ++b) {
     const auto& block = single_transformer_blocks[b];
     const auto modulation = [&](std::size_t i) -> const FluxSingleTransformerBlock::Modulation& {
       return inputs[i].modulations.single_transformer_blocks[b];
@@ -258,10 +271,14 @@ std::vector<at::Tensor> FluxTransformer::forward(std::span<const Input> inputs,
     for_all([&](std::size_t i) {
       block.finish_(streams[i], modulation(i), std::exchange(attn_outputs[i], {}));
     });
-    report();
+    block_done();
   }
+  if (all_reuse) weights.end_pass();
   std::vector<at::Tensor> noise_preds;
   for (std::size_t i = 0; i < streams.size(); ++i) {
+    if (inputs[i].cache != nullptr && !reuses[i]) {
+      inputs[i].cache->keep_rest(streams[i].hidden_states);
+    }
     noise_preds.push_back(project_out(streams[i], inputs[i].modulations.norm_out));
     streams[i] = {};
   }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "transformer/blocks.h"
+#include "transformer/step_cache.h"
 
 namespace steadyflux {
 
@@ -76,10 +77,12 @@ struct FluxTransformer {
     at::Tensor encoder_hidden_states;  // [B, S_txt, joint_attention_dim]
     FluxModulations modulations;
     RotaryEmbedding image_rotary_emb;
+    StepCache* cache = nullptr;  // null: all blocks are computed
   };
   // -> noise_pred [B, S_img, out_channels] of each. The pictures go in turn through each unit of
   // weights, which is leased once for all of them; what comes out does not depend on how many there
-  // are. `after_block` hears the count of blocks done and sees the streams.
+  // are. `after_block` hears the count of blocks done and sees the streams. Where the caches of all
+  // pictures leave the blocks behind the first one out, their weights are not leased.
   using AfterBlock = std::function<void(std::int64_t done, std::span<const JointStream> streams)>;
   std::vector<at::Tensor> forward(std::span<const Input> inputs, WeightProvider& weights,
                                   const AfterBlock& after_block = {}) const;
@@ -88,6 +91,8 @@ struct FluxTransformer {
 
  private:
   JointStream embed(const Input& input) const;
+  // After the first block: whether the picture's cache leaves the others out.
+  bool reuses_rest(const Input& input, JointStream& stream) const;
   at::Tensor project_out(const JointStream& stream, const at::Tensor& scale_shift) const;
 
   // body(block, "transformer_blocks.3") for every block, in the order of use.

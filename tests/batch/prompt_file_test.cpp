@@ -145,6 +145,7 @@ TEST(PromptJsonLines, TakeOtherTextsAndWhatGoesWithThem) {
 TEST(PromptJsonLines, SaySchedulersAndSigmas) {
   EXPECT_EQ(options_of(R"("scheduler": "heun", "shift": 1.50, "compat": "bfl")"),
             (Options{{"compat", "bfl"}, {"scheduler", "heun"}, {"shift", "1.50"}}));
+  EXPECT_EQ(options_of(R"("cache_threshold": 0.10)"), (Options{{"cache-threshold", "0.10"}}));
   EXPECT_EQ(options_of(R"("sigmas": [1, 0.50, "0.1"], "shift": "auto")"),
             (Options{{"shift", "auto"}, {"sigmas", "1\n0.50\n0.1"}}));
   EXPECT_EQ(options_of(R"("sigmas": "1, 0.5")"), (Options{{"sigmas", "1, 0.5"}}));
@@ -224,7 +225,7 @@ TEST(BadPrompts, AreReportedWithLineReasonAndRemedy) {
       "; known are prompt, prompt-2, negative-prompt, negative-prompt-2, true-cfg-scale, seed, "
       "width, height, steps, guidance, max-sequence-length, num-images (or n), lora, image, mask, "
       "strength, reference, reference-size, control-image, redux-image, base-size, scheduler, "
-      "sigmas, shift, compat and output";
+      "sigmas, shift, compat, cache-threshold and output";
   const std::string brace = "; a prompt that begins with a brace is written {\"prompt\": \"{...\"}";
   const std::string utf16 = "this is UTF-16; convert it to UTF-8 (iconv -f UTF-16 -t UTF-8)";
   const std::string not_closed =

@@ -33,6 +33,8 @@ from redux_cases import (ReduxBatchTest, ReduxGoldensTest, ReduxPictureTest,  # 
 from sampling_cases import (SamplingBatchTest, SamplingGoldensTest,  # noqa: E402, F401
                             SamplingOptionsTest)
 from size_cases import SizeTest  # noqa: E402, F401
+from step_cache_cases import (StepCacheBatchTest, StepCacheGoldensTest,  # noqa: E402, F401
+                              StepCacheTest)
 from stream_cases import StreamTest  # noqa: E402, F401
 from variant_cases import (VariantBatchTest, VariantGoldensTest, VariantPlanTest,  # noqa: E402, F401
                            VariantRefusalsTest, VariantRepeatTest)

@@ -38,11 +38,14 @@ Request tiny_request() {
 struct Outcome {
   std::vector<std::vector<std::uint8_t>> pictures;
   std::int64_t warnings = 0;
+  PassCounts passes = {};
   bool out_of_memory = false;
 };
 
 struct Listener : Observer {
   std::int64_t warnings = 0;  // that memory ran out
+  PassCounts passes;
+  void passes_made(std::size_t, std::int64_t, const PassCounts& made) override { passes += made; }
   void warning(const std::string& message) override {
     warnings += message.starts_with("out of memory") ? 1 : 0;
   }
@@ -77,8 +80,11 @@ class OutOfMemory : public ::testing::TestWithParam<const char*> {
       result.out_of_memory = true;
     }
     result.warnings = listener.warnings;
+    result.passes = listener.passes;
     return result;
   }
+  // To the same picture, whichever allocation fails; `most`: how many are tried.
+  void expect_it_goes_on(const Request& request, std::int64_t most) const;
   static void expect_all_free() {
     EXPECT_EQ(device_bytes(), 0);
     EXPECT_EQ(pinned_bytes_in_use(), 0);
@@ -97,12 +103,28 @@ TEST_P(OutOfMemory, AtAnyAllocationTheRunGoesOn) {
   auto request = tiny_request();
   // One solver for each model: this one may fail in the midst of a step.
   if (std::string(GetParam()) == "b") request.sampling.scheduler = "heun";
+  expect_it_goes_on(request, allocations_to_try());
+}
+
+// What step caching keeps outlives the plan: passes decide as they would have.
+TEST_P(OutOfMemory, WithStepCachingAsWell) {
+  auto request = tiny_request();
+  request.num_inference_steps = 6;
+  request.sampling.cache_threshold = GetParam() == std::string("b") ? 0.05 : 0.2;
+  if (std::string(GetParam()) == "b") request.sampling.scheduler = "heun";
+  const auto expected = run(request);
+  EXPECT_GT(expected.passes.computed, 1);
+  EXPECT_GT(expected.passes.reused, 1);
+  expect_it_goes_on(request, allocations_to_try() / 2);
+}
+
+void OutOfMemory::expect_it_goes_on(const Request& request, std::int64_t most) const {
   fail_at_allocation(0);
   const auto expected = run(request);
   const auto total = device_allocations();
   ASSERT_GT(total, 100);
   ASSERT_EQ(expected.pictures.size(), 1u);
-  const auto tries = std::min(total, allocations_to_try());
+  const auto tries = std::min(total, most);
   for (std::int64_t i = 0; i < tries; ++i) {
     const auto n = 1 + i * (total - 1) / std::max<std::int64_t>(tries - 1, 1);
     fail_at_allocation(n);
@@ -110,6 +132,7 @@ TEST_P(OutOfMemory, AtAnyAllocationTheRunGoesOn) {
     ASSERT_EQ(found.pictures, expected.pictures) << "at allocation " << n << " of " << total;
     ASSERT_FALSE(found.out_of_memory);
     ASSERT_EQ(found.warnings, 1) << "at allocation " << n;
+    ASSERT_EQ(found.passes.reused, expected.passes.reused) << "at allocation " << n;
     expect_all_free();
   }
   std::cout << tries << " of " << total << " allocations tried\n";

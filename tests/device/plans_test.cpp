@@ -6,6 +6,7 @@
 #include <random>
 #include <set>
 
+#include "config/row_chunks.h"
 #include "device/plan_runs.h"
 #include "random_model.h"
 
@@ -57,19 +58,33 @@ std::vector<Request> mixed_requests() {
   return requests;
 }
 
+// The same with step caching: passes of which some are reused and some are not.
+std::vector<Request> cached_requests() {
+  auto requests = mixed_requests();
+  for (auto& request : requests) {
+    request.num_inference_steps += 4;
+    request.sampling.cache_threshold = 0.12;
+  }
+  requests[1].sampling.cache_threshold = 0;
+  return requests;
+}
+
 class Plans : public ::testing::TestWithParam<bool> {
  protected:
   Plans() : device_(GetParam() ? simulated_device() : c10::Device(c10::kCPU)) {}
   ~Plans() override { set_device_limit(testing::kNoLimit); }
 
+  // By `tries` random budgets.
+  void expect_the_same_pictures(const std::vector<Request>& requests, int tries);
+
+  PassCounts passes_;  // of the last one
   const c10::InferenceMode inference_mode_;
   const c10::Device device_;
 };
 
-TEST_P(Plans, AnyBudgetGivesTheSamePicture) {
+void Plans::expect_the_same_pictures(const std::vector<Request>& requests, int tries) {
   const RandomModel random({});
   const auto model = random.folder();
-  const auto requests = mixed_requests();
   const auto work = plan_workload(model, requests);
   const auto range = budget_range(model, work, device_);
   std::vector<std::vector<std::uint8_t>> expected;  // each request alone
@@ -85,7 +100,7 @@ TEST_P(Plans, AnyBudgetGivesTheSamePicture) {
   std::uniform_int_distribution<std::int64_t> budgets(range.least, range.most);
   std::uniform_int_distribution<std::int64_t> host_budgets(0, 2 * range.most);
   std::uniform_int_distribution<int> leaner(0, 4);
-  for (int i = 0; i < 100; ++i) {
+  for (int i = 0; i < tries; ++i) {
     const auto budget = i == 0 ? range.least : budgets(generator);
     // With a device, RAM is short sometimes too: parts come from disk then, others from RAM.
     const auto ram =
@@ -99,11 +114,21 @@ TEST_P(Plans, AnyBudgetGivesTheSamePicture) {
       set_device_limit(budget);
     }
     groups.insert(plan.denoise_group);
-    const auto found = pictures(run_phases(model, device_, plan_dtype(), requests, plan));
-    ASSERT_EQ(found, expected) << "budget " << budget << ", RAM " << ram << ", leaner "
-                               << options.leaner << ", group " << plan.denoise_group;
+    const auto results = run_phases(model, device_, plan_dtype(), requests, plan);
+    passes_ = {};
+    for (const auto& passes : results.denoising.passes) passes_ += passes;
+    ASSERT_EQ(pictures(results), expected) << "budget " << budget << ", RAM " << ram << ", leaner "
+                                           << options.leaner << ", group " << plan.denoise_group;
   }
   EXPECT_GT(groups.size(), 2u);  // pictures went one by one, and in groups
+}
+
+TEST_P(Plans, AnyBudgetGivesTheSamePicture) { expect_the_same_pictures(mixed_requests(), 100); }
+
+TEST_P(Plans, WithStepCachingAsWell) {
+  expect_the_same_pictures(cached_requests(), 30);
+  EXPECT_GT(passes_.computed, 0);
+  EXPECT_GT(passes_.reused, 0);
 }
 
 INSTANTIATE_TEST_SUITE_P(Devices, Plans, ::testing::Values(false, true), [](const auto& param) {
@@ -186,6 +211,51 @@ TEST_F(PlanPeaks, OfTrueCfgAsWell) {
   EXPECT_GT(*groups.rbegin(), 1);
   std::cout << "predicted against measured: " << 100 * accuracy.lowest << " % to "
             << 100 * accuracy.highest << " %\n";
+}
+
+// And for pictures with step caching, of which nothing stays on the device; what waits in RAM is
+// what the plan said.
+TEST_F(PlanPeaks, OfStepCachingAsWell) {
+  Accuracy accuracy;
+  std::set<std::int64_t> groups;
+  std::vector<Request> requests(3, request_of(192, 192));
+  for (std::size_t i = 0; i < requests.size(); ++i) {
+    requests[i].prompt = std::string(i + 1, 'x');
+    requests[i].num_images = 1;
+    requests[i].max_sequence_length = 64;
+    requests[i].num_inference_steps = 3;
+    requests[i].sampling.cache_threshold = 0.3;
+  }
+  measure_peaks(model_, requests, 3, accuracy, groups);
+  EXPECT_GT(*groups.rbegin(), 1);
+  std::cout << "predicted against measured: " << 100 * accuracy.lowest << " % to "
+            << 100 * accuracy.highest << " %\n";
+
+  // More steps than are modulated at once: all pictures wait in the midst of theirs.
+  for (auto& request : requests) request.num_inference_steps = kLeastModulationRows + 2;
+  auto work = plan_workload(model_, requests);
+  const auto budget = tensor_budget(simulated_device(), kPlenty, kPlenty);
+  const PlanOptions leanest{.leaner = 4};
+  const auto plan = make_plan(model_, work, budget, leanest);
+  std::int64_t waiting = 0;
+  run_phases(model_, simulated_device(), plan_dtype(), requests, plan,
+             [&](const char* phase, const testing::PhaseResults& results) {
+               if (std::string(phase) != "modulate") return;
+               waiting = 0;
+               for (const auto& caches : results.denoising.step_caches) {
+                 for (const auto& cache : caches) {
+                   waiting += static_cast<std::int64_t>(cache.first_residual.nbytes() +
+                                                        cache.rest_residual.nbytes());
+                 }
+               }
+             });
+  work.num_step_caches = 0;
+  const auto without = make_plan(model_, work, budget, leanest);
+  for (const char* phase : {"modulate", "denoise"}) {
+    EXPECT_EQ(plan.phase(phase).host_activations - without.phase(phase).host_activations, waiting)
+        << phase;
+  }
+  EXPECT_GT(waiting, 0);
 }
 
 }  // namespace

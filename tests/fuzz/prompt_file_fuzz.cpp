@@ -59,6 +59,7 @@ void check_entries(const Entries& entries, std::int64_t lines) {
                                                "sigmas",
                                                "shift",
                                                "compat",
+                                               "cache-threshold",
                                                "prompt-2",
                                                "negative-prompt",
                                                "negative-prompt-2",

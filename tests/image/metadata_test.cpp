@@ -173,11 +173,14 @@ TEST(Metadata, ThePictureToBeginFromIsChecked) {
 
 TEST(Metadata, SamplingComesBackWhereItIsNotTheUsual) {
   auto metadata = example();
-  for (const char* key : {"scheduler", "compat", "sigmas", "shift"}) {
+  for (const char* key : {"scheduler", "compat", "sigmas", "shift", "cache_threshold"}) {
     EXPECT_EQ(to_json(metadata).find(key), std::string::npos) << key;
   }
-  metadata.sampling = {
-      .scheduler = "heun", .compat = "bfl", .sigmas = {1, 0.1, 1.0 / 3e9}, .shift = 1.0 / 3.0};
+  metadata.sampling = {.scheduler = "heun",
+                       .compat = "bfl",
+                       .sigmas = {1, 0.1, 1.0 / 3e9},
+                       .shift = 1.0 / 3.0,
+                       .cache_threshold = 0.1};
   EXPECT_EQ(metadata_from_json(to_json(metadata), "x.png"), metadata);
   const auto good = nlohmann::json::parse(to_json(metadata));
   for (const auto& [key, value] :
@@ -190,7 +193,10 @@ TEST(Metadata, SamplingComesBackWhereItIsNotTheUsual) {
                                                            {"sigmas", {1.5}},
                                                            {"sigmas", {{"a", 1}}},
                                                            {"shift", 0},
-                                                           {"shift", "1"}}) {
+                                                           {"shift", "1"},
+                                                           {"cache_threshold", "0.1"},
+                                                           {"cache_threshold", -0.1},
+                                                           {"cache_threshold", 1.01}}) {
     auto changed = good;
     changed[key] = value;
     expect_error(ErrorKind::kBadInput, key, [&] { metadata_from_json(changed.dump(), "x.png"); });
@@ -273,6 +279,9 @@ TEST(Metadata, A1111) {
             std::string::npos);
   metadata.sampling = {.scheduler = "dpmpp_2m", .sigmas = {1, 0.5}, .shift = 2.5};
   EXPECT_NE(a1111_parameters(metadata).find("Steps: 28, Sampler: DPM++ 2M, Shift: 2.5, CFG"),
+            std::string::npos);
+  metadata.sampling.cache_threshold = 0.12;
+  EXPECT_NE(a1111_parameters(metadata).find("Shift: 2.5, First block cache: 0.12, CFG"),
             std::string::npos);
 }
 

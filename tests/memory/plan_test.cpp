@@ -69,6 +69,7 @@ TEST(Plan, NeverExceedsItsBudgetAndMoreIsNeverPoorer) {
     work.num_images = pick(1, 4);
     work.num_guided = pick(0, work.num_images);
     work.num_inference_steps = pick(1, 60);
+    work.num_step_caches = i % 3 == 0 ? pick(1, work.num_images + work.num_guided) : 0;
     work.dtype = pick(0, 3) == 0 ? "fp32" : "bf16";
     const bool on_card = i % 2 == 0;
     auto vram = pick(kGiB / 2, 30 * kGiB), ram = pick(kGiB, 64 * kGiB);
@@ -223,6 +224,63 @@ TEST(Plan, StepsOfTwoPassesReadTwiceAndLookARowAhead) {
   work.solver_latents = 2;
   const auto kept = make_plan(model, work, budget).phase("denoise").host_activations;
   EXPECT_EQ(kept - twice.phase("denoise").host_activations, 2 * 32 * 32 * 64 * 2);
+}
+
+TEST(Plan, StepCachesWaitInRam) {
+  const auto model = flux1();
+  auto work = picture(1024, 768);
+  work.num_images = 4;
+  const auto one = 2 * 64 * 48 * std::int64_t{3072} * 2;  // of a picture, in bf16
+  // More of them than go through together, which have their weights in place.
+  const auto added = [&](const Budget& budget, int leaner = 0) {
+    const auto host = [&] {
+      const auto plan = make_plan(model, work, budget, {.leaner = leaner});
+      if (leaner == 0) EXPECT_EQ(plan.denoise_group, 1);
+      return plan.phase("denoise").host_activations;
+    };
+    work.num_step_caches = 0;
+    const auto before = host();
+    work.num_step_caches = 3;
+    return host() - before;
+  };
+  EXPECT_EQ(added(card(40 * kGiB, 64 * kGiB)), one);
+  EXPECT_EQ(added(cpu(64 * kGiB)), one);
+  EXPECT_EQ(added(cpu(64 * kGiB), 1), 3 * one);  // whoever was under way before waits
+  work.num_inference_steps = 200;                // more than are modulated at once
+  EXPECT_EQ(added(cpu(64 * kGiB)), 3 * one);
+  const auto modulate = make_plan(model, work, cpu(64 * kGiB)).phase("modulate").host_activations;
+  work.num_step_caches = 0;
+  EXPECT_EQ(modulate - make_plan(model, work, cpu(64 * kGiB)).phase("modulate").host_activations,
+            3 * one);
+  // With a tile of 1024 there are 4 in a picture of 1792: with a text each, then with two.
+  work = picture(1792, 1792);
+  work.tile = 1024;
+  work.num_step_caches = 1;
+  const auto tile = 2 * 64 * 64 * std::int64_t{3072} * 2;
+  const auto host = [&](std::int64_t caches) {
+    work.num_step_caches = caches;
+    return make_plan(model, work, cpu(64 * kGiB)).phase("denoise").host_activations;
+  };
+  EXPECT_EQ(host(1) - host(0), 4 * tile);
+  work.num_guided = 1;
+  EXPECT_EQ(host(2) - host(0), 8 * tile);
+}
+
+// What every pass wants becomes resident first.
+TEST(Plan, WithStepCachingTheFirstBlockStays) {
+  const auto model = flux1();
+  auto work = picture(512, 512);
+  for (const std::int64_t caches : {0, 1}) {
+    work.num_step_caches = caches;
+    const auto plan = make_plan(model, work, card(4 * kGiB, 16 * kGiB));
+    const auto& weights = plan.phase("denoise").weights.front();
+    EXPECT_EQ(weights.always, caches > 0 ? 3U : 0U);
+    ASSERT_LT(residents(plan), 60);
+    ASSERT_GE(residents(plan), 3);
+    const auto in_front =
+        std::count(weights.places.begin(), weights.places.begin() + 3, UnitPlace::kResident);
+    EXPECT_EQ(in_front == 3, caches > 0);
+  }
 }
 
 TEST(Plan, AdviceIsRight) {

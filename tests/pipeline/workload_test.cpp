@@ -175,6 +175,23 @@ TEST(MakeWorkload, CountsWhatSolversTake) {
   EXPECT_EQ(make_workload(chunk_of(requests), {}, "auto", 1).num_tables, 2);
 }
 
+TEST(MakeWorkload, CountsStepCaches) {
+  std::vector<Request> requests(3);
+  EXPECT_EQ(make_workload(chunk_of(requests), {}, "auto", 1).num_step_caches, 0);
+  requests[0].sampling.cache_threshold = 0.1;
+  auto work = make_workload(chunk_of(requests), {}, "auto", 1);
+  EXPECT_EQ(work.num_step_caches, 1);
+  EXPECT_EQ(work.num_tables, 1);  // no modulation depends on it
+  requests[1].sampling.cache_threshold = 0.2;
+  requests[1].negative_prompt = "x";
+  requests[1].true_cfg_scale = 2;
+  requests[1].num_images = 2;
+  EXPECT_EQ(make_workload(chunk_of(requests), {}, "auto", 1).num_step_caches, 1 + 2 * 2);
+  requests[2].sampling.cache_threshold = 0.2;
+  requests[2].sampling.scheduler = "heun";
+  EXPECT_EQ(make_workload(chunk_of(requests), {}, "auto", 1).num_step_caches, 1 + 2 * 2 + 2);
+}
+
 TEST(MakeWorkload, OneComponentOfAnotherDtypeIsConverted) {
   StoredModel stored;
   stored.vae.dtype = "fp32";

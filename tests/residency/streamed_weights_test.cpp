@@ -90,8 +90,9 @@ class StreamedWeightsTest : public ::testing::TestWithParam<at::ScalarType> {
     return options;
   }
 
-  void expect_pass(StreamedWeights& weights) {
-    for (std::size_t i = 0; i < kUnits; ++i) {
+  void expect_pass(StreamedWeights& weights) { expect_units(weights, kUnits); }
+  void expect_units(StreamedWeights& weights, std::size_t count) {
+    for (std::size_t i = 0; i < count; ++i) {
       const auto lease = weights.acquire(i);
       ASSERT_TRUE(bound_large_[i].defined());
       EXPECT_EQ(bound_large_[i].scalar_type(), GetParam());
@@ -141,6 +142,44 @@ TEST_P(StreamedWeightsTest, RestartKeepsWhatStays) {
   expect_pass(weights);
   weights.restart(plan("rrrrr", 0, 2));
   for (int pass = 0; pass < 2; ++pass) expect_pass(weights);
+}
+
+// Passes that end behind the first two units, and whole ones in between.
+TEST_P(StreamedWeightsTest, APassMayEndBehindWhatAllWant) {
+  for (const char* places : {"ddddd", "rdrdr", "rrddd", "rrrrr", "ddrrr"}) {
+    for (const std::int64_t buffers : {1, 2, 3}) {
+      auto planned = plan(places, buffers, 8);
+      planned.always = 2;
+      StreamedWeights weights(units(), Checkpoint::open(folder_), options(), planned);
+      for (const bool whole : {false, true, false, false, true, true, false, true}) {
+        expect_units(weights, whole ? kUnits : 2);
+        if (!whole) weights.end_pass();
+      }
+    }
+  }
+}
+
+// Nothing where units in front have to come again; what fits into the buffers and waits there where
+// they need not.
+TEST_P(StreamedWeightsTest, WhatIsLeftOutIsNotRead) {
+  const auto read = [&](const std::string& places, const std::vector<bool>& passes) {
+    auto planned = plan(places, 2, static_cast<std::int64_t>(passes.size()));
+    planned.always = 2;
+    StreamedWeights weights(units(), Checkpoint::open(folder_), options(), planned);
+    for (const bool whole : passes) {
+      expect_units(weights, whole ? kUnits : 2);
+      if (!whole) weights.end_pass();
+    }
+    return weights.bytes_read();
+  };
+  const auto two = read("ddddd", {false}), all = read("ddddd", {true});
+  EXPECT_LT(two, all);
+  // The loader goes on to the next pass, of which it may have read as much as it has buffers for.
+  EXPECT_EQ(read("ddddd", {true, false, false, false}), all + 3 * two);
+  EXPECT_EQ(read("ddddd", {true, false, true, false}), 2 * all + 2 * two);
+  // Two of the three units behind the residents are there already when the next pass begins.
+  EXPECT_LT(read("rrddd", {true, false, false, false}), 2 * all - two);
+  EXPECT_EQ(read("rrrrr", {true, false, true}), all);
 }
 
 TEST_P(StreamedWeightsTest, MorePassesThanPlannedIsAnErrorAndNotAHang) {

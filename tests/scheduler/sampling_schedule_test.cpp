@@ -158,6 +158,10 @@ TEST(CheckSampling, RefusesWhatHasNoMeaning) {
   refuse({.shift = 0.0}, "--shift 0");
   refuse({.shift = std::nan("")}, "--shift");
   EXPECT_NO_THROW(check_sampling({.sigmas = {0.9, 0.3}, .shift = 1000.0}));
+  for (const double threshold : {-0.01, 1.01, std::nan("")}) {
+    refuse({.cache_threshold = threshold}, "--cache-threshold");
+  }
+  EXPECT_NO_THROW(check_sampling({.cache_threshold = 1}));
 }
 
 }  // namespace

@@ -16,6 +16,7 @@ REFUSED = {
     "--max-sequence-length": ["", "x", "0", "-1", "513", "77.0"],
     "--seed": ["", "x", "-2", "1.0", "1e3", "18446744073709551616", "0x1", "+1", "- 1"],
     "--guidance": ["", "x", "nan", "-nan", "inf", "-inf", "-0.5", "1e400", "1,5", "3.5x"],
+    "--cache-threshold": ["", "x", "nan", "inf", "-0.1", "1.01", "0,1", "auto"],
     "--device": ["", "gpu", "CPU", "cuda:", "cuda:x", "cuda:-1", "cuda:256", "cuda:1:2", "cuda:N",
                  "mps", "meta"],
     "--dtype": ["", "int8", "float32", "BF16", "fp8", "bf16 "],

@@ -17,7 +17,7 @@ struct Key {
   PromptValue value;
 };
 
-constexpr std::array<Key, 29> kKeys = {{
+constexpr std::array<Key, 30> kKeys = {{
     {"prompt", "prompt", PromptValue::kText},
     {"prompt-2", "prompt-2", PromptValue::kText},
     {"negative-prompt", "negative-prompt", PromptValue::kText},

@@ -162,10 +162,6 @@ struct Pipeline::State {
   std::vector<PromptEmbeddings> find_embeddings(const Chunk& chunk,
                                                 PromptEmbedsStore* store) const {
     std::vector<PromptEmbeddings> embeddings(chunk.prompts.size());
-    for (std::size_t i = 0; i < embeddings.size(); ++i) {
-      const auto& prompt = chunk.prompts[i];
-      if (!prompt.has_text) embeddings[i] = no_prompt(model, prompt, dtype);
-    }
     if (!uses(store)) return embeddings;
     if (!chunk.requests.empty()) store->use_loras(chunk.requests.front().loras);
     for (std::size_t i = 0; i < embeddings.size(); ++i) {

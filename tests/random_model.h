@@ -9,9 +9,12 @@
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "image_encoder/redux_image_encoder.h"
+#include "image_encoder/siglip_vision_model.h"
 #include "text_encoder/clip_text_model.h"
 #include "text_encoder/t5_encoder.h"
 #include "transformer/flux_transformer.h"
@@ -29,6 +32,8 @@ struct RandomModelShape {
   at::ScalarType dtype = at::kBFloat16;
   bool guidance = true;
   std::int64_t in_channels = 64;  // of 64 that go out
+  // Of a Redux beside it, of three layers; 0: none.
+  std::int64_t siglip_dim = 0;
 };
 
 class RandomModel {
@@ -87,12 +92,34 @@ class RandomModel {
     auto vae_slots = decoder.slots();
     for (auto& slot : encoder.slots()) vae_slots.push_back(std::move(slot));
     write_weights("vae/diffusion_pytorch_model.safetensors", vae_slots, shape.dtype);
+    if (shape.siglip_dim == 0) return;
+    auto& redux = redux_.emplace();
+    redux.image_encoder = {.hidden_size = shape.siglip_dim,
+                           .intermediate_size = 3 * shape.siglip_dim,
+                           .num_hidden_layers = 3,
+                           .num_attention_heads = 4,
+                           .image_size = 90};
+    redux.image_embedder = {.redux_dim = shape.siglip_dim, .txt_in_features = shape.t5_dim};
+    fs::create_directories(root_ / "image_encoder");
+    fs::create_directories(root_ / "image_embedder");
+    write_weights("image_encoder/model.safetensors", SiglipVisionModel(redux.image_encoder).slots(),
+                  shape.dtype);
+    write_weights("image_embedder/model.safetensors",
+                  ReduxImageEncoder(redux.image_embedder).slots(), shape.dtype);
   }
   ~RandomModel() { std::filesystem::remove_all(root_); }
   RandomModel(const RandomModel&) = delete;
   RandomModel& operator=(const RandomModel&) = delete;
 
-  FluxModel folder() const { return FluxModel::open(root_); }
+  FluxModel folder() const {
+    auto model = FluxModel::open(root_);
+    model.redux = redux_;
+    if (redux_) {
+      model.paths.image_encoder = root_ / "image_encoder";
+      model.paths.image_embedder = root_ / "image_embedder";
+    }
+    return model;
+  }
 
  private:
   using Json = nlohmann::json;
@@ -135,6 +162,7 @@ class RandomModel {
   }
 
   std::filesystem::path root_;
+  std::optional<ReduxConfig> redux_;
 };
 
 }  // namespace steadyflux::testing

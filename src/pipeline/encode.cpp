@@ -195,6 +195,10 @@ std::int64_t encode_steps(const FluxModel& model, std::int64_t texts, std::int64
 
 void encode(const PhaseContext& context, const Chunk& chunk, Encoded& encoded) {
   encoded.embeddings.resize(chunk.prompts.size());
+  for (std::size_t i = 0; i < chunk.prompts.size(); ++i) {
+    if (chunk.prompts[i].has_text) continue;
+    encoded.embeddings[i] = no_prompt(context.model, chunk.prompts[i], context.dtype);
+  }
   EncodeProgress progress(context.observer);
   encode_clip(context, chunk, progress, encoded.embeddings);
   encode_t5(context, chunk, progress, encoded.embeddings);

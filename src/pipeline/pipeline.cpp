@@ -156,10 +156,6 @@ struct Pipeline::State {
   std::vector<PromptEmbeddings> find_embeddings(const Chunk& chunk,
                                                 PromptEmbedsStore* store) const {
     std::vector<PromptEmbeddings> embeddings(chunk.prompts.size());
-    for (std::size_t i = 0; i < embeddings.size(); ++i) {
-      const auto& prompt = chunk.prompts[i];
-      if (!prompt.has_text) embeddings[i] = no_prompt(model, prompt, dtype);
-    }
     if (store == nullptr || chunk.requests.empty()) return embeddings;
     store->use_loras(chunk.requests.front().loras,
                      loras->find(Component::kTextEncoder) != nullptr ||

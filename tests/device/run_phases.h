@@ -118,7 +118,10 @@ inline PhaseResults run_phases(
     if (after_phase) after_phase(phase, results);
   };
   PhaseResults results;
-  encode(context, chunk, results.embeddings);
+  Encoded encoded;
+  encode(context, chunk, encoded);
+  join_redux(chunk, encoded);
+  results.embeddings = std::move(encoded.embeddings);
   tell("encode", results);
   if (encode_image_steps(chunk) > 0) {
     encode_images(context, chunk, results.denoising);

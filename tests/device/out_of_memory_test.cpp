@@ -110,12 +110,12 @@ TEST_P(OutOfMemory, AtAnyAllocationTheRunGoesOn) {
 TEST_P(OutOfMemory, WithStepCachingAsWell) {
   auto request = tiny_request();
   request.num_inference_steps = 6;
-  request.sampling.cache_threshold = GetParam() == std::string("b") ? 0.05 : 0.2;
+  request.sampling.cache_threshold = 0.8;  // random weights change a picture much in each step
   if (std::string(GetParam()) == "b") request.sampling.scheduler = "heun";
   const auto expected = run(request);
   EXPECT_GT(expected.passes.computed, 1);
   EXPECT_GT(expected.passes.reused, 1);
-  expect_it_goes_on(request, allocations_to_try() / 2);
+  expect_it_goes_on(request, allocations_to_try() / 4);
 }
 
 void OutOfMemory::expect_it_goes_on(const Request& request, std::int64_t most) const {

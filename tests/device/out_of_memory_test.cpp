@@ -115,7 +115,7 @@ TEST_P(OutOfMemory, WithStepCachingAsWell) {
   const auto expected = run(request);
   EXPECT_GT(expected.passes.computed, 1);
   EXPECT_GT(expected.passes.reused, 1);
-  expect_it_goes_on(request, allocations_to_try() / 4);
+  expect_it_goes_on(request, allocations_to_try() / 8);
 }
 
 void OutOfMemory::expect_it_goes_on(const Request& request, std::int64_t most) const {

@@ -62,7 +62,7 @@ std::vector<Request> mixed_requests() {
 std::vector<Request> cached_requests() {
   auto requests = mixed_requests();
   for (auto& request : requests) {
-    request.num_inference_steps += 4;
+    request.num_inference_steps = std::max<std::int64_t>(request.num_inference_steps, 5);
     request.sampling.cache_threshold = 0.5;
   }
   requests[0].sampling.cache_threshold = 1;
@@ -121,7 +121,7 @@ void Plans::expect_the_same_pictures(const std::vector<Request>& requests, int t
     ASSERT_EQ(pictures(results), expected) << "budget " << budget << ", RAM " << ram << ", leaner "
                                            << options.leaner << ", group " << plan.denoise_group;
   }
-  EXPECT_GT(groups.size(), 2u);  // pictures went one by one, and in groups
+  EXPECT_GE(groups.size(), tries < 100 ? 2u : 3u);  // pictures went one by one, and in groups
 }
 
 TEST_P(Plans, AnyBudgetGivesTheSamePicture) { expect_the_same_pictures(mixed_requests(), 100); }

@@ -1,7 +1,8 @@
 // Times denoising steps of a transformer on disk, and the machine's GEMM roof in the same process.
-// Prints one JSON line. Use: step_bench TRANSFORMER WIDTH HEIGHT TEXT_TOKENS REPEATS THREADS [DTYPE],
-// where TRANSFORMER is a component folder or a single file, packed or not, computed with in bf16 or
-// fp32. The inputs are random; only the time counts. benchmarks/compare.sh runs it beside diffusers.
+// Prints one JSON line. Use: step_bench TRANSFORMER WIDTH HEIGHT TEXT_TOKENS REPEATS THREADS
+// [DTYPE], where TRANSFORMER is a component folder or a single file, packed or not, computed with
+// in bf16 or fp32. The inputs are random; only the time counts. benchmarks/compare.sh runs it
+// beside diffusers.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>

@@ -47,10 +47,11 @@ struct ModulatedNorm {
       T* __restrict to = out + r * dim;
       const float mean =
           sum_of(dim, [in](std::int64_t i) STEADYFLUX_LAMBDA { return load(in[i]); }) / n;
-      const float variance = sum_of(dim, [in, mean](std::int64_t i) STEADYFLUX_LAMBDA {
-                               const float off = load(in[i]) - mean;
-                               return off * off;
-                             }) /
+      const float variance = sum_of(dim,
+                                    [in, mean](std::int64_t i) STEADYFLUX_LAMBDA {
+                                      const float off = load(in[i]) - mean;
+                                      return off * off;
+                                    }) /
                              n;
       const float rstd = 1.0f / std::sqrt(variance + eps);
       for (std::int64_t i = 0; i < dim; ++i) {
@@ -101,9 +102,8 @@ struct NormAndRotate {
       for (std::int64_t head = 0; head < heads; ++head) {
         const T* __restrict in = x + r * x_stride + head * head_dim;
         T* __restrict to = out + (r * heads + head) * head_dim;
-        const float squares = sum_of(head_dim, [in](std::int64_t i) STEADYFLUX_LAMBDA {
-          return load(in[i]) * load(in[i]);
-        });
+        const float squares = sum_of(
+            head_dim, [in](std::int64_t i) STEADYFLUX_LAMBDA { return load(in[i]) * load(in[i]); });
         const float rms = 1.0f / std::sqrt(squares / n + eps);
         for (std::int64_t i = 0; i < head_dim; i += 2) {
           const float real = rounded<T>(load(in[i]) * rms * load(w[i]));
@@ -118,9 +118,11 @@ struct NormAndRotate {
 
 template <typename Body>
 void for_dtype(const at::Tensor& tensor, const Body& body) {
-  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, tensor.scalar_type(), "row_kernels", [&] {
-    if constexpr (!std::is_same_v<scalar_t, double>) body(scalar_t{});
-  });
+  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, tensor.scalar_type(), "row_kernels",
+                                  [&] {
+                                    if constexpr (!std::is_same_v<scalar_t, double>)
+                                      body(scalar_t{});
+                                  });
 }
 
 }  // namespace
@@ -141,10 +143,9 @@ at::Tensor modulated_layer_norm_cpu(const at::Tensor& x, const at::Tensor& shift
     const T* in = x.const_data_ptr<T>();
     T* out = result.mutable_data_ptr<T>();
     at::parallel_for(0, x.size(0), kRowsOfAThread, [&](std::int64_t begin, std::int64_t end) {
-      with_best_instructions(ModulatedNorm<T>{in + begin * x.stride(0), x.stride(0),
-                                              factor.const_data_ptr<T>(), shift.const_data_ptr<T>(),
-                                              out + begin * dim, end - begin, dim,
-                                              static_cast<float>(eps)});
+      with_best_instructions(ModulatedNorm<T>{
+          in + begin * x.stride(0), x.stride(0), factor.const_data_ptr<T>(),
+          shift.const_data_ptr<T>(), out + begin * dim, end - begin, dim, static_cast<float>(eps)});
     });
   });
   return result;
@@ -174,9 +175,9 @@ void normed_and_rotated_cpu(const at::Tensor& x, const at::Tensor& weight, doubl
     const float* sin = emb.sin.const_data_ptr<float>();
     at::parallel_for(0, x.size(0), kRowsOfAThread, [&](std::int64_t begin, std::int64_t end) {
       with_best_instructions(NormAndRotate<T>{
-          in + begin * x.stride(0), x.stride(0), weight.const_data_ptr<T>(),
-          cos + begin * head_dim, sin + begin * head_dim, to + begin * heads * head_dim,
-          end - begin, heads, head_dim, static_cast<float>(eps)});
+          in + begin * x.stride(0), x.stride(0), weight.const_data_ptr<T>(), cos + begin * head_dim,
+          sin + begin * head_dim, to + begin * heads * head_dim, end - begin, heads, head_dim,
+          static_cast<float>(eps)});
     });
   });
 }

@@ -235,7 +235,7 @@ TEST(Plan, StepCachesWaitInRam) {
   const auto added = [&](const Budget& budget, int leaner = 0) {
     const auto host = [&] {
       const auto plan = make_plan(model, work, budget, {.leaner = leaner});
-      if (leaner == 0) EXPECT_EQ(plan.denoise_group, 1);
+      EXPECT_TRUE(leaner > 0 || plan.denoise_group == 1);
       return plan.phase("denoise").host_activations;
     };
     work.num_step_caches = 0;

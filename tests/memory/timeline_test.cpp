@@ -153,7 +153,8 @@ TEST(Timeline, MergedSamples) {
 TEST(Timeline, WhatIsAppendedFollowsInTime) {
   MemoryTimeline first;
   first.seconds = 10;
-  first.phases = {{.name = "encode", .start = 0, .end = 4}, {.name = "denoise", .start = 5, .end = 9}};
+  first.phases = {{.name = "encode", .start = 0, .end = 4},
+                  {.name = "denoise", .start = 5, .end = 9}};
   first.samples.resize(2);
   first.samples[1].seconds = 9;
   first.samples[1].phase = 1;

@@ -36,7 +36,9 @@ class RowKernels : public testing::TestWithParam<std::tuple<Shape, at::ScalarTyp
   void expect_same(const at::Tensor& found, const at::Tensor& expected) const {
     ASSERT_EQ(found.sizes(), expected.sizes());
     ASSERT_EQ(found.scalar_type(), expected.scalar_type());
-    const double rounding = dtype() == at::kFloat ? 0x1p-22 : dtype() == at::kHalf ? 0x1p-11 : 0x1p-8;
+    const double rounding = dtype() == at::kFloat  ? 0x1p-22
+                            : dtype() == at::kHalf ? 0x1p-11
+                                                   : 0x1p-8;
     const double largest = expected.abs().max().item().toDouble();
     const auto off = (found.to(at::kDouble) - expected.to(at::kDouble)).abs();
     EXPECT_LE(off.max().item().toDouble(), 2 * rounding * largest);

@@ -420,14 +420,18 @@ class Planner {
         workload_.num_guided > 0 && workload_.redux_tokens > 0
             ? rotary_bytes(config, workload_.max_sequence_length + shown_len)
             : std::int64_t{0};
+    const auto blended = blend_bytes(tiles_, config.out_channels);
+    const auto activations =
+        std::max(transformer_activations(config, workload_.dtype, workload_.text_len(), shown_len,
+                                         on_device() ? 0 : workload_.num_threads, inputs) +
+                     if_widened(transformer_widened_bytes(config, workload_.text_len(), shown_len)),
+                 // By then tiles have been put together, and in RAM that room is free again.
+                 solver_bytes() - (on_device() ? 0 : blended));
     add_weights(denoise, transformer_weights(config, workload_.dtype, workload_.stored.transformer),
                 workload_.stored.transformer, passes,
-                transformer_activations(config, workload_.dtype, workload_.text_len(), shown_len,
-                                        on_device() ? 0 : workload_.num_threads, inputs) +
-                    if_widened(transformer_widened_bytes(config, workload_.text_len(), shown_len)) +
-                    inputs * brought + more_positions,
+                activations + inputs * brought + more_positions,
                 overhead(kDenoiseOverhead) + table_bytes(rows) + latents_ + parked_embeds_ +
-                    blend_bytes(tiles_, config.out_channels) + step_caches(rows, group),
+                    blended + step_caches(rows, group),
                 workload_.num_step_caches > 0 ? first_block_units(config) : 0);
     return denoise;
   }
@@ -465,6 +469,15 @@ class Planner {
     return (grid.height * grid.width * (kFp32Bytes + element_) +
             2 * grid.tile_height * grid.tile_width * kFp32Bytes) *
            channels;
+  }
+
+  // What a solver takes to go a step on with a picture, with its velocity: latents are added up in
+  // fp32 (pipeline/picture_solver.cpp). Little beside what the transformer takes, unless that sees
+  // small tiles of a large picture.
+  std::int64_t solver_bytes() const {
+    const bool is_plain = workload_.solver_latents == 0 && workload_.num_masks == 0;
+    const auto each = is_plain ? 2 * kFp32Bytes + 2 * element_ : 4 * kFp32Bytes + 4 * element_;
+    return tiles_.height * tiles_.width * model_.transformer.out_channels * each;
   }
 
   bool widened() const { return workload_.widened && !on_device(); }

@@ -226,6 +226,24 @@ TEST(Plan, StepsOfTwoPassesReadTwiceAndLookARowAhead) {
   EXPECT_EQ(kept - twice.phase("denoise").host_activations, 2 * 32 * 32 * 64 * 2);
 }
 
+TEST(Plan, SmallTilesOfALargePictureLeaveASolverItsRoom) {
+  auto model = flux1();
+  model.transformer.num_attention_heads = 1;  // so that a tile takes little
+  auto work = picture(4096, 4096);
+  work.tile = 128;
+  work.num_images = 1;
+  const std::int64_t values = std::int64_t{256} * 256 * 64;
+  for (const auto& [solver_latents, bytes] : {std::pair{0, 12}, {1, 24}, {2, 24}}) {  // bf16
+    work.solver_latents = solver_latents;
+    const auto on_card = make_plan(model, work, card(40 * kGiB, 64 * kGiB)).phase("denoise");
+    EXPECT_GE(on_card.device_activations, values * bytes);
+    EXPECT_LE(on_card.device_activations, values * bytes + 16 * (std::int64_t{1} << 20));
+    // In RAM where what is begun with waits, and the next latents after it.
+    const auto on_cpu = make_plan(model, work, cpu(64 * kGiB)).phase("denoise");
+    EXPECT_GE(on_cpu.host_activations, values * (bytes + 2));
+  }
+}
+
 TEST(Plan, StepCachesWaitInRam) {
   const auto model = flux1();
   auto work = picture(1024, 768);

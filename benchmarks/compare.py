@@ -30,7 +30,8 @@ class Run:
         watch.join()
         if process.returncode != 0:
             sys.exit(f"{' '.join(map(str, command))}: {error.strip()[-500:]}")
-        self.told = json.loads(out.strip().splitlines()[-1])
+        # All of it, or what other libraries left for the last line.
+        self.told = json.loads(out if out.startswith("{\n") else out.strip().splitlines()[-1])
 
     def watch(self, pid):
         path = pathlib.Path(f"/proc/{pid}/status")
@@ -66,7 +67,7 @@ class Comparison:
     def peer(self, script, *arguments):
         return Run([self.options.python, HERE / script, *arguments])
 
-    def compare(self, what, ours, theirs, unit="s"):
+    def compare(self, what, ours, theirs):
         """Both in turn, `rounds` times; each call gives one figure, or several by name."""
         pairs = []
         for i in range(self.options.rounds):
@@ -75,7 +76,7 @@ class Comparison:
             pairs.append(found if i % 2 == 0 else found[::-1])
         for key in pairs[0][0]:
             a, b = ([pair[side][key] for pair in pairs] for side in (0, 1))
-            self.add(f"{what}{key}", unit if key != " peak RSS, anonymous" else "GiB", a, b)
+            self.add(f"{what}{key}", "GiB" if "peak" in key else "s", a, b)
 
     def add(self, what, unit, ours, theirs):
         ratios = [a / b for a, b in zip(ours, theirs, strict=True)]

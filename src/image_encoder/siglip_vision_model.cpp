@@ -9,31 +9,6 @@
 
 namespace steadyflux {
 
-void SiglipEncoderLayer::visit(const SlotScope& scope, const SiglipVisionConfig& config) {
-  const auto d = config.hidden_size;
-  layer_norm1.visit(scope.scope("layer_norm1"), d);
-  layer_norm2.visit(scope.scope("layer_norm2"), d);
-  const auto attn = scope.scope("self_attn");
-  self_attn.q_proj.visit(attn.scope("q_proj"), d, d);
-  self_attn.k_proj.visit(attn.scope("k_proj"), d, d);
-  self_attn.v_proj.visit(attn.scope("v_proj"), d, d);
-  self_attn.out_proj.visit(attn.scope("out_proj"), d, d);
-  mlp.fc1.visit(scope.scope("mlp").scope("fc1"), d, config.intermediate_size);
-  mlp.fc2.visit(scope.scope("mlp").scope("fc2"), config.intermediate_size, d);
-}
-
-at::Tensor SiglipEncoderLayer::forward(const at::Tensor& hidden_states,
-                                       const SiglipVisionConfig& config) const {
-  const auto head_dim = config.hidden_size / config.num_attention_heads;
-  const auto x = layer_norm1(hidden_states, config.layer_norm_eps);
-  const auto attn = attention(split_heads(self_attn.q_proj(x), head_dim),
-                              split_heads(self_attn.k_proj(x), head_dim),
-                              split_heads(self_attn.v_proj(x), head_dim));
-  const auto h = hidden_states + self_attn.out_proj(attn);
-  const auto y = layer_norm2(h, config.layer_norm_eps);
-  return h + mlp.fc2(at::gelu(mlp.fc1(y), "tanh"));
-}
-
 SiglipVisionModel::SiglipVisionModel(SiglipVisionConfig config_in)
     : config(std::move(config_in)), layers(static_cast<std::size_t>(config.num_hidden_layers)) {}
 
@@ -54,7 +29,8 @@ std::vector<WeightUnit> SiglipVisionModel::units() {
   std::vector<WeightUnit> units;
   for (std::size_t i = 0; i < layers.size(); ++i) {
     units.push_back({"encoder.layers." + std::to_string(i), {}});
-    layers[i].visit(SlotScope(units.back().slots, units.back().name + "."), config);
+    layers[i].visit(SlotScope(units.back().slots, units.back().name + "."), config.hidden_size,
+                    config.intermediate_size);
   }
   return units;
 }
@@ -72,9 +48,11 @@ std::vector<at::Tensor> SiglipVisionModel::forward(std::span<const at::Tensor> p
                                                    WeightProvider& weights) const {
   std::vector<at::Tensor> hidden_states;
   for (const auto& pixels : pixel_values) hidden_states.push_back(embed(pixels));
+  const EncoderLayer::Options options{config.num_attention_heads, config.layer_norm_eps,
+                                      "gelu_pytorch_tanh", /*is_causal=*/false};
   for (std::size_t i = 0; i < layers.size(); ++i) {
     const auto lease = weights.acquire(i);
-    for (auto& h : hidden_states) h = layers[i].forward(h, config);
+    for (auto& h : hidden_states) h = layers[i].forward(h, options);
   }
   for (auto& h : hidden_states) h = post_layernorm(h, config.layer_norm_eps);
   return hidden_states;

@@ -9,24 +9,11 @@
 #include <vector>
 
 #include "config/model_config.h"
+#include "nn/encoder_layer.h"
 #include "nn/layers.h"
 #include "nn/weight_provider.h"
 
 namespace steadyflux {
-
-struct SiglipEncoderLayer {
-  LayerNorm layer_norm1, layer_norm2;
-  struct {
-    Linear q_proj, k_proj, v_proj, out_proj;
-  } self_attn;
-  struct {
-    Linear fc1, fc2;
-  } mlp;
-
-  void visit(const SlotScope& scope, const SiglipVisionConfig& config);
-  // hidden_states [B, S, hidden_size] -> the same shape.
-  at::Tensor forward(const at::Tensor& hidden_states, const SiglipVisionConfig& config) const;
-};
 
 struct SiglipVisionModel {
   explicit SiglipVisionModel(SiglipVisionConfig config);
@@ -37,7 +24,7 @@ struct SiglipVisionModel {
     at::Tensor bias;    // [hidden_size]
   } patch_embedding;
   Embedding position_embedding;
-  std::vector<SiglipEncoderLayer> layers;
+  std::vector<EncoderLayer> layers;
   LayerNorm post_layernorm;
 
   // Every tensor that is used; names are those of transformers without "vision_model." in front.

@@ -35,6 +35,17 @@ class WeightsSum {
     return *this;
   }
 
+  // Of CLIP and SigLIP (nn/encoder_layer.h).
+  void encoder_layers(std::int64_t count, std::int64_t d, std::int64_t intermediate_size) {
+    for (std::int64_t i = 0; i < count; ++i) {
+      unit("encoder.layers." + std::to_string(i)).norm("layer_norm1", d).norm("layer_norm2", d);
+      for (const char* projection : {"q_proj", "k_proj", "v_proj", "out_proj"}) {
+        linear(std::string("self_attn.") + projection, d, d);
+      }
+      linear("mlp.fc1", d, intermediate_size).linear("mlp.fc2", intermediate_size, d);
+    }
+  }
+
   WeightsSum& tensor(const std::string& name, std::int64_t count) {
     return add(name, count, element_, false);
   }
@@ -102,14 +113,7 @@ WeightsFootprint clip_weights(const ClipTextConfig& config, const std::string& d
   sum.table("embeddings.token_embedding.weight", config.vocab_size * d)
       .tensor("embeddings.position_embedding.weight", config.max_position_embeddings * d)
       .norm("final_layer_norm", d);
-  for (std::int64_t i = 0; i < config.num_hidden_layers; ++i) {
-    sum.unit("encoder.layers." + std::to_string(i)).norm("layer_norm1", d).norm("layer_norm2", d);
-    for (const char* projection : {"q_proj", "k_proj", "v_proj", "out_proj"}) {
-      sum.linear(std::string("self_attn.") + projection, d, d);
-    }
-    sum.linear("mlp.fc1", d, config.intermediate_size)
-        .linear("mlp.fc2", config.intermediate_size, d);
-  }
+  sum.encoder_layers(config.num_hidden_layers, d, config.intermediate_size);
   return sum.done();
 }
 
@@ -150,14 +154,7 @@ WeightsFootprint image_encoder_weights(const SiglipVisionConfig& config, const s
       .tensor("patch_embedding.bias", d)
       .tensor("position_embedding.weight", config.num_patches() * d);
   sum.prefix("").norm("post_layernorm", d);
-  for (std::int64_t i = 0; i < config.num_hidden_layers; ++i) {
-    sum.unit("encoder.layers." + std::to_string(i)).norm("layer_norm1", d).norm("layer_norm2", d);
-    for (const char* projection : {"q_proj", "k_proj", "v_proj", "out_proj"}) {
-      sum.linear(std::string("self_attn.") + projection, d, d);
-    }
-    sum.linear("mlp.fc1", d, config.intermediate_size)
-        .linear("mlp.fc2", config.intermediate_size, d);
-  }
+  sum.encoder_layers(config.num_hidden_layers, d, config.intermediate_size);
   return sum.done();
 }
 

@@ -1,7 +1,6 @@
 #include "nn/row_kernels.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 
 #include <cmath>
@@ -115,15 +114,6 @@ struct NormAndRotate {
     }
   }
 };
-
-template <typename Body>
-void for_dtype(const at::Tensor& tensor, const Body& body) {
-  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, tensor.scalar_type(), "row_kernels",
-                                  [&] {
-                                    if constexpr (!std::is_same_v<scalar_t, double>)
-                                      body(scalar_t{});
-                                  });
-}
 
 }  // namespace
 

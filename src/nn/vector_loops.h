@@ -3,11 +3,14 @@
 // always-inline operator(), which `with_best_instructions` calls.
 #pragma once
 
+#include <ATen/core/Tensor.h>
 #include <c10/util/BFloat16.h>
 #include <c10/util/Half.h>
 
 #include <bit>
 #include <cstdint>
+
+#include "steadyflux/error.h"
 
 #define STEADYFLUX_INLINE inline __attribute__((always_inline))
 #define STEADYFLUX_LAMBDA __attribute__((always_inline))
@@ -62,6 +65,21 @@ void with_best_instructions(const Work& work) {
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return run_avx2(work);
 #endif
   work();
+}
+
+// body(a value of the tensor's type), for fp32, bf16 and fp16.
+template <typename Body>
+void for_dtype(const at::Tensor& tensor, const Body& body) {
+  switch (tensor.scalar_type()) {
+    case at::kFloat:
+      return body(float{});
+    case at::kBFloat16:
+      return body(at::BFloat16{});
+    case at::kHalf:
+      return body(at::Half{});
+    default:
+      throw Error(ErrorKind::kInternal, "models compute in fp32, bf16 or fp16");
+  }
 }
 
 }  // namespace steadyflux

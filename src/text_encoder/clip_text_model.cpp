@@ -2,43 +2,7 @@
 
 #include <ATen/ATen.h>
 
-#include <cmath>
-
 namespace steadyflux {
-namespace {
-
-at::Tensor activate(const at::Tensor& x, const std::string& hidden_act) {
-  if (hidden_act == "quick_gelu") return x * at::sigmoid(1.702 * x);
-  return at::gelu(x);
-}
-
-}  // namespace
-
-void ClipEncoderLayer::visit(const SlotScope& scope, const ClipTextConfig& config) {
-  const auto d = config.hidden_size;
-  layer_norm1.visit(scope.scope("layer_norm1"), d);
-  layer_norm2.visit(scope.scope("layer_norm2"), d);
-  const auto attn = scope.scope("self_attn");
-  self_attn.q_proj.visit(attn.scope("q_proj"), d, d);
-  self_attn.k_proj.visit(attn.scope("k_proj"), d, d);
-  self_attn.v_proj.visit(attn.scope("v_proj"), d, d);
-  self_attn.out_proj.visit(attn.scope("out_proj"), d, d);
-  mlp.fc1.visit(scope.scope("mlp").scope("fc1"), d, config.intermediate_size);
-  mlp.fc2.visit(scope.scope("mlp").scope("fc2"), config.intermediate_size, d);
-}
-
-at::Tensor ClipEncoderLayer::forward(const at::Tensor& hidden_states,
-                                     const ClipTextConfig& config) const {
-  const auto head_dim = config.hidden_size / config.num_attention_heads;
-  const auto x = layer_norm1(hidden_states, config.layer_norm_eps);
-  const auto attn = attention(split_heads(self_attn.q_proj(x), head_dim),
-                              split_heads(self_attn.k_proj(x), head_dim),
-                              split_heads(self_attn.v_proj(x), head_dim), {}, /*is_causal=*/true);
-  const auto h = hidden_states + self_attn.out_proj(attn);
-  const auto y = layer_norm2(h, config.layer_norm_eps);
-  return h + mlp.fc2(activate(mlp.fc1(y), config.hidden_act));
-}
-
 ClipTextModel::ClipTextModel(ClipTextConfig config_in)
     : config(std::move(config_in)), layers(static_cast<std::size_t>(config.num_hidden_layers)) {}
 
@@ -57,7 +21,8 @@ std::vector<WeightUnit> ClipTextModel::units() {
   std::vector<WeightUnit> units;
   for (std::size_t i = 0; i < layers.size(); ++i) {
     units.push_back({"encoder.layers." + std::to_string(i), {}});
-    layers[i].visit(SlotScope(units.back().slots, units.back().name + "."), config);
+    layers[i].visit(SlotScope(units.back().slots, units.back().name + "."), config.hidden_size,
+                    config.intermediate_size);
   }
   return units;
 }
@@ -76,9 +41,11 @@ std::vector<at::Tensor> ClipTextModel::forward(std::span<const at::Tensor> input
     hidden_states.push_back(token_embedding.lookup(ids, position_embedding.weight) +
                             position_embedding.weight.narrow(0, 0, ids.size(1)));
   }
+  const EncoderLayer::Options options{config.num_attention_heads, config.layer_norm_eps,
+                                      config.hidden_act, /*is_causal=*/true};
   for (std::size_t i = 0; i < layers.size(); ++i) {
     const auto lease = weights.acquire(i);
-    for (auto& h : hidden_states) h = layers[i].forward(h, config);
+    for (auto& h : hidden_states) h = layers[i].forward(h, options);
   }
   std::vector<at::Tensor> pooled;
   for (std::size_t i = 0; i < input_ids.size(); ++i) {

@@ -8,24 +8,11 @@
 #include <vector>
 
 #include "config/model_config.h"
+#include "nn/encoder_layer.h"
 #include "nn/layers.h"
 #include "nn/weight_provider.h"
 
 namespace steadyflux {
-
-struct ClipEncoderLayer {
-  LayerNorm layer_norm1, layer_norm2;
-  struct {
-    Linear q_proj, k_proj, v_proj, out_proj;
-  } self_attn;
-  struct {
-    Linear fc1, fc2;
-  } mlp;
-
-  void visit(const SlotScope& scope, const ClipTextConfig& config);
-  // hidden_states [B, S, hidden_size] -> the same shape.
-  at::Tensor forward(const at::Tensor& hidden_states, const ClipTextConfig& config) const;
-};
 
 struct ClipTextModel {
   explicit ClipTextModel(ClipTextConfig config);
@@ -33,7 +20,7 @@ struct ClipTextModel {
   ClipTextConfig config;
   HostEmbedding token_embedding;
   Embedding position_embedding;
-  std::vector<ClipEncoderLayer> layers;
+  std::vector<EncoderLayer> layers;
   LayerNorm final_layer_norm;
 
   // Every tensor; names as transformers 5 writes them, older files have "text_model." in front.

@@ -9,7 +9,6 @@
 #include <vector>
 
 #include "nn/vector_loops.h"
-#include "steadyflux/error.h"
 
 namespace steadyflux {
 namespace {
@@ -129,20 +128,6 @@ struct StoreRow {
     }
   }
 };
-
-template <typename Body>
-void for_dtype(const at::Tensor& tensor, const Body& body) {
-  switch (tensor.scalar_type()) {
-    case at::kFloat:
-      return body(float{});
-    case at::kBFloat16:
-      return body(at::BFloat16{});
-    case at::kHalf:
-      return body(at::Half{});
-    default:
-      throw Error(ErrorKind::kInternal, "the VAE computes in fp32, bf16 or fp16");
-  }
-}
 
 }  // namespace
 

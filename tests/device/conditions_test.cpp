@@ -4,7 +4,6 @@
 #include <gtest/gtest.h>
 
 #include <iostream>
-#include <random>
 #include <set>
 
 #include "device/plan_runs.h"
@@ -16,12 +15,10 @@ namespace {
 
 using testing::Accuracy;
 using testing::begun_from;
-using testing::budget_range;
-using testing::kPlenty;
+using testing::expect_at_any_budget;
 using testing::measure_peaks;
 using testing::pictures;
-using testing::plan_dtype;
-using testing::plan_workload;
+using testing::pictures_alone;
 using testing::RandomModel;
 using testing::RandomModelShape;
 using testing::run_phases;
@@ -29,7 +26,6 @@ using testing::set_device_limit;
 using testing::shown;
 using testing::simulated_device;
 using testing::small_request;
-using testing::tensor_budget;
 
 using Role = ConditionImage::Role;
 
@@ -86,31 +82,8 @@ class Conditions : public ::testing::TestWithParam<std::tuple<Kind, bool>> {
 TEST_P(Conditions, AnyBudgetGivesTheSamePicture) {
   const auto model = random_.folder();
   const auto requests = requests_of(std::get<0>(GetParam()).role);
-  const auto work = plan_workload(model, requests);
-  const auto range = budget_range(model, work, device_);
-  std::vector<std::vector<std::uint8_t>> expected;  // each request alone
-  for (const auto& request : requests) {
-    const auto plan =
-        make_plan(model, plan_workload(model, {request}), tensor_budget(device_, kPlenty, kPlenty));
-    for (auto& picture : pictures(run_phases(model, device_, plan_dtype(), {request}, plan))) {
-      expected.push_back(std::move(picture));
-    }
-  }
-  std::mt19937 generator(1);
-  std::uniform_int_distribution<std::int64_t> budgets(range.least, range.most);
-  for (int i = 0; i < 12; ++i) {
-    const auto budget = i == 0 ? range.least : budgets(generator);
-    const auto plan =
-        make_plan(model, work, tensor_budget(device_, budget, device_.is_cpu() ? budget : kPlenty),
-                  {.leaner = i % 3});
-    ASSERT_TRUE(plan.fits) << budget;
-    if (!device_.is_cpu()) {
-      release_device_memory(device_);
-      set_device_limit(budget);
-    }
-    ASSERT_EQ(pictures(run_phases(model, device_, plan_dtype(), requests, plan)), expected)
-        << "budget " << budget << ", group " << plan.denoise_group;
-  }
+  const auto expected = pictures_alone(model, device_, requests);
+  expect_at_any_budget(expected, model, device_, requests, /*tries=*/12);
 }
 
 INSTANTIATE_TEST_SUITE_P(Kinds, Conditions,

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <random>
 #include <set>
 #include <string>
 #include <vector>
@@ -40,6 +41,44 @@ inline std::vector<std::vector<std::uint8_t>> pictures(const PhaseResults& resul
   std::vector<std::vector<std::uint8_t>> all;
   for (const auto& image : results.images) all.push_back(image.rgb);
   return all;
+}
+
+// Of each request alone, with memory to spare.
+inline std::vector<std::vector<std::uint8_t>> pictures_alone(const FluxModel& model,
+                                                             c10::Device device,
+                                                             const std::vector<Request>& requests) {
+  std::vector<std::vector<std::uint8_t>> expected;
+  for (const auto& request : requests) {
+    const auto plan =
+        make_plan(model, plan_workload(model, {request}), tensor_budget(device, kPlenty, kPlenty));
+    for (auto& picture : pictures(run_phases(model, device, plan_dtype(), {request}, plan))) {
+      expected.push_back(std::move(picture));
+    }
+  }
+  return expected;
+}
+
+// The requests in one go, within random budgets from the least on.
+inline void expect_at_any_budget(const std::vector<std::vector<std::uint8_t>>& expected,
+                                 const FluxModel& model, c10::Device device,
+                                 const std::vector<Request>& requests, int tries) {
+  const auto work = plan_workload(model, requests);
+  const auto range = budget_range(model, work, device);
+  std::mt19937 generator(1);
+  std::uniform_int_distribution<std::int64_t> budgets(range.least, range.most);
+  for (int i = 0; i < tries; ++i) {
+    const auto budget = i == 0 ? range.least : budgets(generator);
+    const auto plan =
+        make_plan(model, work, tensor_budget(device, budget, device.is_cpu() ? budget : kPlenty),
+                  {.leaner = i % 3});
+    ASSERT_TRUE(plan.fits) << budget;
+    if (!device.is_cpu()) {
+      release_device_memory(device);
+      set_device_limit(budget);
+    }
+    ASSERT_EQ(pictures(run_phases(model, device, plan_dtype(), requests, plan)), expected)
+        << "budget " << budget << ", group " << plan.denoise_group;
+  }
 }
 
 // How far predictions of device peaks are off, over all phases of several runs.

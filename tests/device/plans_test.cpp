@@ -18,6 +18,7 @@ using testing::budget_range;
 using testing::kPlenty;
 using testing::measure_peaks;
 using testing::pictures;
+using testing::pictures_alone;
 using testing::plan_dtype;
 using testing::plan_workload;
 using testing::RandomModel;
@@ -88,14 +89,7 @@ void Plans::expect_the_same_pictures(const std::vector<Request>& requests, int t
   const auto model = random.folder();
   const auto work = plan_workload(model, requests);
   const auto range = budget_range(model, work, device_);
-  std::vector<std::vector<std::uint8_t>> expected;  // each request alone
-  for (const auto& request : requests) {
-    const auto plan =
-        make_plan(model, plan_workload(model, {request}), tensor_budget(device_, kPlenty, kPlenty));
-    for (auto& picture : pictures(run_phases(model, device_, plan_dtype(), {request}, plan))) {
-      expected.push_back(std::move(picture));
-    }
-  }
+  const auto expected = pictures_alone(model, device_, requests);
   std::set<std::int64_t> groups;
   std::mt19937 generator(1);
   std::uniform_int_distribution<std::int64_t> budgets(range.least, range.most);

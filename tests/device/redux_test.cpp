@@ -3,7 +3,6 @@
 #include <gtest/gtest.h>
 
 #include <iostream>
-#include <random>
 #include <set>
 
 #include "device/plan_runs.h"
@@ -14,19 +13,16 @@ namespace steadyflux {
 namespace {
 
 using testing::Accuracy;
-using testing::budget_range;
-using testing::kPlenty;
+using testing::expect_at_any_budget;
 using testing::measure_peaks;
 using testing::pictures;
-using testing::plan_dtype;
+using testing::pictures_alone;
 using testing::plan_workload;
 using testing::RandomModel;
 using testing::RandomModelShape;
-using testing::run_phases;
 using testing::set_device_limit;
 using testing::simulated_device;
 using testing::small_request;
-using testing::tensor_budget;
 
 ReduxImage image(const char* name, std::uint8_t shade, double scale = 1.0) {
   Image pixels{40, 30, std::vector<std::uint8_t>(40 * 30 * 3, shade)};
@@ -65,31 +61,9 @@ TEST_P(ReduxOnDevice, AnyBudgetGivesTheSamePicture) {
   const auto all = requests();
   const auto work = plan_workload(model, all);
   EXPECT_EQ(work.redux_tokens, 36);
-  const auto range = budget_range(model, work, device_);
-  std::vector<std::vector<std::uint8_t>> expected;  // each request alone
-  for (const auto& request : all) {
-    const auto plan =
-        make_plan(model, plan_workload(model, {request}), tensor_budget(device_, kPlenty, kPlenty));
-    for (auto& picture : pictures(run_phases(model, device_, plan_dtype(), {request}, plan))) {
-      expected.push_back(std::move(picture));
-    }
-  }
+  const auto expected = pictures_alone(model, device_, all);
   EXPECT_NE(expected[0], expected[1]);
-  std::mt19937 generator(1);
-  std::uniform_int_distribution<std::int64_t> budgets(range.least, range.most);
-  for (int i = 0; i < 5; ++i) {
-    const auto budget = i == 0 ? range.least : budgets(generator);
-    const auto plan =
-        make_plan(model, work, tensor_budget(device_, budget, device_.is_cpu() ? budget : kPlenty),
-                  {.leaner = i % 3});
-    ASSERT_TRUE(plan.fits) << budget;
-    if (!device_.is_cpu()) {
-      release_device_memory(device_);
-      set_device_limit(budget);
-    }
-    ASSERT_EQ(pictures(run_phases(model, device_, plan_dtype(), all, plan)), expected)
-        << "budget " << budget << ", group " << plan.denoise_group;
-  }
+  expect_at_any_budget(expected, model, device_, all, /*tries=*/5);
 }
 
 INSTANTIATE_TEST_SUITE_P(Devices, ReduxOnDevice, ::testing::Bool());

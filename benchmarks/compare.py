@@ -10,6 +10,8 @@ import tempfile
 import threading
 import time
 
+from full_size_run import forget_files
+
 HERE = pathlib.Path(__file__).resolve().parent
 SECTIONS = ["step", "text", "decode", "picture"]
 median = statistics.median
@@ -46,14 +48,6 @@ class Run:
                 time.sleep(0.02)
         except OSError:
             return
-
-
-def forget(folder):
-    """Drops the folder's files from the page cache."""
-    for path in pathlib.Path(folder).rglob("*"):
-        if path.is_file():
-            with open(path, "rb") as file:
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 class Comparison:
@@ -135,7 +129,7 @@ class Comparison:
 
             def ours():
                 if cold:
-                    forget(self.model)
+                    forget_files(self.model)
                 events = folder / "events.jsonl"
                 events.unlink(missing_ok=True)
                 run = Run([self.build / "steadyflux", "a lighthouse in a storm", "-m", self.model,
@@ -149,7 +143,7 @@ class Comparison:
 
             def theirs():
                 if cold:
-                    forget(self.model)
+                    forget_files(self.model)
                 run = self.peer("diffusers_picture.py", self.model, *common, folder / "theirs.png")
                 return self.of_picture(run, run.told["first_step_at"] - run.begin)
 

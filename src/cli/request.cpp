@@ -259,28 +259,23 @@ void apply_other_options(GenerateJob& job, const CommandLine& line, const Layers
 void take_model(GenerateJob& job, const Layers& layers, const fs::path& path,
                 bool encode_only = false) {
   job.pipeline.model = path;
-  const auto part = [&](const char* name) -> fs::path {
-    if (const auto given = layers.picture(find_value_option(name))) return part_path(name, *given);
-    // With another model the recorded picture's parts are not meant.
-    if (!job.recorded || layers.picture(&Options::model)) return {};
-    const auto found = job.recorded->model_parts.find(name);
-    return found == job.recorded->model_parts.end() ? "" : found->second;
-  };
-  // Redux goes with any model.
-  const auto redux_part = [&](const char* name) -> fs::path {
+  const auto part = [&](const char* name, bool recorded_is_meant) -> fs::path {
     if (const auto given = layers.picture(find_value_option(name))) {
       return std::string_view(name) == "redux" ? resolve_redux(*given) : part_path(name, *given);
     }
-    if (!job.recorded || job.request.redux_images.empty()) return {};
+    if (!job.recorded || !recorded_is_meant) return {};
     const auto found = job.recorded->model_parts.find(name);
     return found == job.recorded->model_parts.end() ? "" : found->second;
   };
-  job.pipeline.parts = {.vae = part("vae"),
-                        .clip_l = part("clip-l"),
-                        .t5 = part("t5"),
-                        .tokenizers = part("tokenizers"),
-                        .redux = redux_part("redux"),
-                        .image_encoder = redux_part("image-encoder"),
+  // With another model the recorded picture's parts are not meant; but Redux goes with any.
+  const bool same_model = !layers.picture(&Options::model);
+  const bool takes_up = !job.request.redux_images.empty();
+  job.pipeline.parts = {.vae = part("vae", same_model),
+                        .clip_l = part("clip-l", same_model),
+                        .t5 = part("t5", same_model),
+                        .tokenizers = part("tokenizers", same_model),
+                        .redux = part("redux", takes_up),
+                        .image_encoder = part("image-encoder", takes_up),
                         .encoders_needed = job.prompt_embeds.empty(),
                         .encode_only = encode_only};
   job.model = open_model(path, job.pipeline.parts);

@@ -9,6 +9,9 @@ namespace {
 
 using Role = ConditionImage::Role;
 
+constexpr const char* kNoControl =
+    "it takes no --control-image; FLUX.1-Depth, -Canny, or dev with their LoRA do";
+
 [[noreturn]] void refuse(const FluxModel& model, const char* what) {
   throw Error(ErrorKind::kUsage,
               fmt::format("{} is a {}: {}", model.name, to_string(model.variant()), what));
@@ -31,17 +34,14 @@ void check_role(const FluxModel& model, const Request& request) {
     case FluxVariant::kKontext:
     case FluxVariant::kDev:
       if (has && condition->role != Role::kReference) {
-        refuse(model,
-               "it takes no --control-image; FLUX.1-Depth, -Canny, or dev with their LoRA do");
+        refuse(model, kNoControl);
       }
       break;
     case FluxVariant::kSchnell:
       if (has && condition->role == Role::kReference) {
         refuse(model, "it takes no --reference; FLUX.1-Kontext does");
       }
-      if (has)
-        refuse(model,
-               "it takes no --control-image; FLUX.1-Depth, -Canny, or dev with their LoRA do");
+      if (has) refuse(model, kNoControl);
       break;
   }
   if (!request.init_image) return;

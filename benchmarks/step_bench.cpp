@@ -1,8 +1,9 @@
 // Times denoising steps of a transformer on disk, and the machine's GEMM roof in the same process.
 // Prints one JSON line. Use: step_bench TRANSFORMER WIDTH HEIGHT TEXT_TOKENS REPEATS THREADS
-// [DTYPE], where TRANSFORMER is a component folder or a single file, packed or not, computed with
-// in bf16 or fp32. The inputs are random; only the time counts. benchmarks/compare.sh runs it
-// beside diffusers.
+// [DTYPE [COMPUTE]], where TRANSFORMER is a component folder or a single file, packed or not,
+// computed with in bf16 or fp32, with products of blocks as --compute has them. The inputs are
+// random; only the time counts, and with COMPUTE how far the result is from that without it.
+// benchmarks/compare.sh runs it beside diffusers.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>
@@ -52,8 +53,9 @@ double step_flops(const FluxTransformerConfig& c, double image, double text) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 7 && argc != 8) {
-    fmt::print(stderr, "use: step_bench TRANSFORMER WIDTH HEIGHT TEXT REPEATS THREADS [DTYPE]\n");
+  if (argc < 7 || argc > 9) {
+    fmt::print(stderr,
+               "use: step_bench TRANSFORMER WIDTH HEIGHT TEXT REPEATS THREADS [DTYPE [COMPUTE]]\n");
     return 2;
   }
   const c10::InferenceMode inference_mode;
@@ -61,10 +63,11 @@ int main(int argc, char** argv) {
   const auto width = std::atoll(argv[2]) / 16, height = std::atoll(argv[3]) / 16;
   const auto text = std::atoll(argv[4]);
   at::set_num_threads(std::atoi(argv[6]));
-  FluxTransformer transformer(transformer_config(path));
+  const auto compute = compute_of_name(argc > 8 ? argv[8] : "auto").value();
+  FluxTransformer transformer(transformer_config(path), compute);
   const auto& config = transformer.config;
   LoadOptions options;
-  options.dtype = argc == 8 && std::string_view(argv[7]) == "fp32" ? at::kFloat : at::kBFloat16;
+  options.dtype = argc > 7 && std::string_view(argv[7]) == "fp32" ? at::kFloat : at::kBFloat16;
   load_slots(ComponentWeights::open(path, Component::kTransformer), transformer.slots(), options);
 
   const auto tokens = width * height;

@@ -234,7 +234,10 @@ struct PipelineOptions {
   ModelParts parts = {};        // what goes with a single file
   std::string device = "auto";  // auto, cpu, cuda, cuda:N
   std::string dtype = "auto";   // auto (that of the transformer's weights), bf16, fp16, fp32
-  int num_threads = 0;          // 0: as many as there are physical cores for this process
+  // What the transformer's blocks multiply in: auto (the dtype), bf16, int8, fp8.
+  // docs/performance.md
+  std::string compute = "auto";
+  int num_threads = 0;  // 0: as many as there are physical cores for this process
   // At most this much of what is there, bytes. The device's context counts as well.
   std::optional<std::int64_t> max_vram = {};
   std::optional<std::int64_t> max_ram = {};

@@ -40,6 +40,7 @@ void compare_with_record(const PictureMetadata& now, const PictureMetadata& reco
   compare("device", recorded.device, now.device);
   compare("CPU capability", recorded.cpu_capability, now.cpu_capability);
   compare("dtype", recorded.dtype, now.dtype);
+  compare("compute", recorded.compute, now.compute);
   compare("model (its files' hash)", recorded.model_hash, now.model_hash);
   if (recorded.init_image && now.init_image) {
     compare("picture to begin from (its file's hash)", recorded.init_image->image_hash,
@@ -130,6 +131,7 @@ Json result_json(const PictureMetadata& metadata, const Json& pictures, const Pr
   add_inputs(result, metadata);
   result["device"] = metadata.device;
   result["dtype"] = metadata.dtype;
+  result["compute"] = metadata.compute;
   result["threads"] = metadata.num_threads;
   result["phases"] = phases_json(progress.phases());
   result["seconds"] = seconds;

@@ -64,6 +64,7 @@ struct Options {
   std::optional<std::string> threads;
   std::optional<std::string> device;
   std::optional<std::string> dtype;
+  std::optional<std::string> compute;
   std::optional<std::string> output;
   std::optional<std::string> max_vram;
   std::optional<std::string> max_ram;

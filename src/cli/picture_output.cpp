@@ -95,6 +95,7 @@ PictureMetadata describe(const GenerateJob& job, const Request& request, const P
       .model_hash = model_hash,
       .loras = {},
       .dtype = pipeline.dtype_name(),
+      .compute = job.pipeline.compute,
       .device = pipeline.device_name(),
       .num_threads = pipeline.num_threads(),
       .steadyflux_version = steadyflux_version(),
@@ -204,6 +205,7 @@ nlohmann::json picture_settings(const PictureMetadata& metadata, bool any_seed) 
                              {"max_sequence_length", metadata.max_sequence_length},
                              {"model", metadata.model_hash},
                              {"dtype", metadata.dtype}};
+  if (metadata.compute != "auto") settings["compute"] = metadata.compute;
   add_prompts(settings, metadata);
   settings.update(nlohmann::json(sampling_json(metadata.sampling)));
   if (metadata.guidance_scale) settings["guidance"] = *metadata.guidance_scale;

@@ -90,7 +90,8 @@ MachineSpeed speed_of(const GenerateJob& job, const PlanInputs& inputs) {
                             inputs.title.device));
   }
   at::set_num_threads(inputs.workload.num_threads);
-  return {.flops = measure_flops(c10::Device(c10::kCPU), *dtype_of_name(inputs.workload.dtype))};
+  return {.flops = measure_flops(c10::Device(c10::kCPU), *dtype_of_name(inputs.workload.dtype),
+                                 *compute_of_name(inputs.workload.compute))};
 }
 
 void take_largest_size(const GenerateJob& job, PlanInputs& inputs) {
@@ -139,9 +140,9 @@ PlanInputs make_plan_inputs(const GenerateJob& job) {
   const auto stored = find_stored_model(job.model);
   const auto chunk = best_chunk_size(
       job.model, std::span(requests).first(std::min(requests.size(), job.chunk_size)), stored,
-      pipeline.dtype, threads, inputs.budget, inputs.options);
+      pipeline.dtype, threads, inputs.budget, inputs.options, pipeline.compute);
   inputs.workload = make_workload(make_chunk(job.model, std::span(requests).first(chunk)), stored,
-                                  pipeline.dtype, threads);
+                                  pipeline.dtype, threads, pipeline.compute);
   if (job.finds_largest) take_largest_size(job, inputs);
   inputs.title.chunks = static_cast<std::int64_t>((requests.size() + chunk - 1) / chunk);
   return inputs;

@@ -35,6 +35,12 @@ class TableUnit {
   bool is_gib_;
 };
 
+// "bf16", "bf16 with products in int8"
+std::string numbers_of(const Workload& work) {
+  if (work.compute == "auto") return work.dtype;
+  return fmt::format("{} with products in {}", work.dtype, work.compute);
+}
+
 std::string heading(const Plan& plan, const PlanTitle& title) {
   const Workload& work = plan.workload;
   auto steps = plural(work.num_inference_steps, "step");
@@ -43,7 +49,7 @@ std::string heading(const Plan& plan, const PlanTitle& title) {
   std::string text =
       fmt::format("{}: {} of {} x {}, {}, {}, {} on {}\n", title.model,
                   plural(work.num_images, "picture"), work.width, work.height, steps,
-                  plural(work.max_sequence_length, "T5 token"), work.dtype, title.device);
+                  plural(work.max_sequence_length, "T5 token"), numbers_of(work), title.device);
   if (work.num_references > 0) {
     text +=
         fmt::format("beside a reference of {} x {}\n", work.reference_width, work.reference_height);
@@ -262,6 +268,7 @@ Json workload_json(const Workload& work) {
                         : Json(nullptr)},
           {"threads", work.num_threads},
           {"dtype", work.dtype},
+          {"compute", work.compute},
           {"stored_dtypes",
            {{"text_encoder", work.stored.text_encoder.dtype},
             {"text_encoder_2", work.stored.text_encoder_2.dtype},

@@ -220,6 +220,9 @@ void apply_options(GenerateJob& job, const Layers& layers) {
   job.pipeline.dtype =
       layers.picture(&Options::dtype).value_or(job.recorded ? job.recorded->dtype : "auto");
   check_one_of("dtype", job.pipeline.dtype, {"auto", "bf16", "fp16", "fp32"});
+  job.pipeline.compute =
+      layers.picture(&Options::compute).value_or(job.recorded ? job.recorded->compute : "auto");
+  check_one_of("compute", job.pipeline.compute, {"auto", "bf16", "int8", "fp8"});
   const bool made_on_cpu = job.recorded && job.recorded->device == "cpu";
   job.pipeline.device = layers.picture(&Options::device).value_or(made_on_cpu ? "cpu" : "auto");
   check_device(job.pipeline.device);

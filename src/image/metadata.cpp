@@ -331,6 +331,7 @@ std::string to_json(const PictureMetadata& metadata) {
   }
   if (metadata.tile > 0) object["tile"] = metadata.tile;
   object["dtype"] = metadata.dtype;
+  if (metadata.compute != "auto") object["compute"] = metadata.compute;
   object["device"] = metadata.device;
   object["num_threads"] = metadata.num_threads;
   object["steadyflux_version"] = metadata.steadyflux_version;
@@ -376,6 +377,7 @@ PictureMetadata metadata_from_json(const std::string& text, const std::string& f
   metadata.progressive = fields.progressive();
   if (object.contains("tile")) metadata.tile = fields.integer("tile", 1, kMaxSide);
   metadata.dtype = fields.text("dtype");
+  if (object.contains("compute")) metadata.compute = fields.text("compute");
   metadata.device = fields.text("device");
   metadata.num_threads = fields.integer("num_threads", 1, kMaxCount);
   metadata.steadyflux_version = fields.text("steadyflux_version");

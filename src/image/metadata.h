@@ -107,9 +107,10 @@ struct PictureMetadata {
   std::optional<ConditionRecord> condition = {};
   std::optional<ReduxRecord> redux = {};
   std::optional<ProgressiveRecord> progressive = {};
-  std::int64_t tile = 0;  // pixels; 0: made as a whole
-  std::string dtype;      // "bf16", "fp16", "fp32"
-  std::string device;     // "cpu", "cuda:0"
+  std::int64_t tile = 0;         // pixels; 0: made as a whole
+  std::string dtype;             // "bf16", "fp16", "fp32"
+  std::string compute = "auto";  // what blocks multiplied in: "auto" (dtype), "bf16", "int8", "fp8"
+  std::string device;            // "cpu", "cuda:0"
   std::int64_t num_threads = 1;
   std::string steadyflux_version;
   std::string libtorch_version;

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/bytes.h"
+#include "config/int8_linear.h"
 #include "config/row_chunks.h"
 #include "config/transfer_sizes.h"
 #include "config/widened.h"
@@ -341,13 +342,26 @@ std::int64_t image_embedder_widened_bytes(const ReduxConfig& config) {
 }
 
 std::int64_t transformer_widened_bytes(const FluxTransformerConfig& config, std::int64_t text_len,
-                                       std::int64_t image_len) {
-  const auto seq_len = text_len + image_len;
+                                       std::int64_t image_len, int workers) {
+  const auto seq_len = text_len + image_len, head_dim = config.attention_head_dim;
   // Of attention and MLP side by side, that single blocks project.
   const auto widest = 5 * config.inner_dim();
-  return std::max(widened_linear_bytes(row_chunk(seq_len, kGemmRows), widest),
-                  widened_attention_bytes(config.num_attention_heads, seq_len, seq_len,
-                                          config.attention_head_dim));
+  // Each thread's packed keys and values in 4 bytes instead of 2, or heads widened one by one.
+  const auto attention =
+      std::max(workers * seq_len * head_dim * 2 * 2,
+               widened_attention_bytes(config.num_attention_heads, seq_len, seq_len, head_dim));
+  return std::max(widened_linear_bytes(row_chunk(seq_len, kGemmRows), widest), attention);
+}
+
+std::int64_t transformer_compute_bytes(const FluxTransformerConfig& config,
+                                       const std::string& compute, const std::string& dtype,
+                                       std::int64_t text_len, std::int64_t image_len, int workers) {
+  const auto rows = row_chunk(text_len + image_len, kGemmRows), dim = config.inner_dim();
+  const auto widest = 5 * dim;  // of attention and MLP side by side, that single blocks project
+  if (compute == "int8" && workers > 0) return int8_linear_bytes(rows, widest, workers);
+  if (compute == "int8" || compute == "fp8") return int8_linear_device_bytes(rows, widest);
+  if (compute == "bf16" && dtype != "bf16") return 2 * (rows * (widest + dim) + widest * dim);
+  return 0;
 }
 
 std::int64_t modulation_widened_bytes(const FluxTransformerConfig& config, std::int64_t rows) {

@@ -69,7 +69,11 @@ std::int64_t t5_widened_bytes(const T5Config& config, std::int64_t max_sequence_
 std::int64_t image_encoder_widened_bytes(const SiglipVisionConfig& config);
 std::int64_t image_embedder_widened_bytes(const ReduxConfig& config);
 std::int64_t transformer_widened_bytes(const FluxTransformerConfig& config, std::int64_t text_len,
-                                       std::int64_t image_len);
+                                       std::int64_t image_len, int workers);
+// What products in fewer bits take (Workload::compute) beside x and the result, at most.
+std::int64_t transformer_compute_bytes(const FluxTransformerConfig& config,
+                                       const std::string& compute, const std::string& dtype,
+                                       std::int64_t text_len, std::int64_t image_len, int workers);
 std::int64_t modulation_widened_bytes(const FluxTransformerConfig& config, std::int64_t rows);
 
 // Of the table that modulation leaves behind, one row.

@@ -91,7 +91,9 @@ struct Workload {
   std::int64_t num_step_caches = 0;
   std::int64_t max_sequence_length = 512;
   int num_threads = 1;
-  std::string dtype = "bf16";   // computed with: bf16, fp16, fp32
+  std::string dtype = "bf16";  // computed with: bf16, fp16, fp32
+  // What blocks of the transformer multiply in: auto (dtype), bf16, int8, fp8.
+  std::string compute = "auto";
   bool widened = false;         // on the CPU, which multiplies such numbers in fp32 only
   std::int64_t lora_bytes = 0;  // of the files
   // Where it is the dtype computed with, or packed, weights on the CPU are used as they lie in the

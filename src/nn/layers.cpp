@@ -15,23 +15,27 @@ void Linear::visit(const SlotScope& scope, std::int64_t in_features, std::int64_
   auto& slot = scope.tensor("weight", weight, {out_features, in_features});
   slot.packed = &packed;
   slot.branches = &branches;
+  slot.compute = &compute;
   if (has_bias) scope.tensor("bias", bias, {out_features});
 }
 
 at::Tensor Linear::operator()(const at::Tensor& x) const {
-  if (branches) return linear_with_branches(x);
-  return products::linear(x, packed ? packed->unpacked() : weight, bias);
+  return branches ? linear_with_branches(x) : product(x, bias);
+}
+
+at::Tensor Linear::product(const at::Tensor& x, const at::Tensor& offset) const {
+  return linear_as(compute, x, packed ? packed->unpacked() : weight, offset);
 }
 
 at::Tensor Linear::linear_with_branches(const at::Tensor& x) const {
-  auto product = products::linear(x, packed ? packed->unpacked() : weight);
+  auto y = product(x, {});
   at::Tensor change;
   for (const auto& branch : *branches) {
-    auto added = (*branch)(x, product);
+    auto added = (*branch)(x, y);
     change = change.defined() ? change.add_(added) : std::move(added);
   }
-  if (change.defined()) product.add_(change);
-  return bias.defined() ? product.add_(bias) : product;
+  if (change.defined()) y.add_(change);
+  return bias.defined() ? y.add_(bias) : y;
 }
 
 void LayerNorm::visit(const SlotScope& scope, std::int64_t dim) {

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "nn/compute.h"
 #include "nn/tensor_slots.h"
 
 namespace steadyflux {
@@ -15,6 +16,7 @@ struct Linear {
   std::optional<PackedTensor> packed;
   at::Tensor bias;
   std::shared_ptr<const LoraBranches> branches;  // of LoRAs on a packed weight
+  Compute compute = Compute::kDtype;
 
   void visit(const SlotScope& scope, std::int64_t in_features, std::int64_t out_features,
              bool has_bias = true);
@@ -23,6 +25,7 @@ struct Linear {
   at::Tensor operator()(const at::Tensor& x) const;
 
  private:
+  at::Tensor product(const at::Tensor& x, const at::Tensor& offset) const;
   at::Tensor linear_with_branches(const at::Tensor& x) const;
 };
 

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "nn/compute.h"
 #include "nn/packed_tensor.h"
 
 namespace steadyflux {
@@ -32,6 +33,7 @@ struct TensorSlot {
   std::optional<PackedTensor>* packed = nullptr;
   // Where a packed weight's LoRAs go.
   std::shared_ptr<const LoraBranches>* branches = nullptr;
+  Compute* compute = nullptr;  // what the layer multiplies in whose matrix this is
 };
 
 // Collects slots under a growing prefix: scope("attn").tensor("norm_q.weight", norm_q, {64}).

@@ -74,7 +74,7 @@ class Denoiser {
         embeddings_(embeddings),
         tables_(tables),
         state_(state),
-        transformer_(context.model.transformer),
+        transformer_(context.model.transformer, *compute_of_name(context.plan.workload.compute)),
         group_size_(static_cast<std::size_t>(context.plan.denoise_group)) {
     if (!chunk.pictures.empty()) tiles_ = tiles_of(context.model, chunk.request(chunk.pictures[0]));
   }

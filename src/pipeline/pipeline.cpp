@@ -16,6 +16,7 @@
 #include "memory/plan_advice.h"
 #include "memory/probe.h"
 #include "memory/time_estimate.h"
+#include "nn/compute.h"
 #include "pipeline/condition_check.h"
 #include "pipeline/device.h"
 #include "pipeline/dtypes.h"
@@ -40,6 +41,12 @@ at::ScalarType select_dtype(const std::string& spec, const StoredModel& stored) 
   if (const auto dtype = dtype_of_name(name)) return *dtype;
   throw Error(ErrorKind::kUsage,
               fmt::format("unknown dtype '{}': use auto, bf16, fp16 or fp32", spec));
+}
+
+Compute select_compute(const std::string& spec) {
+  if (const auto compute = compute_of_name(spec)) return *compute;
+  throw Error(ErrorKind::kUsage,
+              fmt::format("unknown compute '{}': use auto, bf16, int8 or fp8", spec));
 }
 
 void check_multiple(const char* what, std::int64_t value, std::int64_t multiple) {
@@ -125,7 +132,7 @@ struct Pipeline::State {
   std::int64_t multiple() const { return 2 * model.vae.scale_factor(); }
 
   Workload workload(const Chunk& chunk) const {
-    return make_workload(chunk, stored, dtype_name, num_threads);
+    return make_workload(chunk, stored, dtype_name, num_threads, options.compute);
   }
 
   RunSetting setting(const Workload& workload) const {
@@ -184,6 +191,7 @@ Pipeline::Pipeline(const PipelineOptions& options) : state_(std::make_unique<Sta
   state_->dtype = select_dtype(options.dtype, state_->stored);
   state_->device_name = state_->device.is_cpu() ? "cpu" : state_->device.str();
   state_->dtype_name = steadyflux::dtype_name(state_->dtype);
+  check_compute(select_compute(options.compute), state_->device);
   state_->num_threads = options.num_threads > 0
                             ? options.num_threads
                             : std::max(physical_cores() / std::max(options.processes_here, 1), 1);
@@ -246,8 +254,9 @@ Request Pipeline::with_largest_size(Request request, const Aspect& aspect,
   MachineSpeed speed;
   // Before memory is looked at: what libraries take for it stays.
   if (limit.max_seconds) {
-    speed.flops =
-        limit.tflops ? *limit.tflops * 1e12 : measure_flops(state_->device, state_->dtype);
+    speed.flops = limit.tflops ? *limit.tflops * 1e12
+                               : measure_flops(state_->device, state_->dtype,
+                                               select_compute(state_->options.compute));
   }
   auto setting = state_->setting(state_->workload(make_chunk(state_->loras->model, {&planned, 1})));
   // The process grows by as much until its picture is planned.
@@ -274,7 +283,7 @@ std::size_t Pipeline::chunk_size(std::span<const Request> requests) const {
       state_->find_loras(planned.empty() ? std::vector<LoraUse>() : planned.front().loras);
   return best_chunk_size(loras->model, planned, state_->stored, state_->dtype_name,
                          state_->num_threads, state_->budget(state_->largest_area > 0),
-                         plan_options(state_->options));
+                         plan_options(state_->options), state_->options.compute);
 }
 
 void Pipeline::take_loras(std::span<const Request> requests, Observer& observer) {

@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <chrono>
 
-#include "nn/products.h"
 #include "pipeline/device.h"
 
 namespace steadyflux {
@@ -15,27 +14,28 @@ namespace {
 constexpr std::int64_t kRows = 512, kWidth = 1536;
 constexpr double kLongEnough = 0.03;  // seconds, beside which starting and waiting do not count
 
-double seconds_of(const at::Tensor& x, const at::Tensor& weight, std::int64_t times) {
+double seconds_of(Compute compute, const at::Tensor& x, const at::Tensor& weight,
+                  std::int64_t times) {
   const auto begin = std::chrono::steady_clock::now();
-  for (std::int64_t i = 0; i < times; ++i) products::linear(x, weight);
+  for (std::int64_t i = 0; i < times; ++i) linear_as(compute, x, weight);
   synchronize_device(x.device());
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
 }  // namespace
 
-double measure_flops(c10::Device device, at::ScalarType dtype) {
+double measure_flops(c10::Device device, at::ScalarType dtype, Compute compute) {
   const c10::InferenceMode inference_mode;
   const auto options = at::TensorOptions().dtype(dtype).device(device);
   const auto x = at::ones({kRows, kWidth}, options), weight = at::ones({kWidth, kWidth}, options);
-  seconds_of(x, weight, 1);  // the libraries begin
+  seconds_of(compute, x, weight, 1);  // the libraries begin
   std::int64_t times = 1;
-  double seconds = seconds_of(x, weight, times);
+  double seconds = seconds_of(compute, x, weight, times);
   while (seconds < kLongEnough && times < 1 << 16) {
     times *= 2;
-    seconds = seconds_of(x, weight, times);
+    seconds = seconds_of(compute, x, weight, times);
   }
-  seconds = std::min(seconds, seconds_of(x, weight, times));
+  seconds = std::min(seconds, seconds_of(compute, x, weight, times));
   return 2.0 * static_cast<double>(kRows * kWidth * kWidth * times) / seconds;
 }
 

@@ -52,7 +52,7 @@ std::string computed_dtype(const StoredWeights& transformer) {
 }
 
 Workload make_workload(const Chunk& chunk, const StoredModel& stored, const std::string& dtype,
-                       int num_threads) {
+                       int num_threads, const std::string& compute) {
   Workload work;
   work.width = work.height = work.num_inference_steps = work.max_sequence_length = 0;
   for (const Request& request : chunk.requests) {
@@ -95,6 +95,7 @@ Workload make_workload(const Chunk& chunk, const StoredModel& stored, const std:
   work.dtype = dtype != "auto" ? dtype : computed_dtype(stored.transformer);
   work.widened = (work.dtype == "bf16" && !cpu_multiplies_bf16()) ||
                  (work.dtype == "fp16" && !cpu_multiplies_fp16());
+  work.compute = compute;
   work.stored = stored;
   if (!chunk.requests.empty()) add_loras(work, chunk.requests.front().loras);
   return work;
@@ -102,12 +103,13 @@ Workload make_workload(const Chunk& chunk, const StoredModel& stored, const std:
 
 std::size_t best_chunk_size(const FluxModel& model, std::span<const Request> requests,
                             const StoredModel& stored, const std::string& dtype, int num_threads,
-                            const Budget& budget, const PlanOptions& options) {
+                            const Budget& budget, const PlanOptions& options,
+                            const std::string& compute) {
   std::size_t best = 1;
   double best_cost = std::numeric_limits<double>::infinity();
   for (auto size = requests.size(); size > 0; size /= 2) {
     const auto workload =
-        make_workload(make_chunk(model, requests.first(size)), stored, dtype, num_threads);
+        make_workload(make_chunk(model, requests.first(size)), stored, dtype, num_threads, compute);
     const auto plan = make_plan(model, workload, budget, options);
     if (!plan.fits) continue;
     const auto cost = static_cast<double>(traffic(plan)) / static_cast<double>(workload.num_images);

@@ -59,8 +59,9 @@ at::Tensor TimeTextEmbed::forward(const at::Tensor& timestep, const at::Tensor& 
   return temb + text_embedder.forward(pooled_projections);
 }
 
-FluxTransformer::FluxTransformer(FluxTransformerConfig config_in)
+FluxTransformer::FluxTransformer(FluxTransformerConfig config_in, Compute compute_in)
     : config(std::move(config_in)),
+      compute(compute_in),
       transformer_blocks(static_cast<std::size_t>(config.num_layers)),
       single_transformer_blocks(static_cast<std::size_t>(config.num_single_layers)) {}
 
@@ -82,6 +83,11 @@ std::vector<WeightUnit> FluxTransformer::units() {
   for_each_block([&](auto& block, const std::string& name) {
     for (auto& unit : block.units(name, config)) units.push_back(std::move(unit));
   });
+  for (const auto& unit : units) {
+    for (const auto& slot : unit.slots) {
+      if (slot.compute != nullptr) *slot.compute = compute;
+    }
+  }
   return units;
 }
 

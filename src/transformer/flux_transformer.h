@@ -36,9 +36,11 @@ struct FluxModulations {
 };
 
 struct FluxTransformer {
-  explicit FluxTransformer(FluxTransformerConfig config);
+  // `compute`: what the layers of blocks multiply in, but for their modulations.
+  explicit FluxTransformer(FluxTransformerConfig config, Compute compute = Compute::kDtype);
 
   FluxTransformerConfig config;
+  Compute compute;
   TimeTextEmbed time_text_embed;
   Linear context_embedder, x_embedder;
   std::vector<FluxTransformerBlock> transformer_blocks;

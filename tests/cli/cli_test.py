@@ -17,6 +17,7 @@ from batch_cases import BatchAgainTest, BatchFilesTest  # noqa: E402, F401
 from batch_ends_cases import (BatchEmbeddingsTest, BatchFailuresTest,  # noqa: E402, F401
                               BatchRefusalsTest, BatchStoppedTest)
 from bigger_cases import ProgressiveTest, UpscaleTest  # noqa: E402, F401
+from compute_cases import ComputeBatchTest, ComputeTest  # noqa: E402, F401
 from control_lora_cases import ControlLoraTest  # noqa: E402, F401
 from guidance_cases import (GuidanceBatchTest, GuidanceEmbeddingsTest,  # noqa: E402, F401
                             GuidanceGoldensTest, GuidanceRecordTest, GuidanceTest)

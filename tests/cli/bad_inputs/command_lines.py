@@ -20,6 +20,7 @@ REFUSED = {
     "--device": ["", "gpu", "CPU", "cuda:", "cuda:x", "cuda:-1", "cuda:256", "cuda:1:2", "cuda:N",
                  "mps", "meta"],
     "--dtype": ["", "int8", "float32", "BF16", "fp8", "bf16 "],
+    "--compute": ["", "int4", "fp16", "INT8", "int8 ", "w8a8"],
     "--max-vram": ["", "x", "6", "0", "-6GiB", "6XB", "GiB", "6 GiB GiB", "nan", "inf", "1e3GiB",
                    "1,5GiB", "1023KiB", "99999999999999TiB", "6GiB\n"],
     "--max-ram": ["", "8", "-1", "0x10GiB", "+8GiB", "8GiB;ls", "\u0668GiB", "9223372036854775808"],
@@ -67,7 +68,7 @@ def grammar():
                                "-H": "--height", "--steps": "--steps", "-s": "--seed",
                                "-n": "--num-images", "--threads": "--threads",
                                "--guidance": "--guidance", "--device": "--device",
-                               "--dtype": "--dtype", "--from": "--from",
+                               "--dtype": "--dtype", "--compute": "--compute", "--from": "--from",
                                "--max-sequence-length": "--max-sequence-length",
                                "--max-vram": "--max-vram", "--max-ram": "--max-ram",
                                "--vae-tiling": "--vae-tiling", "--on-pressure": "--on-pressure",
@@ -115,7 +116,7 @@ def plans():
     def case(name, arguments, *says, code=USAGE):
         return Case(f"plan: {name}", code, says, ["plan", *arguments], model=False)
     refused = {"--width": "100", "--height": "0", "--steps": "0", "--num-images": "x",
-               "--max-sequence-length": "513", "--dtype": "int8", "--device": "tpu",
+               "--max-sequence-length": "513", "--dtype": "int8", "--compute": "int4", "--device": "tpu",
                "--threads": "0", "--max-vram": "6", "--max-ram": "many", "--vae-tiling": "maybe"}
     return [
         *[case(f"{option} {value}", [option, value], option[2:], value)

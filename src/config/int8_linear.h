@@ -1,0 +1,38 @@
+// How linear layers in 8-bit integers cut their work on the CPU. Written once, for those who
+// compute (src/nn) and those who foretell what it takes (src/memory).
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "config/widened.h"
+
+namespace steadyflux {
+
+constexpr std::int64_t kInt8Outputs = 64;  // of a weight, that a thread packs and multiplies with
+constexpr std::int64_t kInt8Rows = 128;    // that it multiplies them with at once
+
+// Four values are multiplied and added up in one go, and a sum of so many fits into 32 bits.
+constexpr std::int64_t kInt8Group = 4;
+constexpr std::int64_t kMostInt8Inputs = 32768;
+
+inline bool fits_int8_linear(std::int64_t in_features) {
+  return in_features > 0 && in_features % kInt8Group == 0 && in_features <= kMostInt8Inputs;
+}
+
+// Bytes beside x [rows, in] and the result: x in 8 bits; for each thread packed weights and sums.
+inline std::int64_t int8_linear_bytes(std::int64_t rows, std::int64_t in_features, int threads) {
+  const auto of_a_thread =
+      kInt8Outputs * in_features + std::min(rows, kInt8Rows) * kInt8Outputs * 4;
+  return rows * (in_features + 8) + std::max(threads, 1) * of_a_thread;
+}
+
+// The same on a device, where outputs are made widened_outputs(in) at a time: x in 8 bits, and in
+// fp32 before; then a part of the weight in fp32 and in 8 bits; then its sums, and these in fp32.
+inline std::int64_t int8_linear_device_bytes(std::int64_t rows, std::int64_t in_features) {
+  const auto outputs = widened_outputs(in_features), part = outputs * in_features;
+  return rows * in_features +
+         std::max({4 * rows * in_features, 5 * part, part + 8 * rows * outputs});
+}
+
+}  // namespace steadyflux

@@ -13,7 +13,7 @@ import time
 from full_size_run import forget_files
 
 HERE = pathlib.Path(__file__).resolve().parent
-SECTIONS = ["step", "text", "decode", "picture"]
+SECTIONS = ["step", "int8", "text", "decode", "picture"]
 median = statistics.median
 
 
@@ -96,6 +96,17 @@ class Comparison:
         print(f"| of it, of this machine's GEMM at {gflops:.0f} GFLOP/s | {100 * share:.0f} % | "
               f"{100 * share * self.rows[-1]['ratio']:.0f} % | | |", flush=True)
 
+    def int8(self, side, threads):
+        """A step with --compute int8 beside one of diffusers, then beside our own in the dtype."""
+        o, folder = self.options, self.model / "transformer"
+        shape = [side, side, o.text, o.repeats, threads, o.dtype]
+        ours = lambda *compute: {"": median(  # noqa: E731
+            Run([self.bench / "step_bench", folder, *shape, *compute]).told["step_s"])}
+        what = f"step {side} x {side} in int8, {threads} thread(s)"
+        self.compare(what, lambda: ours("int8"), lambda: {
+            "": median(self.peer("diffusers_step.py", folder, *shape).told["step_s"])})
+        self.compare(f"{what}; beside it steadyflux in {o.dtype}", lambda: ours("int8"), ours)
+
     def text(self, threads):
         o = self.options
         shape = [o.text, o.repeats, threads, o.dtype]
@@ -165,6 +176,8 @@ class Comparison:
             for side in o.sizes:
                 if "step" in o.only:
                     self.step(side, threads)
+                if "int8" in o.only:
+                    self.int8(side, threads)
             if "text" in o.only:
                 self.text(threads)
             for side in o.sizes:

@@ -4,7 +4,8 @@
 # median of the ratios of neighbouring runs; below 1 steadyflux is faster, or takes less.
 #
 #   benchmarks/compare.sh [--sizes 512,1024] [--text TOKENS] [--threads 2,1] [--rounds 5]
-#                         [--dtype bf16|fp32] [--only step,text,decode,picture] [-o RESULTS.json]
+#                         [--dtype bf16|fp32] [--only step,int8,text,decode,picture]
+#                         [-o RESULTS.json]
 #
 # The weights are random: FLUX.1's true width, 2 double and 4 single blocks, 2 layers of T5, CLIP and
 # VAE whole (6.5 GB). SOURCE names the folder with the real configs and tokenizers (default:

@@ -4,15 +4,16 @@
 # how much memory and reading it cost, and what the plan had said. As root, for the cgroup.
 #
 #   benchmarks/full_size.sh [--long] [--part all|transformer|text] [--limit GIB] [--images N]
-#                           [--type q8_0|q4_k|...] [--model FOLDER] [--no-compute]
-#                           [-- OPTIONS OF STEADYFLUX]
+#                           [--type q8_0|q4_k|...] [--model FOLDER] [--no-compute] [--one-process]
+#                           [--sizes N,...] [-- OPTIONS OF STEADYFLUX]
 #
-#   --long        512 x 512 as well as 256 x 256
+#   --long        512 x 512 as well as 256 x 256; --sizes: these
 #   --part        with 24 GB (transformer) or 13 GB (text) of weights, the rest cut short
 #   --type        beside the bf16 model the same, quantised by steadyflux: the transformer to this
 #                 type, T5 to q8_0
 #   --model       a folder that is there, instead of writing one
 #   --no-compute  no run of a small model for what computing alone takes
+#   --one-process the pictures in one process only, one after the other
 #
 # SOURCE names the folder with the real configs and tokenizers (default: ../shared/flux1/schnell),
 # WORK the one for the weights (default: /tmp/steadyflux-full-size); they are kept for the next run.
@@ -21,17 +22,19 @@ cd "$(dirname "$0")/.."
 source=${SOURCE:-../shared/flux1/schnell}
 work=${WORK:-${TMPDIR:-/tmp}/steadyflux-full-size}
 program=${PROGRAM:-build/release/steadyflux}
-part=all limit=8 images=3 sizes=256 model='' compute=yes type=''
+part=all limit=8 images=3 sizes=256 model='' compute=yes type='' more=()
 
 while (($# > 0)); do
   case $1 in
     --long) sizes=256,512 ;;
+    --sizes) sizes=$2 && shift ;;
     --part) part=$2 && shift ;;
     --limit) limit=$2 && shift ;;
     --images) images=$2 && shift ;;
     --model) model=$2 && shift ;;
     --type) type=$2 && shift ;;
     --no-compute) compute= ;;
+    --one-process) more+=(--one-process) ;;
     --) shift && break ;;
     *)
       sed -n '2,/^set /s/^# \{0,1\}//p' "$0" >&2
@@ -69,7 +72,8 @@ if [[ -n $type ]]; then
   quantised transformer transformer "$type"
   quantised text_encoder_2 t5 q8_0
 fi
-run=(--program "$program" --limit "$limit" --sizes "$sizes" --images "$images")
+run=(--program "$program" --limit "$limit" --sizes "$sizes" --images "$images"
+  "${more[@]}")
 if [[ -n $compute ]]; then
   python3 benchmarks/full_size_weights.py "$source" "$work/small" --double 2 --single 4 \
     --t5-layers 1 >&2

@@ -248,6 +248,33 @@ class Bench:
         best = min(min(steps_of(chunk)) for chunk in result["chunks"])
         return best * blocks(self.options.model) / blocks(small)
 
+    def others(self, size, folder, plan):
+        """The same pictures as separate processes, and in one go, which is the last result."""
+        model, images = self.options.model, self.options.images
+        results = []
+        for i in range(images):
+            results.append(self.batch(model, size, [i], "prompt", folder))
+            for chunk in results[-1]["chunks"]:
+                self.row(f"process {i + 1}", results[-1]["seconds"], chunk, results[-1], plan)
+        plan = self.plan(model, size, images)
+        results.append(self.batch(model, size, range(images), "phase", folder))
+        for chunk in results[-1]["chunks"]:
+            self.row(f"{images} in one go", results[-1]["seconds"], chunk, results[-1], plan)
+        results[-1]["plan"] = plan
+        return results
+
+    def compare_others(self, one, others):
+        *many, together = others
+        print(f"- last picture / first: {many[-1]['seconds'] / many[0]['seconds']:.3f} as processes")
+        print(f"- in one go / one after the other: seconds "
+              f"{together['seconds'] / one['seconds']:.3f}, bytes read "
+              f"{sum(c['read'] for c in together['chunks']) / sum(c['read'] for c in one['chunks']):.3f}")
+        equal = sum(one["pictures"][seed].read_bytes() == other["pictures"][seed].read_bytes()
+                    for other in others for seed in other["pictures"])
+        print(f"- the same file as one after the other: {equal} of "
+              f"{2 * self.options.images} pictures")
+        self.compare_peaks("in one go", together["chunks"][0], together["plan"])
+
     def size(self, size, folder):
         model, images = self.options.model, self.options.images
         plan = self.plan(model, size, 1)
@@ -261,30 +288,16 @@ class Bench:
         read = 0
         for i, chunk in enumerate(one["chunks"]):
             read = self.row(f"one process, picture {i + 1}", chunk["seconds"], chunk, one, plan)
-        many = []
-        for i in range(images):
-            many.append(self.batch(model, size, [i], "prompt", folder))
-            for chunk in many[-1]["chunks"]:
-                self.row(f"process {i + 1}", many[-1]["seconds"], chunk, many[-1], plan)
-        together_plan = self.plan(model, size, images)
-        together = self.batch(model, size, range(images), "phase", folder)
-        for chunk in together["chunks"]:
-            self.row(f"{images} in one go", together["seconds"], chunk, together, together_plan)
+        others = [] if self.options.one_process else self.others(size, folder, plan)
         print()
-        if any(result["exit"] != 0 for result in (one, *many, together)):
+        if any(result["exit"] != 0 for result in (one, *others)):
             return
         rate = disk_rate(model)
         seconds = [chunk["seconds"] for chunk in one["chunks"]]
-        print(f"- last picture / first: {seconds[-1] / seconds[0]:.3f} in one process, "
-              f"{many[-1]['seconds'] / many[0]['seconds']:.3f} as processes")
-        print(f"- in one go / one after the other: seconds "
-              f"{together['seconds'] / one['seconds']:.3f}, bytes read "
-              f"{sum(c['read'] for c in together['chunks']) / sum(c['read'] for c in one['chunks']):.3f}")
-        equal = sum(one["pictures"][seed].read_bytes() == other["pictures"][seed].read_bytes()
-                    for other in (*many, together) for seed in other["pictures"])
-        print(f"- the same file as one after the other: {equal} of {2 * images} pictures")
+        print(f"- last picture / first: {seconds[-1] / seconds[0]:.3f} in one process")
         self.compare_peaks("picture 1", one["chunks"][0], plan)
-        self.compare_peaks("in one go", together["chunks"][0], together_plan)
+        if others:
+            self.compare_others(one, others)
         step = statistics.median(s for chunk in one["chunks"] for s in steps_of(chunk))
         reading = read / rate
         text = (f"- a step {step:.2f} s; reading alone {reading:.2f} s "
@@ -305,6 +318,7 @@ def main():
     parser.add_argument("--sizes", default="256")
     parser.add_argument("--images", type=int, default=3)
     parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--one-process", action="store_true")
     parser.add_argument("rest", nargs="*")
     bench = Bench(parser.parse_args())
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # by way of all `with` blocks

@@ -28,11 +28,13 @@ inline std::int64_t int8_linear_bytes(std::int64_t rows, std::int64_t in_feature
 }
 
 // The same on a device, where outputs are made widened_outputs(in) at a time: x in 8 bits, and in
-// fp32 before; then a part of the weight in fp32 and in 8 bits; then its sums, and these in fp32.
-inline std::int64_t int8_linear_device_bytes(std::int64_t rows, std::int64_t in_features) {
-  const auto outputs = widened_outputs(in_features), part = outputs * in_features;
+// fp32 before; then a part of the weight in fp32 and in 8 bits; then `sum_bytes` for each output.
+inline std::int64_t eight_bit_device_bytes(std::int64_t rows, std::int64_t in_features,
+                                           std::int64_t out_features, std::int64_t sum_bytes) {
+  const auto outputs = std::min(widened_outputs(in_features), out_features);
+  const auto part = outputs * in_features;
   return rows * in_features +
-         std::max({4 * rows * in_features, 5 * part, part + 8 * rows * outputs});
+         std::max({4 * rows * in_features, 5 * part, part + sum_bytes * rows * outputs});
 }
 
 }  // namespace steadyflux

@@ -283,9 +283,29 @@ std::int64_t rotary_bytes(const FluxTransformerConfig& config, std::int64_t seq_
   return 2 * seq_len * config.attention_head_dim * 4;  // fp32
 }
 
+ProductBytes product_bytes(const std::string& compute, const std::string& dtype, int workers) {
+  if (compute == "int8" && workers > 0) {
+    return [workers](std::int64_t rows, std::int64_t in, std::int64_t) {
+      return int8_linear_bytes(rows, in, workers);
+    };
+  }
+  if (compute == "int8" || compute == "fp8") {
+    const std::int64_t sum_bytes = compute == "int8" ? 8 : 2;  // in 32 bits and fp32; in bf16
+    return [sum_bytes](std::int64_t rows, std::int64_t in, std::int64_t out) {
+      return eight_bit_device_bytes(rows, in, out, sum_bytes);
+    };
+  }
+  if (compute == "bf16" && dtype != "bf16") {
+    return [](std::int64_t rows, std::int64_t in, std::int64_t out) {
+      return 2 * (rows * (in + out) + in * out);
+    };
+  }
+  return [](std::int64_t, std::int64_t, std::int64_t) { return std::int64_t{0}; };
+}
+
 std::int64_t transformer_activations(const FluxTransformerConfig& config, const std::string& dtype,
                                      std::int64_t text_len, std::int64_t image_len, int workers,
-                                     std::int64_t group) {
+                                     std::int64_t group, const ProductBytes& of_product) {
   const auto e = element_size(dtype), dim = config.inner_dim(), seq_len = text_len + image_len;
   const auto row = dim * e;
   const auto joint = seq_len * row;
@@ -296,9 +316,16 @@ std::int64_t transformer_activations(const FluxTransformerConfig& config, const 
   const auto norm = std::min(seq_len, kElementRows) * dim * ((workers > 0 ? 12 : 16) + e);
   // Packed keys and values of one head, for each thread.
   const auto workspace = workers * seq_len * config.attention_head_dim * 2 * e;
-  const auto projecting = 3 * joint + 2 * std::max(chunk, double_chunk) + norm;
+  const auto rows = row_chunk(seq_len, kGemmRows);
+  const auto double_rows = row_chunk(std::max(text_len, image_len), kGemmRows);
+  const auto projecting =
+      3 * joint + 2 * std::max(chunk, double_chunk) + std::max(norm, of_product(rows, dim, dim));
   const auto attending = 4 * joint + workspace;
-  const auto feeding = std::max(joint + 10 * chunk, 6 * double_chunk);
+  // proj_mlp beside the room for what proj_out takes, then that; in double blocks net.0 and net.2.
+  const auto feeding = std::max({joint + 10 * chunk + of_product(rows, dim, 4 * dim),
+                                 joint + 6 * chunk + of_product(rows, 5 * dim, dim),
+                                 6 * double_chunk + of_product(double_rows, dim, 4 * dim),
+                                 6 * double_chunk + of_product(double_rows, 4 * dim, dim)});
   const auto rotary = rotary_bytes(config, seq_len);  // image_rotary_emb
   const auto kept = joint + image_len * (config.in_channels + 2 * config.out_channels) * e;
   // In single blocks the other pictures of a group wait with what attention gave for them.
@@ -341,7 +368,8 @@ std::int64_t image_embedder_widened_bytes(const ReduxConfig& config) {
                               std::max(embedder.redux_dim, embedder.inner_dim()));
 }
 
-std::int64_t transformer_widened_bytes(const FluxTransformerConfig& config, std::int64_t text_len,
+std::int64_t transformer_widened_bytes(const FluxTransformerConfig& config,
+                                       const std::string& compute, std::int64_t text_len,
                                        std::int64_t image_len, int workers) {
   const auto seq_len = text_len + image_len, head_dim = config.attention_head_dim;
   // Of attention and MLP side by side, that single blocks project.
@@ -350,18 +378,8 @@ std::int64_t transformer_widened_bytes(const FluxTransformerConfig& config, std:
   const auto attention =
       std::max(workers * seq_len * head_dim * 2 * 2,
                widened_attention_bytes(config.num_attention_heads, seq_len, seq_len, head_dim));
+  if (compute == "int8") return attention;
   return std::max(widened_linear_bytes(row_chunk(seq_len, kGemmRows), widest), attention);
-}
-
-std::int64_t transformer_compute_bytes(const FluxTransformerConfig& config,
-                                       const std::string& compute, const std::string& dtype,
-                                       std::int64_t text_len, std::int64_t image_len, int workers) {
-  const auto rows = row_chunk(text_len + image_len, kGemmRows), dim = config.inner_dim();
-  const auto widest = 5 * dim;  // of attention and MLP side by side, that single blocks project
-  if (compute == "int8" && workers > 0) return int8_linear_bytes(rows, widest, workers);
-  if (compute == "int8" || compute == "fp8") return int8_linear_device_bytes(rows, widest);
-  if (compute == "bf16" && dtype != "bf16") return 2 * (rows * (widest + dim) + widest * dim);
-  return 0;
 }
 
 std::int64_t modulation_widened_bytes(const FluxTransformerConfig& config, std::int64_t rows) {

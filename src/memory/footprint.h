@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -55,25 +56,28 @@ std::int64_t image_encoder_activations(const SiglipVisionConfig& config, const s
                                        std::int64_t images);
 std::int64_t image_embedder_activations(const ReduxConfig& config, const std::string& dtype,
                                         std::int64_t images);
+// What a linear layer takes beside x [rows, in] and its result [rows, out].
+using ProductBytes =
+    std::function<std::int64_t(std::int64_t rows, std::int64_t in, std::int64_t out)>;
+// Of layers that multiply as Workload::compute says.
+ProductBytes product_bytes(const std::string& compute, const std::string& dtype, int workers);
 std::int64_t transformer_activations(const FluxTransformerConfig& config, const std::string& dtype,
                                      std::int64_t text_len, std::int64_t image_len, int workers,
-                                     std::int64_t group);
+                                     std::int64_t group, const ProductBytes& of_product);
 // Of position embeddings: cosines and sines of every token.
 std::int64_t rotary_bytes(const FluxTransformerConfig& config, std::int64_t seq_len);
 // rows: computed together, of all tables.
 std::int64_t modulation_activations(const FluxTransformerConfig& config, const std::string& dtype,
                                     std::int64_t rows);
-// What the passes take beside that on a CPU which multiplies 16-bit numbers in fp32.
+// What the passes take beside that on a CPU which multiplies 16-bit numbers in fp32; in int8
+// (`compute`) the transformer's layers do not.
 std::int64_t clip_widened_bytes(const ClipTextConfig& config);
 std::int64_t t5_widened_bytes(const T5Config& config, std::int64_t max_sequence_length);
 std::int64_t image_encoder_widened_bytes(const SiglipVisionConfig& config);
 std::int64_t image_embedder_widened_bytes(const ReduxConfig& config);
-std::int64_t transformer_widened_bytes(const FluxTransformerConfig& config, std::int64_t text_len,
+std::int64_t transformer_widened_bytes(const FluxTransformerConfig& config,
+                                       const std::string& compute, std::int64_t text_len,
                                        std::int64_t image_len, int workers);
-// What products in fewer bits take (Workload::compute) beside x and the result, at most.
-std::int64_t transformer_compute_bytes(const FluxTransformerConfig& config,
-                                       const std::string& compute, const std::string& dtype,
-                                       std::int64_t text_len, std::int64_t image_len, int workers);
 std::int64_t modulation_widened_bytes(const FluxTransformerConfig& config, std::int64_t rows);
 
 // Of the table that modulation leaves behind, one row.

@@ -422,15 +422,12 @@ class Planner {
             : std::int64_t{0};
     const auto blended = blend_bytes(tiles_, config.out_channels);
     const auto workers = on_device() ? 0 : workload_.num_threads;
-    // Attention is in the dtype, or widened, whatever the layers multiply in.
-    const auto for_products = std::max(
-        if_widened(transformer_widened_bytes(config, workload_.text_len(), shown_len, workers)),
-        transformer_compute_bytes(config, workload_.compute, workload_.dtype, workload_.text_len(),
-                                  shown_len, workers));
     const auto activations =
-        std::max(transformer_activations(config, workload_.dtype, workload_.text_len(), shown_len,
-                                         workers, inputs) +
-                     for_products,
+        std::max(transformer_activations(
+                     config, workload_.dtype, workload_.text_len(), shown_len, workers, inputs,
+                     product_bytes(workload_.compute, workload_.dtype, workers)) +
+                     if_widened(transformer_widened_bytes(
+                         config, workload_.compute, workload_.text_len(), shown_len, workers)),
                  // By then tiles have been put together, and in RAM that room is free again.
                  solver_bytes() - (on_device() ? 0 : blended));
     add_weights(denoise, transformer_weights(config, workload_.dtype, workload_.stored.transformer),

@@ -64,24 +64,27 @@ struct RoundRows {
   std::int64_t rows, n;
 
   STEADYFLUX_INLINE void operator()() const {
+    const auto length =
+        n;  // bytes that are written could be this object's, for all a compiler knows
     for (std::int64_t r = 0; r < rows; ++r) {
       const T* __restrict in = x + r * x_stride;
-      std::uint8_t* __restrict to = values + r * n;
-      const auto range = range_of(in, n);
+      std::uint8_t* __restrict to = values + r * length;
+      const auto range = range_of(in, length);
       const float width = range.largest - range.least;
       if (!(width > kLeastRange)) {
         scale[r] = width;  // NaN, or next to nothing
         zero[r] = 0;
-        std::memset(to, 0, static_cast<std::size_t>(n));
+        std::memset(to, 0, static_cast<std::size_t>(length));
         continue;
       }
       const float step = width / kLargestStep, per_step = 1.0f / step;
       const float offset = to_integer(-range.least * per_step);
       scale[r] = step;
       zero[r] = static_cast<std::int32_t>(offset);
-      for (std::int64_t i = 0; i < n; ++i) {
+      for (std::int64_t i = 0; i < length; ++i) {
         const float value = to_integer(load(in[i]) * per_step) + offset;
-        const float capped = value < 0.0f ? 0.0f : (value > kLargestStep ? kLargestStep : value);
+        const float above = value > 0.0f ? value : 0.0f;
+        const float capped = above < kLargestStep ? above : kLargestStep;
         to[i] = static_cast<std::uint8_t>(static_cast<std::int32_t>(capped));
       }
     }

@@ -18,9 +18,11 @@ namespace steadyflux::testing {
 // The simulated device computes on the CPU: in bf16 for hours if that has no instructions for it.
 inline at::ScalarType plan_dtype() { return cpu_multiplies_bf16() ? at::kBFloat16 : at::kFloat; }
 
-inline Workload plan_workload(const FluxModel& model, const std::vector<Request>& requests) {
+inline Workload plan_workload(const FluxModel& model, const std::vector<Request>& requests,
+                              const std::string& compute = "auto") {
   auto workload = workload_of(model, requests, plan_dtype());
   workload.stored = {};
+  workload.compute = compute;
   return workload;
 }
 
@@ -46,11 +48,12 @@ inline std::vector<std::vector<std::uint8_t>> pictures(const PhaseResults& resul
 // Of each request alone, with memory to spare.
 inline std::vector<std::vector<std::uint8_t>> pictures_alone(const FluxModel& model,
                                                              c10::Device device,
-                                                             const std::vector<Request>& requests) {
+                                                             const std::vector<Request>& requests,
+                                                             const std::string& compute = "auto") {
   std::vector<std::vector<std::uint8_t>> expected;
   for (const auto& request : requests) {
-    const auto plan =
-        make_plan(model, plan_workload(model, {request}), tensor_budget(device, kPlenty, kPlenty));
+    const auto plan = make_plan(model, plan_workload(model, {request}, compute),
+                                tensor_budget(device, kPlenty, kPlenty));
     for (auto& picture : pictures(run_phases(model, device, plan_dtype(), {request}, plan))) {
       expected.push_back(std::move(picture));
     }
@@ -97,9 +100,10 @@ struct Accuracy {
 // Carries out the requests on the simulated device, with `count` budgets from the least that works
 // to plenty.
 inline void measure_peaks(const FluxModel& model, const std::vector<Request>& requests, int count,
-                          Accuracy& accuracy, std::set<std::int64_t>& groups) {
+                          Accuracy& accuracy, std::set<std::int64_t>& groups,
+                          const std::string& compute = "auto") {
   const auto device = simulated_device();
-  const auto work = plan_workload(model, requests);
+  const auto work = plan_workload(model, requests, compute);
   const auto range = budget_range(model, work, device);
   for (int i = 0; i < count; ++i) {
     const auto budget = range.least + (range.most - range.least) * i / (count - 1);

@@ -77,19 +77,21 @@ class Plans : public ::testing::TestWithParam<bool> {
   ~Plans() override { set_device_limit(testing::kNoLimit); }
 
   // By `tries` random budgets.
-  void expect_the_same_pictures(const std::vector<Request>& requests, int tries);
+  void expect_the_same_pictures(const std::vector<Request>& requests, int tries,
+                                const std::string& compute = "auto");
 
   PassCounts passes_;  // of the last one
   const c10::InferenceMode inference_mode_;
   const c10::Device device_;
 };
 
-void Plans::expect_the_same_pictures(const std::vector<Request>& requests, int tries) {
+void Plans::expect_the_same_pictures(const std::vector<Request>& requests, int tries,
+                                     const std::string& compute) {
   const RandomModel random({});
   const auto model = random.folder();
-  const auto work = plan_workload(model, requests);
+  const auto work = plan_workload(model, requests, compute);
   const auto range = budget_range(model, work, device_);
-  const auto expected = pictures_alone(model, device_, requests);
+  const auto expected = pictures_alone(model, device_, requests, compute);
   std::set<std::int64_t> groups;
   std::mt19937 generator(1);
   std::uniform_int_distribution<std::int64_t> budgets(range.least, range.most);
@@ -124,6 +126,10 @@ TEST_P(Plans, WithStepCachingAsWell) {
   expect_the_same_pictures(cached_requests(), 12);
   EXPECT_GT(passes_.computed, 0);
   EXPECT_GT(passes_.reused, 0);
+}
+
+TEST_P(Plans, WithProductsInFewerBitsAsWell) {
+  expect_the_same_pictures(mixed_requests(), 12, "int8");
 }
 
 INSTANTIATE_TEST_SUITE_P(Devices, Plans, ::testing::Values(false, true), [](const auto& param) {
@@ -206,6 +212,23 @@ TEST_F(PlanPeaks, OfTrueCfgAsWell) {
     measure_peaks(model_, {requests.front()}, 2, accuracy, groups);
   }
   EXPECT_GT(*groups.rbegin(), 1);
+  std::cout << "predicted against measured: " << 100 * accuracy.lowest << " % to "
+            << 100 * accuracy.highest << " %\n";
+}
+
+// And for what products in fewer bits take.
+TEST_F(PlanPeaks, OfProductsInFewerBitsAsWell) {
+  Accuracy accuracy;
+  std::set<std::int64_t> groups;
+  for (const char* compute : {"int8", "fp8"}) {
+    for (const auto& [width, height] :
+         {std::pair<std::int64_t, std::int64_t>{64, 64}, {256, 192}}) {
+      auto request = request_of(width, height);
+      request.num_images = 1;
+      request.max_sequence_length = 64;
+      measure_peaks(model_, {request}, 3, accuracy, groups, compute);
+    }
+  }
   std::cout << "predicted against measured: " << 100 * accuracy.lowest << " % to "
             << 100 * accuracy.highest << " %\n";
 }

@@ -90,8 +90,8 @@ MachineSpeed speed_of(const GenerateJob& job, const PlanInputs& inputs) {
                             inputs.title.device));
   }
   at::set_num_threads(inputs.workload.num_threads);
-  return {.flops = measure_flops(c10::Device(c10::kCPU), *dtype_of_name(inputs.workload.dtype),
-                                 *compute_of_name(inputs.workload.compute))};
+  return measure_speed(c10::Device(c10::kCPU), *dtype_of_name(inputs.workload.dtype),
+                       *compute_of_name(inputs.workload.compute));
 }
 
 void take_largest_size(const GenerateJob& job, PlanInputs& inputs) {

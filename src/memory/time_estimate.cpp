@@ -17,7 +17,8 @@ double convolution(double in, double out) { return 2 * 9 * in * out; }
 
 double resnet(double in, double out) { return convolution(in, out) + convolution(out, out); }
 
-double phase_flops(const FluxModel& model, const Plan& plan, const PhasePlan& phase) {
+double phase_flops(const FluxModel& model, const Plan& plan, const PhasePlan& phase,
+                   double layers_factor) {
   const auto& work = plan.workload;
   const auto token = 2 * model.vae.scale_factor();
   const auto tiles = work.tiles(token);
@@ -38,17 +39,19 @@ double phase_flops(const FluxModel& model, const Plan& plan, const PhasePlan& ph
   if (phase.name != "denoise") return 0;  // modulate: a few rows, so its weights' bytes count
   return real(work.num_images + work.num_guided) * real(work.evaluations()) * real(tiles.count()) *
          transformer_flops(model.transformer, work.text_len(),
-                           tiles.tile_width * tiles.tile_height + work.reference_tokens(token));
+                           tiles.tile_width * tiles.tile_height + work.reference_tokens(token),
+                           layers_factor);
 }
 
 }  // namespace
 
 double transformer_flops(const FluxTransformerConfig& config, std::int64_t text_len,
-                         std::int64_t image_len) {
+                         std::int64_t image_len, double layers_factor) {
   const double d = real(config.inner_dim()), s = real(text_len + image_len);
   const double linear = s * 12 * d * d;    // a block: q, k, v, out (4), MLP (8)
   const double attention = 2 * s * s * d;  // q k^T and p v
-  return 2 * real(config.num_layers + config.num_single_layers) * (linear + attention);
+  return 2 * real(config.num_layers + config.num_single_layers) *
+         (layers_factor * linear + attention);
 }
 
 double t5_flops(const T5Config& config, std::int64_t max_sequence_length) {
@@ -91,7 +94,7 @@ double vae_flops(const AutoencoderKlConfig& config, std::int64_t width, std::int
 double estimated_seconds(const FluxModel& model, const Plan& plan, const MachineSpeed& speed) {
   double seconds = 0;
   for (const auto& phase : plan.phases) {
-    const double computing = phase_flops(model, plan, phase) / speed.flops;
+    const double computing = phase_flops(model, plan, phase, speed.layers_factor) / speed.flops;
     const double moving = real(phase.disk_read_bytes) / speed.disk_bytes +
                           real(phase.host_copy_bytes) / speed.copy_bytes;
     const bool in_turn =

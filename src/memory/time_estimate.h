@@ -11,15 +11,17 @@ namespace steadyflux {
 
 struct MachineSpeed {
   double flops = 0;  // a second, of large products of matrices; above 0
+  // How long layers of blocks take beside as many operations of that kind (--compute).
+  double layers_factor = 1;
   // Not measured but assumed: of a disk, and of pinned RAM to a card.
   double disk_bytes = 1.5e9;   // a second
   double copy_bytes = 12.0e9;  // a second
 };
 
-// Floating-point operations of one call of the transformer for one picture: products of matrices
-// and attention, without modulations.
+// Floating-point operations of one call of the transformer for one picture: products of matrices,
+// each counted `layers_factor` times, and attention, without modulations.
 double transformer_flops(const FluxTransformerConfig& config, std::int64_t text_len,
-                         std::int64_t image_len);
+                         std::int64_t image_len, double layers_factor = 1);
 // Of encoding one prompt with T5; CLIP is small beside it.
 double t5_flops(const T5Config& config, std::int64_t max_sequence_length);
 // Of making one picture's tokens.

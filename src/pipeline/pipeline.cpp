@@ -254,9 +254,9 @@ Request Pipeline::with_largest_size(Request request, const Aspect& aspect,
   MachineSpeed speed;
   // Before memory is looked at: what libraries take for it stays.
   if (limit.max_seconds) {
-    speed.flops = limit.tflops ? *limit.tflops * 1e12
-                               : measure_flops(state_->device, state_->dtype,
-                                               select_compute(state_->options.compute));
+    const auto compute = select_compute(state_->options.compute);
+    speed = limit.tflops ? MachineSpeed{.flops = *limit.tflops * 1e12}
+                         : measure_speed(state_->device, state_->dtype, compute);
   }
   auto setting = state_->setting(state_->workload(make_chunk(state_->loras->model, {&planned, 1})));
   // The process grows by as much until its picture is planned.

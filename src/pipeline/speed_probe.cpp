@@ -22,8 +22,7 @@ double seconds_of(Compute compute, const at::Tensor& x, const at::Tensor& weight
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
-}  // namespace
-
+// Operations a second.
 double measure_flops(c10::Device device, at::ScalarType dtype, Compute compute) {
   const c10::InferenceMode inference_mode;
   const auto options = at::TensorOptions().dtype(dtype).device(device);
@@ -37,6 +36,16 @@ double measure_flops(c10::Device device, at::ScalarType dtype, Compute compute) 
   }
   seconds = std::min(seconds, seconds_of(compute, x, weight, times));
   return 2.0 * static_cast<double>(kRows * kWidth * kWidth * times) / seconds;
+}
+
+}  // namespace
+
+MachineSpeed measure_speed(c10::Device device, at::ScalarType dtype, Compute compute) {
+  MachineSpeed speed{.flops = measure_flops(device, dtype, Compute::kDtype)};
+  if (compute != Compute::kDtype) {
+    speed.layers_factor = speed.flops / measure_flops(device, dtype, compute);
+  }
+  return speed;
 }
 
 }  // namespace steadyflux

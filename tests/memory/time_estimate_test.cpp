@@ -25,6 +25,9 @@ TEST(TimeEstimate, CountsWhatFlux1Computes) {
   // docs/memory.md: 74 TFLOP a step at 1024 x 1024, 21 at 512 x 512.
   EXPECT_NEAR(transformer_flops(model.transformer, 512, 64 * 64) / 1e12, 74, 0.5);
   EXPECT_NEAR(transformer_flops(model.transformer, 512, 32 * 32) / 1e12, 21, 0.5);
+  // Layers at a quarter of the time: attention, 57 * 4 * 3072 * 1536^2 operations, is whole.
+  EXPECT_NEAR(transformer_flops(model.transformer, 512, 32 * 32, 0.25) / 1e12,
+              1.65 + (21 - 1.65) / 4, 0.5);
   // 4.76 billion weights of T5's blocks, less its table, each once for every token.
   EXPECT_NEAR(t5_flops(model.text_encoder_2, 512) / 1e12, 2 * 4.63e9 * 512 / 1e12 + 0.05, 0.1);
   // Twice the pixels: a little more than twice, for the attention.

@@ -2,7 +2,7 @@
 // Prints one JSON line. Use: step_bench TRANSFORMER WIDTH HEIGHT TEXT_TOKENS REPEATS THREADS
 // [DTYPE [COMPUTE]], where TRANSFORMER is a component folder or a single file, packed or not,
 // computed with in bf16 or fp32, with products of blocks as --compute has them. The inputs are
-// random; only the time counts, and with COMPUTE how far the result is from that without it.
+// random; only the time counts. One step more tells which share of it each operator takes.
 // benchmarks/compare.sh runs it beside diffusers.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
@@ -18,6 +18,7 @@
 
 #include "checkpoints/open_model.h"
 #include "nn/load.h"
+#include "operator_times.h"
 #include "transformer/flux_transformer.h"
 
 using namespace steadyflux;
@@ -86,6 +87,14 @@ int main(int argc, char** argv) {
   const double first = seconds(step);
   std::vector<double> times;
   for (int i = 0; i < std::atoi(argv[5]); ++i) times.push_back(seconds(step));
+  nlohmann::json profile;
+  {
+    const OperatorTimes operators;
+    const double profiled = seconds(step);
+    for (const auto& [name, share] : operators.seconds()) {
+      if (share > 5e-4 * profiled) profile[name] = share / profiled;
+    }
+  }
   const double best = *std::min_element(times.begin(), times.end());
   const double roof = gemm_roof(tokens + text, config.inner_dim(), options.dtype);
   const double rate =
@@ -93,6 +102,7 @@ int main(int argc, char** argv) {
   fmt::print("{}\n", nlohmann::json{{"program", "steadyflux"},
                                     {"first_s", first},
                                     {"step_s", times},
+                                    {"shares", profile},
                                     {"gflops", rate},
                                     {"gemm_gflops", roof},
                                     {"of_roof", rate / roof}}

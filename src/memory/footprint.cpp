@@ -261,7 +261,7 @@ std::int64_t image_embedder_activations(const ReduxConfig& config, const std::st
 }
 
 std::int64_t t5_activations(const T5Config& config, const std::string& dtype,
-                            std::int64_t max_sequence_length, std::int64_t group) {
+                            std::int64_t max_sequence_length, std::int64_t group, bool one_pass) {
   const auto length = max_sequence_length, e = element_size(dtype);
   const auto hidden = length * config.d_model * e;
   const auto inner = length * config.num_heads * config.d_kv * e;
@@ -270,9 +270,11 @@ std::int64_t t5_activations(const T5Config& config, const std::string& dtype,
   const auto indices = length * length * std::int64_t{8};
   // Bucket indices, and the table's rows before and after they are laid out by heads.
   const auto making_bias = 2 * bias + 2 * indices + hidden;
-  const auto norm = 2 * length * config.d_model * 4;  // fp32
+  const auto norm = one_pass ? 0 : 2 * length * config.d_model * 4;  // fp32
   const auto attending = hidden + std::max(norm + hidden, hidden + 4 * inner + hidden);
-  const auto feeding = 3 * hidden + 4 * wide + (config.dense_act_fn == "gelu_new" ? 2 * wide : 0);
+  const auto activated = 4 * wide + (config.dense_act_fn == "gelu_new" ? 2 * wide : 0);
+  const auto feeding =
+      one_pass ? std::max(2 * hidden + 2 * wide, 3 * hidden + wide) : 3 * hidden + activated;
   // The other prompts wait with their hidden states, and between wi and wo with the wide ones.
   const auto others = group - 1;
   return others * hidden +

@@ -349,7 +349,7 @@ class Planner {
         workload_.stored.text_encoder_2, passes,
         here +
             t5_activations(model_.text_encoder_2, workload_.dtype, workload_.max_sequence_length,
-                           group) +
+                           group, has_row_kernels()) +
             if_widened(t5_widened_bytes(model_.text_encoder_2, workload_.max_sequence_length)),
         host);
   }
@@ -483,6 +483,8 @@ class Planner {
     return tiles_.height * tiles_.width * model_.transformer.out_channels * each;
   }
 
+  // In fp16 T5's stream is fp32 in places, and goes through operators.
+  bool has_row_kernels() const { return !on_device() && workload_.dtype != "fp16"; }
   bool widened() const { return workload_.widened && !on_device(); }
   std::int64_t if_widened(std::int64_t bytes) const { return widened() ? bytes : 0; }
 

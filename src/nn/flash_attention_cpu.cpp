@@ -5,7 +5,6 @@
 #include <ATen/native/CPUBlas.h>
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -202,23 +201,6 @@ void Bf16Products::store(const Running& running, std::int64_t m, std::int64_t he
     store_row(running.out.data() + i * head_dim, running.sum[static_cast<std::size_t>(i)],
               to + i * to_stride, head_dim);
   }
-}
-
-// exp(x) for x <= 0 in plain arithmetic, as exp512; below 2^-126 it stays there.
-STEADYFLUX_INLINE float exp_of(float x) {
-  constexpr float kLeast = -87.3f, kNoFraction = 12582912.0f;  // 1.5 * 2^23
-  x = x < kLeast ? kLeast : x;                                 // NaN stays
-  const float n = (x * 1.44269504f + kNoFraction) - kNoFraction;
-  float r = x - n * 0.693359375f;
-  r = r - n * -2.12194440e-4f;
-  float p = 1.0f / 720;
-  p = p * r + 1.0f / 120;
-  p = p * r + 1.0f / 24;
-  p = p * r + 1.0f / 6;
-  p = p * r + 0.5f;
-  p = p * r + 1.0f;
-  p = p * r + 1.0f;
-  return p * std::bit_cast<float>((static_cast<std::int32_t>(n) + 127) << 23);
 }
 
 constexpr std::int64_t kLanes = 32;

@@ -1,6 +1,7 @@
 #include "nn/layers.h"
 
 #include <ATen/ATen.h>
+#include <ATen/record_function.h>
 
 #include <cmath>
 
@@ -24,6 +25,7 @@ at::Tensor Linear::operator()(const at::Tensor& x) const {
 }
 
 at::Tensor Linear::product(const at::Tensor& x, const at::Tensor& offset) const {
+  RECORD_FUNCTION("steadyflux::linear", {});
   return linear_as(compute, x, packed ? packed->unpacked() : weight, offset);
 }
 
@@ -94,6 +96,7 @@ at::Tensor layer_norm_no_affine(const at::Tensor& x, double eps) {
 
 at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                      const at::Tensor& mask, bool is_causal, std::optional<double> scale) {
+  RECORD_FUNCTION("steadyflux::attention", {});
   if (!mask.defined() && !is_causal && flash_attention_cpu_usable(q, k, v)) {
     const double default_scale = 1.0 / std::sqrt(static_cast<double>(q.size(3)));
     return flash_attention_cpu(q, k, v, scale.value_or(default_scale));

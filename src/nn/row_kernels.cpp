@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <ATen/record_function.h>
 
 #include <cmath>
 
@@ -115,6 +116,94 @@ struct NormAndRotate {
   }
 };
 
+template <typename T>
+struct RmsNorm {
+  const T* x;
+  std::int64_t x_stride;
+  const T* weight;
+  T* out;
+  std::int64_t rows, dim;
+  float eps;
+
+  STEADYFLUX_INLINE void operator()() const {
+    for (std::int64_t r = 0; r < rows; ++r) {
+      const T* __restrict in = x + r * x_stride;
+      const T* __restrict w = weight;
+      T* __restrict to = out + r * dim;
+      const float squares =
+          sum_of(dim, [in](std::int64_t i) STEADYFLUX_LAMBDA { return load(in[i]) * load(in[i]); });
+      const float rms = 1.0f / std::sqrt(squares / static_cast<float>(dim) + eps);
+      for (std::int64_t i = 0; i < dim; ++i) {
+        store(rounded<T>(load(in[i]) * rms) * load(w[i]), to[i]);
+      }
+    }
+  }
+};
+
+constexpr float kGeluCubic = 0.044715f;
+constexpr float kGeluScale = 0.797884560802865f;  // sqrt(2 / pi)
+
+STEADYFLUX_INLINE float gelu_of(float x) {
+  const float inner = kGeluScale * (x + kGeluCubic * x * x * x);
+  return 0.5f * x * (1.0f + tanh_of(inner));
+}
+
+// Values beside each other are written where they are read (`x` is not looked at), or elsewhere.
+template <typename T, bool kInPlace>
+struct Gelu {
+  const T* x;
+  std::int64_t x_stride;
+  T* out;
+  std::int64_t out_stride;
+  std::int64_t rows, dim;
+
+  STEADYFLUX_INLINE void operator()() const {
+    for (std::int64_t r = 0; r < rows; ++r) {
+      T* __restrict to = out + r * out_stride;
+      if constexpr (kInPlace) {
+        for (std::int64_t i = 0; i < dim; ++i) store(gelu_of(load(to[i])), to[i]);
+      } else {
+        const T* __restrict from = x + r * x_stride;
+        for (std::int64_t i = 0; i < dim; ++i) store(gelu_of(load(from[i])), to[i]);
+      }
+    }
+  }
+};
+
+template <typename T>
+struct GatedGelu {
+  T* gate;
+  std::int64_t gate_stride;
+  const T* up;
+  std::int64_t up_stride;
+  std::int64_t rows, dim;
+  TanhGelu gelu;
+
+  STEADYFLUX_INLINE void operator()() const {
+    if (gelu == TanhGelu::kOneOperation) {
+      all_rows([](float x) STEADYFLUX_LAMBDA { return gelu_of(x); });
+    } else {
+      all_rows([](float x) STEADYFLUX_LAMBDA {
+        const float cube = rounded<T>(rounded<T>(rounded<T>(x * x) * x) * kGeluCubic);
+        const float inner = rounded<T>(rounded<T>(x + cube) * kGeluScale);
+        const float sum = rounded<T>(rounded<T>(tanh_of(inner)) + 1.0f);
+        return rounded<T>(x * 0.5f) * sum;
+      });
+    }
+  }
+
+  template <typename Gelu>
+  STEADYFLUX_INLINE void all_rows(const Gelu& of) const {
+    for (std::int64_t r = 0; r < rows; ++r) {
+      T* __restrict to = gate + r * gate_stride;
+      const T* __restrict factor = up + r * up_stride;
+      for (std::int64_t i = 0; i < dim; ++i) {
+        store(rounded<T>(of(load(to[i]))) * load(factor[i]), to[i]);
+      }
+    }
+  }
+};
+
 }  // namespace
 
 bool has_row_kernels(const at::Tensor& rows) {
@@ -125,6 +214,7 @@ bool has_row_kernels(const at::Tensor& rows) {
 
 at::Tensor modulated_layer_norm_cpu(const at::Tensor& x, const at::Tensor& shift,
                                     const at::Tensor& scale, double eps) {
+  RECORD_FUNCTION("steadyflux::modulated_layer_norm", {});
   const auto dim = x.size(1);
   auto result = at::empty({x.size(0), dim}, x.options());
   const auto factor = scale + 1;
@@ -142,6 +232,7 @@ at::Tensor modulated_layer_norm_cpu(const at::Tensor& x, const at::Tensor& shift
 }
 
 void add_gated_cpu_(const at::Tensor& residual, const at::Tensor& x, const at::Tensor& gate) {
+  RECORD_FUNCTION("steadyflux::add_gated_", {});
   for_dtype(x, [&](auto value) {
     using T = decltype(value);
     T* to = residual.mutable_data_ptr<T>();
@@ -154,8 +245,60 @@ void add_gated_cpu_(const at::Tensor& residual, const at::Tensor& x, const at::T
   });
 }
 
+at::Tensor rms_norm_cpu(const at::Tensor& x, const at::Tensor& weight, double eps) {
+  RECORD_FUNCTION("steadyflux::rms_norm", {});
+  const auto dim = x.size(1);
+  auto result = at::empty({x.size(0), dim}, x.options());
+  for_dtype(x, [&](auto value) {
+    using T = decltype(value);
+    const T* in = x.const_data_ptr<T>();
+    T* out = result.mutable_data_ptr<T>();
+    at::parallel_for(0, x.size(0), kRowsOfAThread, [&](std::int64_t begin, std::int64_t end) {
+      with_best_instructions(RmsNorm<T>{in + begin * x.stride(0), x.stride(0),
+                                        weight.const_data_ptr<T>(), out + begin * dim, end - begin,
+                                        dim, static_cast<float>(eps)});
+    });
+  });
+  return result;
+}
+
+void gelu_cpu(const at::Tensor& x, const at::Tensor& out) {
+  RECORD_FUNCTION("steadyflux::gelu", {});
+  for_dtype(x, [&](auto value) {
+    using T = decltype(value);
+    T* to = out.mutable_data_ptr<T>();
+    const T* from = x.const_data_ptr<T>();
+    at::parallel_for(0, x.size(0), kRowsOfAThread, [&](std::int64_t begin, std::int64_t end) {
+      const T* rows = from + begin * x.stride(0);
+      T* results = to + begin * out.stride(0);
+      if (from == to) {
+        with_best_instructions(
+            Gelu<T, true>{rows, x.stride(0), results, out.stride(0), end - begin, x.size(1)});
+      } else {
+        with_best_instructions(
+            Gelu<T, false>{rows, x.stride(0), results, out.stride(0), end - begin, x.size(1)});
+      }
+    });
+  });
+}
+
+void gated_gelu_cpu_(const at::Tensor& gate, const at::Tensor& up, TanhGelu gelu) {
+  RECORD_FUNCTION("steadyflux::gated_gelu_", {});
+  for_dtype(gate, [&](auto value) {
+    using T = decltype(value);
+    T* to = gate.mutable_data_ptr<T>();
+    const T* from = up.const_data_ptr<T>();
+    at::parallel_for(0, gate.size(0), kRowsOfAThread, [&](std::int64_t begin, std::int64_t end) {
+      with_best_instructions(GatedGelu<T>{to + begin * gate.stride(0), gate.stride(0),
+                                          from + begin * up.stride(0), up.stride(0), end - begin,
+                                          gate.size(1), gelu});
+    });
+  });
+}
+
 void normed_and_rotated_cpu(const at::Tensor& x, const at::Tensor& weight, double eps,
                             const RotaryEmbedding& emb, const at::Tensor& out) {
+  RECORD_FUNCTION("steadyflux::normed_and_rotated", {});
   const auto heads = out.size(1), head_dim = out.size(2);
   for_dtype(x, [&](auto value) {
     using T = decltype(value);

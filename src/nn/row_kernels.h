@@ -1,10 +1,12 @@
-// What transformer blocks do value by value between their products, on the CPU in one pass over
+// What blocks do value by value between their products, on the CPU in one pass over
 // memory each. Every result is rounded where the operators would round it that are named in the
 // comments; sums over a row are taken in another order. A row's result depends on that row alone,
 // not on how rows are cut or on the number of threads.
 #pragma once
 
 #include <ATen/core/Tensor.h>
+
+#include <cstdint>
 
 #include "nn/rotary_embedding.h"
 
@@ -21,6 +23,17 @@ at::Tensor modulated_layer_norm_cpu(const at::Tensor& x, const at::Tensor& shift
 
 // residual += gate * x; residual, x [n, dim], gate [dim].
 void add_gated_cpu_(const at::Tensor& residual, const at::Tensor& x, const at::Tensor& gate);
+
+// rms_norm(x) in fp32, rounded, times weight [dim]: x [n, dim] -> [n, dim]. T5's LayerNorm.
+at::Tensor rms_norm_cpu(const at::Tensor& x, const at::Tensor& weight, double eps);
+
+// out = gelu(x) with tanh, in one operation; both [n, dim], and may be the same.
+void gelu_cpu(const at::Tensor& x, const at::Tensor& out);
+
+// gate = gelu(gate) * up; both [n, dim]. The GELU is that with tanh: in one operation, or as eight
+// of them (transformers' "gelu_new").
+enum class TanhGelu : std::uint8_t { kOneOperation, kEightOperations };
+void gated_gelu_cpu_(const at::Tensor& gate, const at::Tensor& up, TanhGelu gelu);
 
 // out = rms_norm(x) per head, times weight [head_dim], rotated by the rows of `emb`: x [n, heads *
 // head_dim] -> out [n, heads, head_dim], contiguous.

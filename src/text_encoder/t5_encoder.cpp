@@ -7,11 +7,17 @@
 #include <numbers>
 #include <utility>
 
+#include "nn/row_kernels.h"
+
 namespace steadyflux {
 namespace {
 
 // T5LayerNorm: statistics in fp32, the product rounded to the weight's dtype, then the weight.
 at::Tensor t5_layer_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
+  if (const auto rows = x.flatten(0, -2);
+      has_row_kernels(rows) && x.scalar_type() == weight.scalar_type()) {
+    return rms_norm_cpu(rows, weight, eps).view(x.sizes());
+  }
   const auto variance = x.to(at::kFloat).pow(2).mean(-1, /*keepdim=*/true);
   return weight * (x * at::rsqrt(variance + eps)).to(weight.scalar_type());
 }
@@ -75,7 +81,15 @@ at::Tensor T5Block::attend(const at::Tensor& hidden_states, const at::Tensor& po
 at::Tensor T5Block::widen(const at::Tensor& hidden_states, const T5Config& config) const {
   const auto& ff = ff_layer.dense_relu_dense;
   const auto y = t5_layer_norm(hidden_states, ff_layer.layer_norm, config.layer_norm_epsilon);
-  return activate(ff.wi_0(y), config.dense_act_fn) * ff.wi_1(y);
+  auto gate = ff.wi_0(y);
+  const auto up = ff.wi_1(y);
+  if (const auto rows = gate.flatten(0, -2); has_row_kernels(rows)) {
+    gated_gelu_cpu_(
+        rows, up.flatten(0, -2),
+        config.dense_act_fn == "gelu_new" ? TanhGelu::kEightOperations : TanhGelu::kOneOperation);
+    return gate;
+  }
+  return activate(gate, config.dense_act_fn) * up;
 }
 
 at::Tensor T5Block::narrow(const at::Tensor& hidden_states, const at::Tensor& gated) const {

@@ -34,6 +34,12 @@ void normed_and_rotated(const at::Tensor& x, const at::Tensor& norm_weight,
   });
 }
 
+// out = gelu(x), with tanh; both [n, dim], and may be the same.
+void gelu_(const at::Tensor& x, at::Tensor out) {
+  if (has_row_kernels(x)) return gelu_cpu(x, out);
+  at::gelu_out(out, x, "tanh");
+}
+
 // residual += gate * x, destroying x. gate [dim].
 void add_gated_(at::Tensor residual, at::Tensor x, const at::Tensor& gate) {
   if (has_row_kernels(residual)) return add_gated_cpu_(residual, x, gate);
@@ -137,7 +143,8 @@ void FeedForward::visit(const SlotScope& scope, std::int64_t dim) {
 
 at::Tensor FeedForward::forward(const at::Tensor& x) const {
   auto h = net_0_proj(x);
-  return net_2(at::gelu_(h, "tanh"));
+  gelu_(h, h);
+  return net_2(h);
 }
 
 std::vector<WeightUnit> FluxTransformerBlock::units(const std::string& name,
@@ -264,8 +271,7 @@ void FluxSingleTransformerBlock::finish_(JointStream& stream, const Modulation& 
       const auto x = modulated_layer_norm(stream.joint.select(0, b).narrow(0, begin, count),
                                           m[0].select(0, b), m[1].select(0, b));
       const auto mlp = proj_mlp(x);
-      auto beside = joined.narrow(1, dim, 4 * dim);
-      at::gelu_out(beside, mlp, "tanh");
+      gelu_(mlp, joined.narrow(1, dim, 4 * dim));
     }
     return proj_out(joined);
   });

@@ -5,7 +5,9 @@
 #include <ATen/Parallel.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <limits>
+#include <numbers>
 #include <string>
 #include <tuple>
 
@@ -67,6 +69,35 @@ TEST_P(RowKernels, AddGated) {
   } else {
     EXPECT_TRUE(at::equal(found, expected));
   }
+}
+
+TEST_P(RowKernels, RmsNorm) {
+  const auto x = values(0.5), weight = vector();
+  const auto variance = x.to(at::kFloat).pow(2).mean(-1, true);
+  const auto expected = weight * (x * at::rsqrt(variance + kEps)).to(dtype());
+  expect_same(rms_norm_cpu(x, weight, kEps), expected);
+}
+
+TEST_P(RowKernels, Gelu) {
+  const auto x = values().mul(3), expected = at::gelu(x, "tanh");
+  auto wide = at::zeros({x.size(0), 2 * dim()}, x.options());
+  gelu_cpu(x, wide.narrow(1, dim(), dim()));
+  expect_same(wide.narrow(1, dim(), dim()), expected);
+  EXPECT_TRUE(wide.narrow(1, 0, dim()).eq(0).all().item().toBool());
+  const auto in_place = x.clone();
+  gelu_cpu(in_place, in_place);
+  EXPECT_TRUE(at::equal(in_place, wide.narrow(1, dim(), dim())));
+}
+
+TEST_P(RowKernels, GatedGelu) {
+  const auto x = values().mul(3), up = values();
+  const auto inner = (x + at::pow(x, 3.0) * 0.044715) * std::sqrt(2.0 / std::numbers::pi);
+  auto found = x.clone();
+  gated_gelu_cpu_(found, up, TanhGelu::kEightOperations);
+  expect_same(found, x * 0.5 * (at::tanh(inner) + 1.0) * up);
+  found = x.clone();
+  gated_gelu_cpu_(found, up, TanhGelu::kOneOperation);
+  expect_same(found, at::gelu(x, "tanh") * up);
 }
 
 TEST_P(RowKernels, NormedAndRotated) {

@@ -82,19 +82,24 @@ class Comparison:
     def step(self, side, threads):
         o, folder = self.options, self.model / "transformer"
         shape = [side, side, o.text, o.repeats, threads, o.dtype]
-        roof = []
+        roof, shares = [], []
 
         def ours():
             told = Run([self.bench / "step_bench", folder, *shape]).told
             roof.append((told["of_roof"], told["gemm_gflops"]))
+            shares.append(told["shares"])
             return {"": median(told["step_s"])}
 
         self.compare(f"step {side} x {side}, {threads} thread(s)", ours,
                      lambda: {"": median(self.peer("diffusers_step.py", folder, *shape).told["step_s"])})
         share, gflops = (median(values) for values in zip(*roof, strict=True))
-        self.rows[-1].update(share_of_gemm_roof=share, gemm_gflops=gflops)
+        largest = sorted(shares[-1].items(), key=lambda item: -item[1])
+        self.rows[-1].update(share_of_gemm_roof=share, gemm_gflops=gflops, operators=shares[-1])
         print(f"| of it, of this machine's GEMM at {gflops:.0f} GFLOP/s | {100 * share:.0f} % | "
-              f"{100 * share * self.rows[-1]['ratio']:.0f} % | | |", flush=True)
+              f"{100 * share * self.rows[-1]['ratio']:.0f} % | | |")
+        print("| of it, in per cent: " + ", ".join(
+            f"{name.removeprefix('steadyflux::')} {100 * part:.1f}" for name, part in largest)
+              + " | | | | |", flush=True)
 
     def int8(self, side, threads):
         """A step with --compute int8 beside one of diffusers, then beside our own in the dtype."""

@@ -9,8 +9,10 @@
 
 namespace steadyflux {
 
-constexpr std::int64_t kInt8Outputs = 64;  // of a weight, that a thread packs and multiplies with
-constexpr std::int64_t kInt8Rows = 128;    // that it multiplies them with at once
+constexpr std::int64_t kInt8Outputs = 64;   // of a weight, that a thread packs at once
+constexpr std::int64_t kInt8Rows = 128;     // of x, that it multiplies them with at once,
+constexpr std::int64_t kInt8Inputs = 2048;  // so many of their values at a time
+constexpr std::int64_t kInt8RowGap = 64;    // bytes between rows of x in 8 bits
 
 // Four values are multiplied and added up in one go, and a sum of so many fits into 32 bits.
 constexpr std::int64_t kInt8Group = 4;
@@ -22,9 +24,8 @@ inline bool fits_int8_linear(std::int64_t in_features) {
 
 // Bytes beside x [rows, in] and the result: x in 8 bits; for each thread packed weights and sums.
 inline std::int64_t int8_linear_bytes(std::int64_t rows, std::int64_t in_features, int threads) {
-  const auto of_a_thread =
-      kInt8Outputs * in_features + std::min(rows, kInt8Rows) * kInt8Outputs * 4;
-  return rows * (in_features + 8) + std::max(threads, 1) * of_a_thread;
+  const auto of_a_thread = kInt8Outputs * (in_features + 4 * rows);
+  return rows * (in_features + kInt8RowGap + 8) + std::max(threads, 1) * of_a_thread;
 }
 
 // The same on a device, where outputs are made widened_outputs(in) at a time: x in 8 bits, and in

@@ -372,15 +372,13 @@ std::int64_t image_embedder_widened_bytes(const ReduxConfig& config) {
 
 std::int64_t transformer_widened_bytes(const FluxTransformerConfig& config,
                                        const std::string& compute, std::int64_t text_len,
-                                       std::int64_t image_len, int workers) {
-  const auto seq_len = text_len + image_len, head_dim = config.attention_head_dim;
+                                       std::int64_t image_len) {
+  const auto seq_len = text_len + image_len;
+  const auto attention = widened_attention_bytes(config.num_attention_heads, seq_len, seq_len,
+                                                 config.attention_head_dim);
+  if (compute == "int8") return attention;
   // Of attention and MLP side by side, that single blocks project.
   const auto widest = 5 * config.inner_dim();
-  // Each thread's packed keys and values in 4 bytes instead of 2, or heads widened one by one.
-  const auto attention =
-      std::max(workers * seq_len * head_dim * 2 * 2,
-               widened_attention_bytes(config.num_attention_heads, seq_len, seq_len, head_dim));
-  if (compute == "int8") return attention;
   return std::max(widened_linear_bytes(row_chunk(seq_len, kGemmRows), widest), attention);
 }
 

@@ -78,7 +78,7 @@ std::int64_t image_encoder_widened_bytes(const SiglipVisionConfig& config);
 std::int64_t image_embedder_widened_bytes(const ReduxConfig& config);
 std::int64_t transformer_widened_bytes(const FluxTransformerConfig& config,
                                        const std::string& compute, std::int64_t text_len,
-                                       std::int64_t image_len, int workers);
+                                       std::int64_t image_len);
 std::int64_t modulation_widened_bytes(const FluxTransformerConfig& config, std::int64_t rows);
 
 // Of the table that modulation leaves behind, one row.

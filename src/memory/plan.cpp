@@ -426,8 +426,8 @@ class Planner {
         std::max(transformer_activations(
                      config, workload_.dtype, workload_.text_len(), shown_len, workers, inputs,
                      product_bytes(workload_.compute, workload_.dtype, workers)) +
-                     if_widened(transformer_widened_bytes(
-                         config, workload_.compute, workload_.text_len(), shown_len, workers)),
+                     if_widened(transformer_widened_bytes(config, workload_.compute,
+                                                          workload_.text_len(), shown_len)),
                  // By then tiles have been put together, and in RAM that room is free again.
                  solver_bytes() - (on_device() ? 0 : blended));
     add_weights(denoise, transformer_weights(config, workload_.dtype, workload_.stored.transformer),

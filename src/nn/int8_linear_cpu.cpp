@@ -59,6 +59,7 @@ struct RoundRows {
   const T* x;
   std::int64_t x_stride;
   std::uint8_t* values;
+  std::int64_t values_stride;
   float* scale;
   std::int32_t* zero;
   std::int64_t rows, n;
@@ -68,7 +69,7 @@ struct RoundRows {
         n;  // bytes that are written could be this object's, for all a compiler knows
     for (std::int64_t r = 0; r < rows; ++r) {
       const T* __restrict in = x + r * x_stride;
-      std::uint8_t* __restrict to = values + r * length;
+      std::uint8_t* __restrict to = values + r * values_stride;
       const auto range = range_of(in, length);
       const float width = range.largest - range.least;
       if (!(width > kLeastRange)) {
@@ -180,41 +181,45 @@ struct ScaleSums {
   }
 };
 
-// a [m, k], b packed [k / 4][kInt8Outputs][4] -> c [m, kInt8Outputs]
-struct MultiplyByLoop {
+// c [m, kInt8Outputs] = a b, or += a b: a [m, k] with rows `ld_a` bytes apart, b packed
+// [k / 4][kInt8Outputs][4].
+struct Product {
   std::int64_t m, k;
   const std::uint8_t* a;
+  std::int64_t ld_a;
   const std::int8_t* b;
   std::int32_t* c;
+  bool add;
+};
+using Multiply = void (*)(const Product& product);
+
+struct MultiplyByLoop {
+  Product p;
 
   STEADYFLUX_INLINE void operator()() const {
-    for (std::int64_t r = 0; r < m; ++r) {
+    for (std::int64_t r = 0; r < p.m; ++r) {
       std::int32_t sums[kInt8Outputs] = {};
-      const std::uint8_t* __restrict row = a + r * k;
-      for (std::int64_t i = 0; i < k; i += kInt8Group) {
-        const std::int8_t* __restrict group = b + i * kInt8Outputs;
+      std::int32_t* to = p.c + r * kInt8Outputs;
+      if (p.add) std::memcpy(sums, to, sizeof sums);
+      const std::uint8_t* __restrict row = p.a + r * p.ld_a;
+      for (std::int64_t i = 0; i < p.k; i += kInt8Group) {
+        const std::int8_t* __restrict group = p.b + i * kInt8Outputs;
         for (std::int64_t o = 0; o < kInt8Outputs; ++o) {
           const std::int8_t* __restrict w = group + o * kInt8Group;
           sums[o] += row[i] * w[0] + row[i + 1] * w[1] + row[i + 2] * w[2] + row[i + 3] * w[3];
         }
       }
-      std::memcpy(c + r * kInt8Outputs, sums, sizeof sums);
+      std::memcpy(to, sums, sizeof sums);
     }
   }
 };
 
-using Multiply = void (*)(std::int64_t m, std::int64_t k, const std::uint8_t* a,
-                          const std::int8_t* b, std::int32_t* c);
+void multiply_by_loop(const Product& product) { with_best_instructions(MultiplyByLoop{product}); }
 
-void multiply_by_loop(std::int64_t m, std::int64_t k, const std::uint8_t* a, const std::int8_t* b,
-                      std::int32_t* c) {
-  with_best_instructions(MultiplyByLoop{m, k, a, b, c});
-}
-
-void multiply_by_brgemm(std::int64_t m, std::int64_t k, const std::uint8_t* a, const std::int8_t* b,
-                        std::int32_t* c) {
-  at::native::cpublas::brgemm(m, kInt8Outputs, k, k, kInt8Outputs, kInt8Outputs, /*add_C=*/false, a,
-                              reinterpret_cast<const signed char*>(b), c, /*is_vnni=*/true);
+void multiply_by_brgemm(const Product& p) {
+  at::native::cpublas::brgemm(p.m, kInt8Outputs, p.k, p.ld_a, kInt8Outputs, kInt8Outputs, p.add,
+                              p.a, reinterpret_cast<const signed char*>(p.b), p.c,
+                              /*is_vnni=*/true);
 }
 
 // libtorch's product is there on this CPU and right: tried once, with the largest values, which
@@ -230,7 +235,7 @@ bool probe_brgemm() {
     const std::vector<std::uint8_t> a(kRows * kInputs, 255);
     const std::vector<std::int8_t> b(kInputs * kInt8Outputs, -127);
     std::vector<std::int32_t> c(kRows * kInt8Outputs, 1);
-    multiply_by_brgemm(kRows, kInputs, a.data(), b.data(), c.data());
+    multiply_by_brgemm({kRows, kInputs, a.data(), kInputs, b.data(), c.data(), false});
     at::native::cpublas::brgemm_release();
     return std::all_of(c.begin(), c.end(),
                        [](std::int32_t sum) { return sum == 255 * -127 * kInputs; });
@@ -249,26 +254,29 @@ void multiply_all(const Int8Rows& x, const at::Tensor& weight, const at::Tensor&
   const auto* weights = weight.const_data_ptr<T>();
   const auto* offsets = bias.defined() ? bias.const_data_ptr<T>() : nullptr;
   const auto* values = x.values.const_data_ptr<std::uint8_t>();
+  const auto ld = x.values.stride(0);
   const auto* scales = x.scale.const_data_ptr<float>();
   const auto* zeros = x.zero.const_data_ptr<std::int32_t>();
   auto* results = out.mutable_data_ptr<T>();
   const auto panels = (outputs + kInt8Outputs - 1) / kInt8Outputs;
   at::parallel_for(0, panels, 1, [&](std::int64_t begin, std::int64_t end) {
     PackedOutputs packed(in_features);
-    std::vector<std::int32_t> sums(
-        static_cast<std::size_t>(std::min(rows, kInt8Rows) * kInt8Outputs));
+    std::vector<std::int32_t> sums(static_cast<std::size_t>(rows * kInt8Outputs));
     for (std::int64_t panel = begin; panel < end; ++panel) {
       const auto first = panel * kInt8Outputs;
       const auto count = std::min(kInt8Outputs, outputs - first);
       with_best_instructions(PackOutputs<T>{weights + first * weight.stride(0), weight.stride(0),
                                             count, in_features, packed});
-      for (std::int64_t row = 0; row < rows; row += kInt8Rows) {
-        const auto m = std::min(kInt8Rows, rows - row);
-        multiply(m, in_features, values + row * in_features, packed.values.data(), sums.data());
-        with_best_instructions(ScaleSums<T>{sums.data(), scales + row, zeros + row, packed,
-                                            offsets != nullptr ? offsets + first : nullptr,
-                                            results + row * outputs + first, outputs, m, count});
+      for (std::int64_t k = 0; k < in_features; k += kInt8Inputs) {
+        for (std::int64_t row = 0; row < rows; row += kInt8Rows) {
+          multiply({std::min(kInt8Rows, rows - row), std::min(kInt8Inputs, in_features - k),
+                    values + row * ld + k, ld, packed.values.data() + k * kInt8Outputs,
+                    sums.data() + row * kInt8Outputs, k > 0});
+        }
       }
+      with_best_instructions(ScaleSums<T>{sums.data(), scales, zeros, packed,
+                                          offsets != nullptr ? offsets + first : nullptr,
+                                          results + first, outputs, rows, count});
     }
     at::native::cpublas::brgemm_release();
   });
@@ -300,18 +308,20 @@ Int8Rows int8_rows(const at::Tensor& x) {
   const auto in = x.stride(1) == 1 ? x : x.contiguous();
   const auto rows = in.size(0), n = in.size(1);
   const auto options = at::TensorOptions(at::kCPU);
-  Int8Rows result{at::empty({rows, n}, options.dtype(at::kByte)),
+  // Rows that lie a multiple of the cache's stride apart would push each other out of it.
+  Int8Rows result{at::empty({rows, n + kInt8RowGap}, options.dtype(at::kByte)).narrow(1, 0, n),
                   at::empty({rows}, options.dtype(at::kFloat)),
                   at::empty({rows}, options.dtype(at::kInt))};
   for_dtype(in, [&](auto kind) {
     using T = decltype(kind);
     const auto* from = in.const_data_ptr<T>();
     auto* values = result.values.mutable_data_ptr<std::uint8_t>();
+    const auto ld = result.values.stride(0);
     auto* scale = result.scale.mutable_data_ptr<float>();
     auto* zero = result.zero.mutable_data_ptr<std::int32_t>();
     at::parallel_for(0, rows, 8, [&](std::int64_t begin, std::int64_t end) {
       with_best_instructions(RoundRows<T>{from + begin * in.stride(0), in.stride(0),
-                                          values + begin * n, scale + begin, zero + begin,
+                                          values + begin * ld, ld, scale + begin, zero + begin,
                                           end - begin, n});
     });
   });

@@ -27,15 +27,19 @@ void for_row_chunks(std::int64_t rows, std::int64_t most, Body body) {
 constexpr std::int64_t kGemmRows = 2048;    // enough rows for a GEMM at full speed
 constexpr std::int64_t kElementRows = 512;  // what is done element by element, with fp32 between
 
-// Rows of a GEMM of modulations: one row alone rounds differently, and so does in fp32 what is left
-// over from groups of four; more than so many gain nothing.
+// Steps whose modulations are computed at once: fewer would mean reading the weights too often, more
+// gain nothing.
 constexpr std::int64_t kLeastModulationRows = 4;
 constexpr std::int64_t kMostModulationRows = 128;
+// Rows of a GEMM of modulations are a multiple of this. One row alone rounds differently, and so
+// does in fp32 what is left over from groups of four, and on some processors with AVX-512 (MKL)
+// also 4, 8 and 12 rows.
+constexpr std::int64_t kModulationRowGroup = 16;
 
 // Rows that are computed for `rows` of modulations, so that no chunk has too few.
 inline std::int64_t modulation_gemm_rows(std::int64_t rows) {
-  const auto multiple = rows > kMostModulationRows ? 16 : kLeastModulationRows;
-  return (std::max<std::int64_t>(rows, 1) + multiple - 1) / multiple * multiple;
+  constexpr auto kGroup = kModulationRowGroup;
+  return (std::max<std::int64_t>(rows, 1) + kGroup - 1) / kGroup * kGroup;
 }
 
 }  // namespace steadyflux

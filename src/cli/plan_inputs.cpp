@@ -15,6 +15,7 @@
 #include "memory/monitor.h"
 #include "memory/probe.h"
 #include "memory/time_estimate.h"
+#include "nn/compute.h"
 #include "pipeline/dtypes.h"
 #include "pipeline/planning.h"
 #include "pipeline/speed_probe.h"
@@ -125,6 +126,7 @@ PlanInputs make_plan_inputs(const GenerateJob& job) {
   inputs.title = {.model = job.model.name, .device = "cpu"};
   const std::optional<MemoryLimit> vram = limit_of_card(pipeline, inputs.title.device);
   if (vram) inputs.title.vram_reason = vram->reason;
+  if (!vram) check_compute(*compute_of_name(pipeline.compute), c10::Device(c10::kCPU));
   const MemorySample own = sample_process_memory();
   const MemoryLimit ram =
       ram_limit(probe_host_memory(), own, pipeline.max_ram, AskedLimit::kReplaces);

@@ -52,7 +52,10 @@ class ComputeTest(PictureTest):
         self.assertSamePixels("other.png", "plain.png")
 
     def test_what_is_not_there(self):
-        self.fail_with(2, "x", *SMALL, "--compute", "fp8", says=["--compute fp8", "int8"])
+        for command in [["x"], ["plan"]]:
+            self.fail_with(2, *command, "--device", "cpu", "--compute", "fp8",
+                           says=["--compute fp8", "int8"])
+        self.succeed("plan", "--device", "cuda", "--max-vram", "6GiB", "--compute", "fp8")
         self.fail_with(2, "x", *SMALL, "--compute", "int4",
                        says=["--compute", "auto, bf16, int8, fp8"])
 

@@ -256,12 +256,11 @@ class Bench:
             results.append(self.batch(model, size, [i], "prompt", folder))
             for chunk in results[-1]["chunks"]:
                 self.row(f"process {i + 1}", results[-1]["seconds"], chunk, results[-1], plan)
-        plan = self.plan(model, size, images)
-        results.append(self.batch(model, size, range(images), "phase", folder))
-        for chunk in results[-1]["chunks"]:
-            self.row(f"{images} in one go", results[-1]["seconds"], chunk, results[-1], plan)
-        results[-1]["plan"] = plan
-        return results
+        together = self.batch(model, size, range(images), "phase", folder)
+        together["plan"] = self.plan(model, size, images)
+        for chunk in together["chunks"]:
+            self.row(f"{images} in one go", together["seconds"], chunk, together, together["plan"])
+        return [*results, together]
 
     def compare_others(self, one, others):
         *many, together = others

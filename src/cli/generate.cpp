@@ -65,14 +65,20 @@ void compare_with_record(const PictureMetadata& now, const PictureMetadata& reco
   }
 }
 
+// "bf16", "bf16 with products in int8"
+std::string numbers_of(const PictureMetadata& metadata) {
+  if (metadata.compute == "auto") return metadata.dtype;
+  return fmt::format("{} with products in {}", metadata.dtype, metadata.compute);
+}
+
 void write_memory_report(const GenerateJob& job, const PictureMetadata& metadata,
                          const Progress& progress) {
   if (job.memory_report.empty() || !progress.timeline()) return;
   MemoryTimeline timeline = *progress.timeline();
   if (timeline.title.empty()) {
-    timeline.title =
-        fmt::format("{}, {} x {}, {} steps, {} on {}", metadata.model, metadata.width,
-                    metadata.height, metadata.num_inference_steps, metadata.dtype, metadata.device);
+    timeline.title = fmt::format("{}, {} x {}, {} steps, {} on {}", metadata.model, metadata.width,
+                                 metadata.height, metadata.num_inference_steps,
+                                 numbers_of(metadata), metadata.device);
   }
   const std::string text = memory_report(timeline, memory_report_format(job.memory_report));
   write_file_atomically(job.memory_report,
@@ -165,7 +171,7 @@ void make_pictures(const GenerateJob& job, Pipeline& pipeline, Console& console)
   const PictureMetadata metadata = describe(job, job.request, pipeline, model_hash_of(job));
   if (job.recorded) compare_with_record(metadata, *job.recorded, console);
   console.debug(fmt::format("model {} ({}), {} on {}, {} threads, seed {}", metadata.model,
-                            metadata.model_path, metadata.dtype, metadata.device,
+                            metadata.model_path, numbers_of(metadata), metadata.device,
                             metadata.num_threads, metadata.seed));
 
   Progress progress(console, {.model = metadata.model, .device = metadata.device});

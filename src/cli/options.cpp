@@ -189,8 +189,9 @@ constexpr std::array kValueOptions = {
     ValueOption{&Options::dtype, kForPictures | kForEncode | kForPlan, kPictureGroup, "dtype", "",
                 "NAME", "auto, bf16, fp16 or fp32 (default: auto, that of the weights)"},
     ValueOption{&Options::compute, kForPictures | kForPlan, kPictureGroup, "compute", "", "NAME",
-                "what most products are made in: auto (the dtype), bf16, int8 or fp8; fewer bits "
-                "are faster, and change the picture a little (default: auto)"},
+                "what most products are made in: auto (the dtype), bf16, int8 or fp8; faster with "
+                "large models where the hardware has it, and not quite the same picture (default: "
+                "auto)"},
     ValueOption{&Options::events, kForPictures, kPictureGroup, "events", "", "FILE|fd:N",
                 "write what happens as JSON lines"},
     ValueOption{&Options::order, kForBatch, kBatchGroup, "order", "", "WHICH",

@@ -42,12 +42,11 @@ struct CacheEntry {
 // One text for one key. JSON keeps apart what a plain concatenation could mix up. Throws
 // nlohmann::json::exception for a prompt that is not UTF-8.
 std::string key_text(const EmbedsKey& key) {
-  nlohmann::ordered_json text = {{"version", 1},
-                                 {"encoder", key.encoder},
-                                 {"max_sequence_length", key.max_sequence_length},
-                                 {"dtype", key.dtype},
-                                 {"computed_by", key.computed_by},
-                                 {"prompt", key.prompt}};
+  nlohmann::ordered_json text = {
+      {"version", 2},  // of how encoders compute
+      {"encoder", key.encoder}, {"max_sequence_length", key.max_sequence_length},
+      {"dtype", key.dtype},     {"computed_by", key.computed_by},
+      {"prompt", key.prompt}};
   if (!key.prompt_2.empty()) text["prompt_2"] = key.prompt_2;
   return text.dump();
 }

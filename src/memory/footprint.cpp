@@ -298,8 +298,10 @@ ProductBytes product_bytes(const std::string& compute, const std::string& dtype,
     };
   }
   if (compute == "bf16" && dtype != "bf16") {
-    return [](std::int64_t rows, std::int64_t in, std::int64_t out) {
-      return 2 * (rows * (in + out) + in * out);
+    return [workers](std::int64_t rows, std::int64_t in, std::int64_t out) {
+      // A CPU may have to widen what was rounded.
+      const auto widened = workers > 0 ? widened_linear_bytes(rows, in) : 0;
+      return 2 * (rows * (in + out) + in * out) + widened;
     };
   }
   return [](std::int64_t, std::int64_t, std::int64_t) { return std::int64_t{0}; };
@@ -320,8 +322,8 @@ std::int64_t transformer_activations(const FluxTransformerConfig& config, const 
   const auto workspace = workers * seq_len * config.attention_head_dim * 2 * e;
   const auto rows = row_chunk(seq_len, kGemmRows);
   const auto double_rows = row_chunk(std::max(text_len, image_len), kGemmRows);
-  const auto projecting =
-      3 * joint + 2 * std::max(chunk, double_chunk) + std::max(norm, of_product(rows, dim, dim));
+  const auto projecting = 3 * joint + 2 * std::max(chunk, double_chunk) +
+                          std::max(norm, of_product(std::max(rows, double_rows), dim, dim));
   const auto attending = 4 * joint + workspace;
   // proj_mlp beside the room for what proj_out takes, then that; in double blocks net.0 and net.2.
   const auto feeding = std::max({joint + 10 * chunk + of_product(rows, dim, 4 * dim),

@@ -57,10 +57,22 @@ std::string compute_name(Compute compute) {
 }
 
 void check_compute(Compute compute, c10::Device device) {
-  if (compute == Compute::kFp8 && device.is_cpu()) {
+  if (compute != Compute::kFp8) return;
+  if (device.is_cpu()) {
     throw Error(ErrorKind::kUsage,
                 "--compute fp8: processors multiply no 8-bit floating-point numbers; take int8, or "
                 "a CUDA card");
+  }
+  try {
+    const auto x = at::ones({32, 32}, at::TensorOptions().dtype(at::kBFloat16).device(device));
+    on_device::fp8_linear(x, x, {});
+  } catch (const c10::OutOfMemoryError&) {
+    throw;
+  } catch (const c10::Error& error) {
+    throw Error(ErrorKind::kUsage,
+                std::string("--compute fp8: this card multiplies no 8-bit floating-point numbers; "
+                            "take int8 (") +
+                    error.what_without_backtrace() + ")");
   }
 }
 
@@ -139,17 +151,9 @@ at::Tensor fp8_linear(const at::Tensor& x, const at::Tensor& weight, const at::T
   return by_outputs(x, weight, bias, [&](const at::Tensor& part, const at::Tensor& part_bias) {
     const auto scale = row_scale(part, kLargestFp8);
     const auto weights = in_steps(part, scale).to(at::kFloat8_e4m3fn);
-    try {
-      // With a scale for each row the result is in bf16.
-      return at::_scaled_mm(values, weights.t(), x_scale, scale.t(), if_defined(in_bf16(part_bias)),
-                            {}, at::kBFloat16);
-    } catch (const c10::OutOfMemoryError&) {
-      throw;
-    } catch (const c10::Error& error) {
-      throw Error(ErrorKind::kUsage, std::string("--compute fp8: this card multiplies no 8-bit "
-                                                 "floating-point numbers; take int8 (") +
-                                         error.what_without_backtrace() + ")");
-    }
+    // With a scale for each row the result is in bf16.
+    return at::_scaled_mm(values, weights.t(), x_scale, scale.t(), if_defined(in_bf16(part_bias)),
+                          {}, at::kBFloat16);
   });
 }
 

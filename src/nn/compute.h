@@ -23,8 +23,7 @@ enum class Compute : std::uint8_t {
 std::optional<Compute> compute_of_name(const std::string& name);  // "auto", "bf16", "int8", "fp8"
 std::string compute_name(Compute compute);
 
-// Throws Error{kUsage} if the device cannot multiply so. That a card has no 8-bit floating-point
-// products shows only when it is asked for one: linear_as says it then.
+// Throws Error{kUsage} if the device cannot multiply so: a card is asked for one small product.
 void check_compute(Compute compute, c10::Device device);
 
 // x W^T + b: x [..., in], weight [out, in], bias [out] or undefined, in one dtype, which the result

@@ -65,8 +65,8 @@ struct RoundRows {
   std::int64_t rows, n;
 
   STEADYFLUX_INLINE void operator()() const {
-    const auto length =
-        n;  // bytes that are written could be this object's, for all a compiler knows
+    // Bytes that are written could be this object's, for all a compiler knows.
+    const auto length = n;
     for (std::int64_t r = 0; r < rows; ++r) {
       const T* __restrict in = x + r * x_stride;
       std::uint8_t* __restrict to = values + r * values_stride;

@@ -9,7 +9,7 @@
 
 namespace steadyflux {
 
-// Whether this processor multiplies 8-bit integers faster than floating-point numbers.
+// Whether this processor has instructions for products of 8-bit integers.
 bool cpu_multiplies_int8();
 
 // x W^T + b: x [..., in] (the last dimension contiguous), weight [out, in], bias [out] or

@@ -83,9 +83,9 @@ at::Tensor T5Block::widen(const at::Tensor& hidden_states, const T5Config& confi
   const auto y = t5_layer_norm(hidden_states, ff_layer.layer_norm, config.layer_norm_epsilon);
   auto gate = ff.wi_0(y);
   const auto up = ff.wi_1(y);
-  if (const auto rows = gate.flatten(0, -2); has_row_kernels(rows)) {
+  if (const auto rows = gate.view({-1, gate.size(-1)}); has_row_kernels(rows)) {
     gated_gelu_cpu_(
-        rows, up.flatten(0, -2),
+        rows, up.view({-1, up.size(-1)}),
         config.dense_act_fn == "gelu_new" ? TanhGelu::kEightOperations : TanhGelu::kOneOperation);
     return gate;
   }

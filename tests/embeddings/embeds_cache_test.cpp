@@ -126,7 +126,7 @@ TEST_F(EmbedsCacheTest, WithoutOneTheKeyIsWhatItWas) {
   open().put(key_of(embeds), embeds);
   const PromptEmbedsFile file(entry());
   EXPECT_EQ(file.metadata().at("cache_key"),
-            R"({"version":1,"encoder":"0123456789abcdef","max_sequence_length":4,"dtype":"bf16",)"
+            R"({"version":2,"encoder":"0123456789abcdef","max_sequence_length":4,"dtype":"bf16",)"
             R"("computed_by":"cpu","prompt":"a red apple"})");
   EXPECT_EQ(file.metadata().at("version"), "1");
 }

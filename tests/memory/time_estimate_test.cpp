@@ -66,6 +66,17 @@ TEST(TimeEstimate, IsOfOnePictureWhereThatIsAskedFor) {
               3, 1e-6);
 }
 
+TEST(TimeEstimate, OnlyLayersOfBlocksAreFasterInFewerBits) {
+  const auto model = flux();
+  const Workload work{.width = 512, .height = 512, .num_encoded = 0, .stored = {}};
+  const auto plan = make_plan(model, work, kRoomy);
+  const double whole = estimated_seconds(model, plan, {.flops = 1e12});
+  const double fewer = estimated_seconds(model, plan, {.flops = 1e12, .layers_factor = 0.25});
+  const double attention = transformer_flops(model.transformer, 512, 32 * 32, 0) / 1e12;
+  const double layers = transformer_flops(model.transformer, 512, 32 * 32) / 1e12 - attention;
+  EXPECT_NEAR(whole - fewer, 4 * 0.75 * layers, 1e-6);
+}
+
 TEST(TimeEstimate, CountsWhatGoesInBesideAPicture) {
   const auto model = flux();
   const MachineSpeed speed{.flops = 1e12};

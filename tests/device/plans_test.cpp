@@ -92,7 +92,9 @@ void Plans::expect_the_same_pictures(const std::vector<Request>& requests, int t
   const auto work = plan_workload(model, requests, compute);
   const auto range = budget_range(model, work, device_);
   const auto expected = pictures_alone(model, device_, requests, compute);
-  if (compute != "auto") EXPECT_NE(expected, pictures_alone(model, device_, requests));
+  if (compute != "auto") {
+    EXPECT_NE(expected, pictures_alone(model, device_, requests));
+  }
   std::set<std::int64_t> groups;
   std::mt19937 generator(1);
   std::uniform_int_distribution<std::int64_t> budgets(range.least, range.most);

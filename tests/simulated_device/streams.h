@@ -117,6 +117,9 @@ class Streams {
   void finish(StreamNumber stream) { finish(record(stream)); }
   void finish_all() {
     for (auto& [stream, state] : streams_) finish(stream);
+    // All is over for everybody, so what streams knew of each other says nothing more. (It would
+    // grow with every stream there ever was.)
+    for (auto& [stream, state] : streams_) state.over.clear();
   }
 
   StreamNumber add() { return ++last_; }

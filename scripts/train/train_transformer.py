@@ -116,7 +116,7 @@ def main():
     for _ in range(args.warm_pool // 8):
         pool.add(pool.pick_size())
 
-    run.start = run.saved = run.logged = training.time.time()  # the pool's time does not count
+    run.start = run.saved = run.logged = training.clock()  # the pool's time does not count
     while run.progress() < 1:
         if rng.random() < 0.35:
             pool.add(pool.pick_size())

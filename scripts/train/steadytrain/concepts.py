@@ -1,9 +1,10 @@
 """The things the model can draw: names, synonyms and their pictures.
 
-concepts.txt lists all curated things, `CLDR name=word|synonym|...`; words.txt picks those to train
-on by their first word. The order of concepts.txt numbers them, and the numbers decide which
-combinations are held out of training (scenes.is_held_out): do not reorder either file while
-weights trained with it are in use.
+concepts.txt lists all curated things, `CLDR name=word|synonym|...`; a file of words, one a line,
+picks some by their first word (words.txt: those of models/emoji). Their order in concepts.txt
+numbers them, and the numbers decide which combinations are held out of training
+(scenes.is_held_out): append to concepts.txt, do not reorder it while weights trained with it are in
+use.
 """
 
 import json
@@ -47,17 +48,19 @@ def every_picture():
     ]
 
 
-def load(words=paths.WORDS):
+def load(words=None):
     """The concepts that `words` (a path, or None for all of concepts.txt) names, in file order."""
     keys = {entry["name"]: entry["key"] for entry in _index()}
     wanted = {line.strip() for line in open(words) if line.strip()} if words else None
-    found, seen = [], set()
+    found, meaning = [], {}
     for line in open(paths.CONCEPTS):
         name, _, synonyms = line.strip().partition("=")
         synonyms = [word.lower() for word in (synonyms or name).split("|")]
-        if not name or name in seen or (wanted is not None and synonyms[0] not in wanted):
+        for word in synonyms:
+            if meaning.setdefault(word, name) != name:
+                raise SystemExit(f"{paths.CONCEPTS}: {word!r} is {meaning[word]} and {name}")
+        if wanted is not None and synonyms[0] not in wanted:
             continue
-        seen.add(name)
         found.append(Concept(synonyms[0], synonyms, _picture(keys[name])))
     if wanted is not None and len(found) != len(wanted):
         raise SystemExit(f"{words}: not in concepts.txt: {wanted - {c.word for c in found}}")

@@ -112,6 +112,7 @@ class SceneMaker:
         self.concepts = concepts
         self.mix = mix or Mix()
         self.artist = Artist(concepts)
+        self._phrases = {word for concept in concepts for word in concept.synonyms}
 
     def noun(self, thing, rng=None):
         """What the thing is called; with a generator, two in five times by a synonym."""
@@ -123,6 +124,13 @@ class SceneMaker:
             noun = rng.choice(concept.synonyms) if vary else concept.word
         return f"{thing.color} {noun}" if thing.color else noun
 
+    def means_another(self, thing):
+        """A tinted apple is no "green apple", which is a thing of its own, a tinted heart no shape."""
+        if thing.kind == "shape" or not thing.color:
+            return False
+        synonyms = self.concepts[thing.what].synonyms
+        return synonyms[0] in SHAPES or any(f"{thing.color} {word}" in self._phrases for word in synonyms)
+
     def pick(self, rng):
         while True:
             r = rng.random()
@@ -133,7 +141,7 @@ class SceneMaker:
                 thing = Thing("emoji", rng.randrange(len(self.concepts)), rng.choice(TINTS))
             else:
                 return Thing("emoji", rng.randrange(len(self.concepts)))
-            if not is_held_out(*thing.key()):
+            if not is_held_out(*thing.key()) and not self.means_another(thing):
                 return thing
 
     def pick_background(self, rng):
@@ -141,7 +149,8 @@ class SceneMaker:
         r = rng.random()
         if r < self.mix.color_background:
             color = rng.choice(BACKGROUND_COLORS)
-            return color, f" {rng.choice(['on', 'on', 'with'])} a {color} background"
+            phrase = rng.choice(words.COLOR_BACKGROUNDS)
+            return color, " " + phrase.format(words.with_article(color))
         r -= self.mix.color_background
         if r < self.mix.landscape:
             place = rng.choice(list(LANDSCAPES))
@@ -149,6 +158,11 @@ class SceneMaker:
         if r < self.mix.landscape + 0.05:
             return WHITE, " on a white background"
         return rng.choice(PASTELS), ""
+
+    def _named(self, noun, rng):
+        """The noun with "a" or "an", now and then with "the" or without an article."""
+        r = rng.random()
+        return noun if r < 0.1 else f"the {noun}" if r < 0.16 else words.with_article(noun)
 
     # Each of these returns (caption, things, layout), or None to try again.
 
@@ -158,43 +172,42 @@ class SceneMaker:
         size = "" if r < 0.76 else "small" if r < 0.88 else "big"
         adjective = rng.choice(words.ADJECTIVES) + " " if rng.random() < 0.08 else ""
         noun = adjective + rng.choice(words.SIZES[size]) + self.noun(thing, rng)
-        return words.with_article(noun), [thing], layout_single(width, height, size)
+        return self._named(noun, rng), [thing], layout_single(width, height, size)
 
     def _position(self, rng, width, height):
         thing = self.pick(rng)
         vertical = rng.choice(["top", "bottom", "center"])
         horizontal = rng.choice(["left", "right", "center"])
-        phrase = words.corner_phrase(vertical, horizontal)
-        if rng.random() < 0.4:
-            phrase = phrase.replace(" corner", "")
-        caption = f"{words.with_article(self.noun(thing, rng))} {phrase}"
+        phrase = words.corner_phrase(vertical, horizontal, rng)
+        caption = f"{self._named(self.noun(thing, rng), rng)} {phrase}"
         return caption, [thing], layout_position(width, height, vertical, horizontal)
 
     def _pair(self, rng, width, height):
-        a, b = self.pick(rng), self.pick(rng)
-        if a == b or is_held_out(a.key(), b.key()):
+        things = [self.pick(rng), self.pick(rng)]
+        if things[0] == things[1] or is_held_out(*(thing.key() for thing in things)):
             return None
-        stacked = rng.random() >= 0.75 and width <= height * 1.4
+        upright = min(2.0, height / width)  # the taller, the more often one above the other
+        stacked = rng.random() < 0.35 * upright and width <= height * 1.4
         relation = rng.choice(words.STACKED if stacked else words.SIDE_BY_SIDE)
-        name_a, name_b = (words.with_article(self.noun(thing, rng)) for thing in (a, b))
-        swapped = "right" in relation or relation in ("below", "under")
-        things = [b, a] if swapped else [a, b]
-        return f"{name_a} {relation} {name_b}", things, layout_pair(width, height, stacked)
+        names = [self._named(self.noun(thing, rng), rng) for thing in things]
+        return relation.format(*names), things, layout_pair(width, height, stacked)
 
     def _count(self, rng, width, height):
         n, thing = rng.choice([2, 2, 3, 3, 4, 4, 5, 6]), self.pick(rng)
         layout = layout_count(width, height, n)
-        uncountable = thing.kind == "emoji" and self.concepts[thing.what].word in words.UNCOUNTABLE
-        if layout is None or uncountable:
+        noun = self.noun(thing, rng)
+        bare = noun.removeprefix(f"{thing.color} ")
+        if layout is None or (thing.kind == "emoji" and bare in words.UNCOUNTABLE):
             return None
-        return f"{words.NUMBERS[n]} {words.plural(self.noun(thing, rng))}", [thing] * n, layout
+        number = str(n) if rng.random() < 0.15 else words.NUMBERS[n]
+        return f"{number} {words.plural(noun)}", [thing] * n, layout
 
     def _three(self, rng, width, height):
         things, layout = [self.pick(rng) for _ in range(3)], layout_count(width, height, 3)
         if layout is None:
             return None
-        names = [words.with_article(self.noun(thing, rng)) for thing in things]
-        return f"{names[0]}, {names[1]} and {names[2]}", things, layout
+        names = [self._named(self.noun(thing, rng), rng) for thing in things]
+        return rng.choice(words.THREE).format(*names), things, layout
 
     def make(self, rng, width, height):
         """One scene, without its picture."""
@@ -219,7 +232,7 @@ class SceneMaker:
             plain = len(things) == 1 and things[0].kind == "emoji" and not things[0].color
             if plain and is_held_out("bg", things[0].what, background):
                 continue
-            opening = rng.choice(words.OPENINGS) if rng.random() < 0.15 else ""
+            opening = rng.choice(words.OPENINGS) if rng.random() < 0.2 else ""
             return Scene(opening + caption + phrase, width, height, things, layout, background)
 
     def draw(self, scene, rng):

@@ -17,6 +17,7 @@ from . import paths
 
 @dataclass
 class Concept:
+    name: str  # CLDR's
     word: str
     synonyms: list[str]  # the word itself comes first
     picture: Image.Image  # RGBA, square, cropped to what is drawn
@@ -30,7 +31,7 @@ def _square(picture):
     return square
 
 
-def _index():
+def index():
     return json.loads(paths.need(paths.PICTURES / "index.json", "extract_pictures.py").read_text())
 
 
@@ -42,15 +43,15 @@ def every_picture():
     """One concept for each picture of the font, by its CLDR name; skin tones are left out. For the
     VAE, which should draw what later lists of things ask for."""
     return [
-        Concept(entry["name"], [entry["name"]], _picture(entry["key"]))
-        for entry in _index()
+        Concept(entry["name"], entry["name"], [entry["name"]], _picture(entry["key"]))
+        for entry in index()
         if "skin tone" not in entry["name"]
     ]
 
 
 def load(words=None):
     """The concepts that `words` (a path, or None for all of concepts.txt) names, in file order."""
-    keys = {entry["name"]: entry["key"] for entry in _index()}
+    keys = {entry["name"]: entry["key"] for entry in index()}
     wanted = {line.strip() for line in open(words) if line.strip()} if words else None
     found, meaning = [], {}
     for line in open(paths.CONCEPTS):
@@ -61,7 +62,7 @@ def load(words=None):
                 raise SystemExit(f"{paths.CONCEPTS}: {word!r} is {meaning[word]} and {name}")
         if wanted is not None and synonyms[0] not in wanted:
             continue
-        found.append(Concept(synonyms[0], synonyms, _picture(keys[name])))
+        found.append(Concept(name, synonyms[0], synonyms, _picture(keys[name])))
     if wanted is not None and len(found) != len(wanted):
         raise SystemExit(f"{words}: not in concepts.txt: {wanted - {c.word for c in found}}")
     return found

@@ -125,11 +125,12 @@ class SceneMaker:
         return f"{thing.color} {noun}" if thing.color else noun
 
     def means_another(self, thing):
-        """A tinted apple is no "green apple", which is a thing of its own, a tinted heart no shape."""
+        """A tinted apple is not "green apple", another thing, nor a tinted heart the shape."""
         if thing.kind == "shape" or not thing.color:
             return False
-        synonyms = self.concepts[thing.what].synonyms
-        return synonyms[0] in SHAPES or any(f"{thing.color} {word}" in self._phrases for word in synonyms)
+        nouns = self.concepts[thing.what].synonyms
+        tinted = {f"{thing.color} {noun}" for noun in nouns}
+        return nouns[0] in SHAPES or not tinted.isdisjoint(self._phrases)
 
     def pick(self, rng):
         while True:

@@ -54,9 +54,9 @@ COLOR_BACKGROUNDS = ["on {0} background"] * 4 + [
 UNCOUNTABLE = {
     "corn", "popcorn", "spaghetti", "sushi", "garlic", "bread", "fire", "coffee", "broccoli",
     "santa", "beer", "poop", "milk", "bacon", "soup", "ramen", "salad", "meat", "pasta",
-    "chocolate", "soap", "yarn", "thread", "dna", "rain", "toilet paper", "pudding", "soda", "coral", "cattle",
-    "lightning", "sunshine", "firewood", "sand", "luggage", "red wine", "santa claus",
-    "father christmas", "money", "tennis", "meditation", "maize", "medicine",
+    "chocolate", "soap", "yarn", "thread", "dna", "rain", "toilet paper", "pudding", "soda",
+    "coral", "cattle", "lightning", "sunshine", "firewood", "sand", "luggage", "red wine",
+    "santa claus", "father christmas", "money", "tennis", "meditation", "maize", "medicine",
 }  # fmt: skip
 _SINGULAR_IN_S = {
     "bus", "octopus", "cactus", "hippopotamus", "abacus", "tyrannosaurus", "rhinoceros",

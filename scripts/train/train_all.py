@@ -3,7 +3,7 @@
 by the curriculum, pipeline in OUT/pipeline, scores.
 
     train_all.py --minutes 60 --total-minutes 1200 --vae checkpoints/vae --out work/all
-    train_all.py --minutes 9 --device cuda --vae checkpoints/vae --out /tmp/all --parts "$OUT"
+    train_all.py --minutes 9 --device cuda --vae checkpoints/vae --out /tmp/all --parts results
 
 Run again with the same OUT, it goes on where it stopped, until --total-minutes of the transformer
 are full. Minutes are those of the clock on a GPU, and of the processor on a CPU. What follows
@@ -28,6 +28,8 @@ import train_vae
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import evaluate_model  # noqa: E402
 
+QUICK_LOOK = "--sizes 64 128 --limit 40 --groups single background shape count 'left and right'"
+
 
 def parse_arguments():
     parser = argparse.ArgumentParser(
@@ -44,8 +46,7 @@ def parse_arguments():
     parser.add_argument("--vae-share", type=float, default=0.3, help="part of the minutes for it")
     parser.add_argument("--reserve", type=float, default=1.5,
                         help="minutes for export and scores")  # fmt: skip
-    parser.add_argument("--evaluate", default="--sizes 64 128 --limit 40 --groups single background "
-                        "shape count 'left and right'",
+    parser.add_argument("--evaluate", default=QUICK_LOOK,
                         help="options of evaluate_model.py; empty: no scores")  # fmt: skip
     parser.add_argument("--words", type=Path, help="a list of things (default: all)")
     parser.add_argument("--seed", type=int, default=0)

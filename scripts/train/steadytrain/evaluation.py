@@ -53,7 +53,7 @@ def make_items(maker, size, limit, seed=4242):
     count = len(maker.concepts)
     emoji = lambda: Thing("emoji", rng.randrange(count))  # noqa: E731
     name = lambda thing: words.with_article(maker.noun(thing))  # noqa: E731
-    single = scenes.layout_single(width, height)
+    single = maker.layouts.single(width, height)
 
     def on_background(held_out):
         thing, color = emoji(), rng.choice(BACKGROUND_COLORS)
@@ -72,12 +72,12 @@ def make_items(maker, size, limit, seed=4242):
             return None
         relation = "above" if stacked else rng.choice(["and", "to the right of"])
         things = [b, a] if "right" in relation else [a, b]
-        layout = scenes.layout_pair(width, height, stacked)
+        layout = maker.layouts.pair(width, height, stacked)
         return Item(f"{name(a)} {relation} {name(b)}", things, layout)
 
     def counted():
         thing, number = emoji(), rng.choice([2, 3, 4])
-        layout = scenes.layout_count(width, height, number)
+        layout = maker.layouts.count(width, height, number)
         if maker.concepts[thing.what].word in words.UNCOUNTABLE or layout is None:
             return None
         noun = words.plural(maker.noun(thing))
@@ -86,7 +86,7 @@ def make_items(maker, size, limit, seed=4242):
     def cornered():
         vertical, horizontal = rng.choice(["top", "bottom"]), rng.choice(["left", "right"])
         thing = emoji()
-        layout = scenes.layout_position(width, height, vertical, horizontal)
+        layout = maker.layouts.position(width, height, vertical, horizontal)
         return Item(
             f"{name(thing)} {words.corner_phrase(vertical, horizontal)}", [thing], layout
         )
@@ -115,7 +115,7 @@ def make_more_items(maker, size, limit, seed=4242):
     """As make_items: other words, landscapes, sizes, two things by position, three things, ..."""
     width, height = (size, size) if isinstance(size, int) else size
     n, count = limit or 60, len(maker.concepts)
-    single = scenes.layout_single(width, height)
+    single = maker.layouts.single(width, height)
     name = lambda thing: words.with_article(maker.noun(thing))  # noqa: E731
 
     def emoji(rng):
@@ -145,7 +145,7 @@ def make_more_items(maker, size, limit, seed=4242):
         def make(rng):
             thing = emoji(rng)
             noun = rng.choice(words.SIZES[size]) + maker.noun(thing)
-            layout = scenes.layout_single(width, height, size)
+            layout = maker.layouts.single(width, height, size)
             return Item(words.with_article(noun), [thing], layout)
 
         return make
@@ -157,19 +157,19 @@ def make_more_items(maker, size, limit, seed=4242):
             if same or scenes.is_held_out(*(thing.key() for thing in things)) != held_out:
                 return None
             prompt = rng.choice(relations).format(*map(name, things))
-            return Item(prompt, things, scenes.layout_pair(width, height, stacked))
+            return Item(prompt, things, maker.layouts.pair(width, height, stacked))
 
         return make
 
     def three(rng):
-        things, layout = [emoji(rng) for _ in range(3)], scenes.layout_count(width, height, 3)
+        things, layout = [emoji(rng) for _ in range(3)], maker.layouts.count(width, height, 3)
         if layout and len(set(things)) == 3:
             return Item(words.THREE[0].format(*map(name, things)), things, layout)
 
     def tinted_count(rng):
         thing = Thing("emoji", rng.randrange(count), rng.choice(TINTS))
         number = rng.choice([2, 3, 4])
-        layout = scenes.layout_count(width, height, number)
+        layout = maker.layouts.count(width, height, number)
         uncountable = maker.concepts[thing.what].word in words.UNCOUNTABLE
         if layout and not uncountable and not scenes.is_held_out(*thing.key()):
             prompt = f"{words.NUMBERS[number]} {words.plural(maker.noun(thing))}"

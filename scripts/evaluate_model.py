@@ -66,7 +66,9 @@ def diffusers_drawer(args):
     from diffusers import FluxPipeline
 
     torch.set_num_threads(args.threads)
-    pipeline = FluxPipeline.from_pretrained(args.model, torch_dtype=torch.bfloat16)
+    pipeline = FluxPipeline.from_pretrained(
+        args.model, torch_dtype=getattr(torch, args.dtype)
+    )
     pipeline.set_progress_bar_config(disable=True)
     pipeline.to(args.device)
 
@@ -135,6 +137,7 @@ def parse_arguments(arguments):
     parser.add_argument("--seed", type=int, default=4242)
     parser.add_argument("--threads", type=int, default=1, help="of diffusers")
     parser.add_argument("--device", default="cpu", help="of diffusers")
+    parser.add_argument("--dtype", default="bfloat16", help="of diffusers, such as float32")
     parser.add_argument("--batch", type=int, default=16, help="pictures at once, of diffusers")
     parser.add_argument("--json", type=Path, help="write the scores here")
     parser.add_argument("--pictures", type=Path, help="keep a sheet of each group in this folder")

@@ -8,6 +8,7 @@ goes on from an exported pipeline with a fresh optimizer, perhaps with more bloc
 tokenizers; --resume from OUT/checkpoint.pt or, where that is missing, OUT/ema.safetensors.
 """
 
+import argparse
 import os
 import random
 from pathlib import Path
@@ -53,6 +54,8 @@ def parse_arguments(arguments):
     parser.add_argument("--workers", type=int,
                         help="processes that draw (0: this one; CPU 0, GPU one a core less one)"
                         )  # fmt: skip
+    parser.add_argument("--half-copy", action=argparse.BooleanOptionalAction,
+                        help="compute with a copy in bf16 (default: on a GPU)")  # fmt: skip
     parser.add_argument("--compile", action="store_true", help="compile the transformer's blocks")
     args = parser.parse_args(arguments)
     return args
@@ -65,6 +68,7 @@ def set_defaults(args):
         batch_tokens=65536 if gpu else 900,
         pool=200000 if gpu else 12000,
         warm_pool=16384 if gpu else 3200,
+        half_copy=gpu,
         workers=max(1, len(os.sched_getaffinity(0)) - 1) if gpu else 0,
     )
     for name, value in defaults.items():
@@ -123,14 +127,19 @@ def main(arguments=None):
         pictures = source.Source(maker, tokenize, stages, random.Random(seed), pixels)
     pool = latents.LatentPool(vae, device, args.pool, seed)
 
+    half = training.HalfCopy(model) if args.half_copy else None
+
     def loss_of(size, text_length):
         columns, rows = size[0] // 16, size[1] // 16
         n = max(4, args.batch_tokens // (columns * rows + text_length))
         picture, t5_ids, clip_ids = pool.sample(size, n, text_length)
         t, noise = noise_levels(n, args.shift, device), torch.randn_like(picture)
         mixed = torch.lerp(picture, noise, t[:, None, None])
-        with training.autocast(device):
-            velocity = model(mixed, t, t5_ids, clip_ids, rows, columns)
+        if half:
+            velocity = half.model(mixed.bfloat16(), t, t5_ids, clip_ids, rows, columns)
+        else:
+            with training.autocast(device):
+                velocity = model(mixed, t, t5_ids, clip_ids, rows, columns)
         return n, ((velocity - (noise - picture)) ** 2).mean()
 
     progress = run.progress()
@@ -138,7 +147,7 @@ def main(arguments=None):
         pool.add(pictures.get(progress))
     first = max(pool.items, key=pool.count)
     if args.compile:
-        compile_blocks(model, lambda: loss_of(first, TEXT_LENGTHS[0])[1].backward())
+        compile_blocks(half.model if half else model, lambda: loss_of(first, TEXT_LENGTHS[0])[1].backward())
     if device.type == "cpu":
         run.restart_clock()
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, "
@@ -157,11 +166,17 @@ def main(arguments=None):
             owed -= batch.pictures.size / (3 * 16 * 16)
         n, loss = loss_of(size, rng.choice(TEXT_LENGTHS))
         owed = min(owed + n * size[0] * size[1] / 16**2 / args.reuse, 4.0 * args.batch_tokens)
-        optimizer.zero_grad()
-        loss.backward()
+        if half:
+            loss.backward()
+            half.give_gradients()
+        else:
+            optimizer.zero_grad()
+            loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         run.set_rate(args.lr * run.schedule(args.constant, args.floor, warmup=100))
         optimizer.step()
+        if half:
+            half.take_weights()
         ema.update(run.step + 1)
         run.advance(n, loss)
 

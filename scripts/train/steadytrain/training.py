@@ -1,6 +1,7 @@
 """What every training script shares: arguments, progress, checkpoints, moving average, Muon."""
 
 import argparse
+import copy
 import json
 import math
 import os
@@ -53,6 +54,27 @@ def computes_in_bf16(device):
 
 def autocast(device):
     return torch.autocast(device.type, torch.bfloat16, enabled=computes_in_bf16(device))
+
+
+class HalfCopy:
+    """A copy of a model in bf16, which a GPU computes with, while the optimizer changes the original:
+    half the traffic of autocast, which keeps what is between the products in fp32."""
+
+    def __init__(self, model):
+        self.original = list(model.parameters())
+        self.model = copy.deepcopy(model).bfloat16()
+        self.copies = list(self.model.parameters())
+        for parameter in self.original:
+            parameter.grad = torch.zeros_like(parameter)
+
+    @torch.no_grad()
+    def take_weights(self):
+        torch._foreach_copy_(self.copies, [p.data for p in self.original])
+
+    @torch.no_grad()
+    def give_gradients(self):
+        torch._foreach_copy_([p.grad for p in self.original], [p.grad for p in self.copies])
+        self.model.zero_grad()
 
 
 class Ema:

@@ -20,6 +20,9 @@ def arguments(description, minutes):
     limit.add_argument("--samples", type=int, help="train on so many samples instead")
     parser.add_argument("--stop-after", type=float, metavar="MINUTES",
                         help="save and stop after so much of it; --resume goes on")  # fmt: skip
+    parser.add_argument("--clock", choices=["processor", "wall"],
+                        help="whose minutes (default: the processor's on a CPU, else the wall's)"
+                        )  # fmt: skip
     parser.add_argument("--device", default="auto", help="cpu, cuda, or what there is (auto)")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
@@ -38,6 +41,8 @@ def prepare(args):
     if args.device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
+    if not args.clock:
+        args.clock = "processor" if args.device.type == "cpu" else "wall"
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -133,7 +138,7 @@ class Run:
     def __init__(self, args, rng, model, optimizer, ema, muon=None):
         self.args, self.rng, self.model, self.optimizer = args, rng, model, optimizer
         self.ema, self.muon = ema, muon
-        self.clock = time.process_time if args.device.type == "cpu" else time.monotonic
+        self.clock = time.process_time if args.clock == "processor" else time.monotonic
         self.file = args.out / "checkpoint.pt"
         self.step = self.seen = 0
         self.spent = 0.0  # seconds in earlier runs

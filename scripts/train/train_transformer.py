@@ -57,8 +57,7 @@ def parse_arguments(arguments):
     parser.add_argument("--half-copy", action=argparse.BooleanOptionalAction,
                         help="compute with a copy in bf16 (default: on a GPU)")  # fmt: skip
     parser.add_argument("--compile", action="store_true", help="compile the transformer's blocks")
-    args = parser.parse_args(arguments)
-    return args
+    return parser.parse_args(arguments)
 
 
 def set_defaults(args):
@@ -126,7 +125,6 @@ def main(arguments=None):
         pixels = 8 * 64 * 64
         pictures = source.Source(maker, tokenize, stages, random.Random(seed), pixels)
     pool = latents.LatentPool(vae, device, args.pool, seed)
-
     half = training.HalfCopy(model) if args.half_copy else None
 
     def loss_of(size, text_length):
@@ -147,7 +145,8 @@ def main(arguments=None):
         pool.add(pictures.get(progress))
     first = max(pool.items, key=pool.count)
     if args.compile:
-        compile_blocks(half.model if half else model, lambda: loss_of(first, TEXT_LENGTHS[0])[1].backward())
+        computing = half.model if half else model
+        compile_blocks(computing, lambda: loss_of(first, TEXT_LENGTHS[0])[1].backward())
     if device.type == "cpu":
         run.restart_clock()
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, "

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Copies what training needs to one folder (work/pack), for a machine without a network: the
-pictures of the things, the tokenizers, a VAE. There: STEADYTRAIN_WORK=that folder.
+pictures of the things and the tokenizers. There: STEADYTRAIN_WORK=that folder.
 """
 
 import argparse
@@ -16,7 +16,6 @@ def main():
     parser.add_argument("--out", type=Path, default=paths.WORK / "pack")
     parser.add_argument("--words", type=Path, help="a list of things (default: all)")
     parser.add_argument("--every-picture", action="store_true", help="of the font, for a VAE")
-    parser.add_argument("--vae", type=Path, help="the VAE to take along")
     args = parser.parse_args()
     if args.out.exists():
         raise SystemExit(f"{args.out} exists already: remove it or choose another folder")
@@ -31,8 +30,6 @@ def main():
     (args.out / "pictures/index.json").write_text(text)
     for folder in models.tokenizer_folders():
         shutil.copytree(folder, args.out / "tokenizers" / folder.name)
-    if args.vae:
-        shutil.copytree(args.vae, args.out / "vae")
     size = sum(file.stat().st_size for file in args.out.rglob("*") if file.is_file())
     print(f"{len(index)} pictures, {size / 2**20:.1f} MiB in {args.out}")
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Trains, exports and measures a model within a time budget: VAE (unless one is given), transformer
-by the curriculum, pipeline in OUT/pipeline, scores.
+"""Trains, exports and measures a model within a time budget: transformer by the curriculum on the
+latents of a finished VAE, pipeline in OUT/pipeline, scores.
 
-    train_all.py --minutes 60 --total-minutes 1200 --vae checkpoints/vae --out work/all
-    train_all.py --minutes 9 --device cuda --vae checkpoints/vae --out /tmp/all --parts results
+    train_all.py --minutes 60 --total-minutes 1200 --out work/all
+    train_all.py --minutes 9 --device cuda --out /tmp/all --parts results
 
 Run again with the same OUT, it goes on where it stopped, until --total-minutes of the transformer
 are full. Minutes are those of the clock on a GPU, and of the processor on a CPU. What follows
@@ -24,6 +24,7 @@ import torch
 import export_pipeline
 import train_transformer
 import train_vae
+from steadytrain import paths
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import evaluate_model  # noqa: E402
@@ -41,9 +42,9 @@ def parse_arguments():
                         )  # fmt: skip
     parser.add_argument("--device", default="auto", help="cpu, cuda, or what there is (auto)")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--vae", type=Path, help="a finished VAE; without, one is trained")
-    parser.add_argument("--vae-init", type=Path, help="the VAE to start from")
-    parser.add_argument("--vae-share", type=float, default=0.3, help="part of the minutes for it")
+    parser.add_argument("--vae", type=Path, default=paths.HOME / "checkpoints/vae")
+    parser.add_argument("--vae-minutes", type=float, default=0,
+                        help="go on training the VAE for so long first")  # fmt: skip
     parser.add_argument("--reserve", type=float, default=1.5,
                         help="minutes for export and scores")  # fmt: skip
     parser.add_argument("--evaluate", default=QUICK_LOOK,
@@ -80,16 +81,16 @@ def main():
     common = ["--device", args.device, "--seed", args.seed]
     words = ["--words", args.words] if args.words else []
 
-    vae, transformer = args.vae or args.out / "vae", args.out / "transformer"
-    if not (vae / "config.json").exists():
-        if args.vae:
-            raise SystemExit(f"{vae} holds no VAE")
-        init = ["--init", args.vae_init] if args.vae_init else []
-        resume = ["--resume"] if (vae / "checkpoint.pt").exists() else []
-        minutes = ["--minutes", args.vae_share * args.minutes]
-        call(train_vae.main, *common, *init, *resume, *minutes, "--out", vae)
+    vae, transformer = args.vae, args.out / "transformer"
+    if args.vae_minutes:
+        vae = args.out / "vae"
+        if not (vae / "config.json").exists():
+            start_from = ["--resume"] if (vae / "checkpoint.pt").exists() else ["--init", args.vae]
+            minutes = ["--minutes", args.vae_minutes]
+            call(train_vae.main, *common, *start_from, *minutes, "--out", vae)
 
-    resume = ["--resume"] if (transformer / "ema.safetensors").exists() else []
+    kept = [transformer / name for name in ("checkpoint.pt", "ema.safetensors")]
+    resume = ["--resume"] if any(file.exists() for file in kept) else []
     sitting = max(0.1, left())
     call(
         train_transformer.main, *common, *words, *resume, "--vae", vae, "--out", transformer,

@@ -5,10 +5,13 @@
     scripts/evaluate_model.py --json scores.json              # everything at 64, 96 and 128 px
     scripts/evaluate_model.py --diffusers --sizes 64          # the same prompts, drawn by diffusers
     scripts/evaluate_model.py --originals                     # the recogniser on the true pictures
+    scripts/evaluate_model.py --sizes 192 256x144 --steps 4   # other sizes, fewer steps
     scripts/evaluate_model.py --sizes 256 --composed-at 64 --options --progressive
 
 Needs the training data (scripts/train/fetch_data.sh, extract_pictures.py) to compare with, and the
-packages of scripts/train/requirements.txt. Prompts and seeds are fixed by --seed.
+packages of scripts/train/requirements.txt. Prompts and seeds are fixed by --seed. Which things the
+model can draw, MODEL/words.txt says; where that is missing they are those of models/emoji, which
+also has things at other places (--grid 16).
 """
 
 import argparse
@@ -31,25 +34,29 @@ COLUMNS = ["thing", "all", "color", "background"]
 
 
 def steadyflux_drawer(args):
-    """One run of the program for each picture."""
+    """One run of `steadyflux batch` for each group."""
     if not args.program.exists():
         raise SystemExit(f"{args.program} does not exist: build it, or name it with --program")
 
     def draw(items, size):
         with tempfile.TemporaryDirectory() as folder:
-            for number, item in enumerate(items):
-                file = Path(folder) / f"{number}.png"
-                command = [
-                    args.program, "generate", item.prompt, "-m", args.model, "-W", size, "-H", size,
-                    "--steps", args.steps, "-s", args.seed + number,
-                    "--max-sequence-length", args.length, "-o", file, "-q", *args.options,
-                ]  # fmt: skip
-                done = subprocess.run(
-                    [str(part) for part in command], capture_output=True, text=True
-                )
-                if done.returncode != 0:
-                    raise SystemExit(f"{item.prompt!r}: exit {done.returncode}: {done.stderr}")
-                yield np.asarray(Image.open(file).convert("RGB"))
+            folder = Path(folder)
+            entries = [
+                dict(prompt=item.prompt, seed=args.seed + number, output=f"{number}.png")
+                for number, item in enumerate(items)
+            ]
+            prompts = folder / "prompts.jsonl"
+            prompts.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+            command = [
+                args.program, "batch", prompts, "-m", args.model, "-W", size[0], "-H", size[1],
+                "--steps", args.steps, "--max-sequence-length", args.length,
+                "-o", folder, "-q", *args.options,
+            ]  # fmt: skip
+            done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+            if done.returncode != 0:
+                raise SystemExit(f"steadyflux batch: exit {done.returncode}: {done.stderr}")
+            for entry in entries:
+                yield np.asarray(Image.open(folder / entry["output"]).convert("RGB"))
 
     return draw
 
@@ -59,13 +66,16 @@ def diffusers_drawer(args):
     from diffusers import FluxPipeline
 
     torch.set_num_threads(args.threads)
-    pipeline = FluxPipeline.from_pretrained(args.model, torch_dtype=torch.bfloat16)
+    pipeline = FluxPipeline.from_pretrained(
+        args.model, torch_dtype=getattr(torch, args.dtype)
+    )
     pipeline.set_progress_bar_config(disable=True)
+    pipeline.to(args.device)
 
     def draw(items, size):
-        for start in range(0, len(items), 16):
-            batch = items[start : start + 16]
-            # One generator a picture, so that the noise is that of single runs.
+        for start in range(0, len(items), args.batch):
+            batch = items[start : start + args.batch]
+            # One generator a picture, on the CPU, so that the noise is that of single runs.
             generators = [
                 torch.Generator().manual_seed(args.seed + start + i) for i in range(len(batch))
             ]
@@ -73,8 +83,8 @@ def diffusers_drawer(args):
                 np.asarray(picture)
                 for picture in pipeline(
                     prompt=[item.prompt for item in batch],
-                    width=size,
-                    height=size,
+                    width=size[0],
+                    height=size[1],
                     num_inference_steps=args.steps,
                     guidance_scale=0.0,
                     max_sequence_length=args.length,
@@ -86,15 +96,21 @@ def diffusers_drawer(args):
 
 
 def contact_sheet(pictures, size, file):
-    columns = 8
+    columns, (width, height) = 8, size
     rows = -(-len(pictures) // columns)
-    sheet = Image.new("RGB", (columns * (size + 2), rows * (size + 2)), (90, 90, 90))
+    sheet = Image.new("RGB", (columns * (width + 2), rows * (height + 2)), (90, 90, 90))
     for i, picture in enumerate(pictures):
-        sheet.paste(Image.fromarray(picture), (i % columns * (size + 2), i // columns * (size + 2)))
+        place = i % columns * (width + 2), i // columns * (height + 2)
+        sheet.paste(Image.fromarray(picture), place)
     sheet.save(file)
 
 
-def parse_arguments():
+def parse_size(text):
+    width, _, height = text.partition("x")
+    return int(width), int(height or width)
+
+
+def parse_arguments(arguments):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -103,8 +119,12 @@ def parse_arguments():
     way = parser.add_mutually_exclusive_group()
     way.add_argument("--diffusers", action="store_true", help="draw with diffusers instead")
     way.add_argument("--originals", action="store_true", help="score the true pictures instead")
-    parser.add_argument("--words", type=Path, default=paths.WORDS, help="the list of things")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[64, 96, 128])
+    parser.add_argument("--words", type=Path, help="the list of things (default: the model's)")
+    parser.add_argument("--grid", type=int, choices=[8, 16],
+                        help="pixels between places of things (default: as the words, the model's)"
+                        )  # fmt: skip
+    parser.add_argument("--sizes", type=parse_size, nargs="+", help="such as 64 or 128x96",
+                        default=[(64, 64), (96, 96), (128, 128)])  # fmt: skip
     parser.add_argument("--groups", nargs="+", help="only these groups (rows of the table)")
     parser.add_argument("--limit", type=int, help="prompts a group at most (default: all, 60)")
     parser.add_argument("--steps", type=int, default=8)
@@ -116,14 +136,23 @@ def parse_arguments():
                         help="what follows goes to the program, such as --progressive")  # fmt: skip
     parser.add_argument("--seed", type=int, default=4242)
     parser.add_argument("--threads", type=int, default=1, help="of diffusers")
+    parser.add_argument("--device", default="cpu", help="of diffusers")
+    parser.add_argument("--dtype", default="bfloat16", help="of diffusers, such as float32")
+    parser.add_argument("--batch", type=int, default=16, help="pictures at once, of diffusers")
     parser.add_argument("--json", type=Path, help="write the scores here")
     parser.add_argument("--pictures", type=Path, help="keep a sheet of each group in this folder")
-    return parser.parse_args()
+    args = parser.parse_args(arguments)
+    own = args.model / "words.txt"
+    if not args.words:
+        args.words = own if own.exists() else paths.WORDS
+    if not args.grid:
+        args.grid = 8 if own.exists() else 16
+    return args
 
 
-def main():
-    args = parse_arguments()
-    maker = scenes.SceneMaker(concepts.load(args.words))
+def main(arguments=None):
+    args = parse_arguments(arguments)
+    maker = scenes.SceneMaker(concepts.load(args.words), grid=args.grid)
     recogniser = evaluation.Recogniser(maker)
     if args.originals:
         draw = lambda items, size: (  # noqa: E731
@@ -137,10 +166,16 @@ def main():
     report["scores"] = []
     print(f"drawn by {drawn_by}, {args.steps} steps, {len(maker.concepts)} things; scores in %")
     heads = "".join(f"{c:>12}" for c in [*COLUMNS, "s/picture"])
-    print(f"{'size':>4} {'group':<22}{'n':>4}{heads}")
+    print(f"{'size':>7} {'group':<26}{'n':>4}{heads}")
+    prompts = 0
     for size in args.sizes:
-        groups = evaluation.make_items(maker, args.composed_at or size, args.limit, args.seed)
-        scale = size / (args.composed_at or size)
+        composed = size
+        if args.composed_at:
+            composed = tuple(n * args.composed_at // max(size) for n in size)
+        inputs = (maker, composed, args.limit, args.seed)
+        groups = evaluation.make_items(*inputs) | evaluation.make_more_items(*inputs)
+        scale = size[0] / composed[0]
+        shown = f"{size[0]}x{size[1]}"
         for name, items in groups.items():
             if args.groups and name not in args.groups:
                 continue
@@ -155,13 +190,16 @@ def main():
                 if values:
                     means[column] = round(100 * float(np.mean(values)), 1)
             cells = "".join(f"{means.get(c, ''):>12}" for c in COLUMNS)  # blank: does not apply
-            print(f"{size:>4} {name:<22}{len(items):>4}{cells}{seconds:>12.2f}", flush=True)
-            row = dict(size=size, group=name, n=len(items), **means)
+            print(f"{shown:>7} {name:<26}{len(items):>4}{cells}{seconds:>12.2f}", flush=True)
+            prompts += len(items)
+            row = dict(size=shown, group=name, n=len(items), **means)
             report["scores"].append(row | dict(seconds_per_picture=round(seconds, 3)))
             if args.pictures:
                 args.pictures.mkdir(parents=True, exist_ok=True)
-                sheet = args.pictures / f"{size}-{name.replace(', ', '-').replace(' ', '-')}.png"
+                group = name.replace(", ", "-").replace(" ", "-")
+                sheet = args.pictures / f"{shown}-{group}.png"
                 contact_sheet(pictures[:64], size, sheet)
+    print(f"{prompts} pictures in all")
     if args.json:
         args.json.write_text(json.dumps(report, indent=1) + "\n")
 

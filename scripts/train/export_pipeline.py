@@ -11,22 +11,24 @@ import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline
 from safetensors.torch import load_file
 
-from steadytrain import models
+from steadytrain import concepts, models
 
 
-def main():
+def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", type=Path, required=True, help="ema.safetensors")
     parser.add_argument("--vae", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--tokenizers", type=Path, help="take them from this pipeline folder")
     parser.add_argument("--size", type=int, default=64, help="default width and height")
-    args = parser.parse_args()
+    parser.add_argument("--words", type=Path, help="the list of things that was trained")
+    args = parser.parse_args(arguments)
     if args.out.exists():
         raise SystemExit(f"{args.out} exists already: remove it or choose another folder")
     clip_tokenizer, t5_tokenizer = models.load_tokenizers(args.tokenizers)
-    model = models.TextToLatents(clip_tokenizer, t5_tokenizer)
-    model.load_state_dict(load_file(args.weights))
+    weights = load_file(args.weights)
+    model = models.TextToLatents.of_shape(weights)
+    model.load_state_dict(weights)
     pipeline = FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0, use_dynamic_shifting=False),
         vae=AutoencoderKL.from_pretrained(args.vae),
@@ -54,6 +56,9 @@ def main():
         max_sequence_length=models.T5_LENGTH,
     )
     (args.out / "steadyflux.json").write_text(json.dumps(defaults, indent=2) + "\n")
+    # Which things it can draw, for evaluate_model.py.
+    things = "\n".join(concept.word for concept in concepts.load(args.words))
+    (args.out / "words.txt").write_text(things + "\n")
     print(f"pipeline in {args.out}")
 
 

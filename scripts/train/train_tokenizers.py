@@ -14,6 +14,7 @@ import sentencepiece
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from steadytrain import concepts, paths, scenes
+from steadytrain import words as word_forms
 from steadytrain.models import VOCABULARY
 
 T5_PIECES = VOCABULARY - 100  # transformers adds 100 <extra_id_*> tokens
@@ -34,6 +35,9 @@ def make_corpus(captions, seed, words):
     rng = random.Random(seed)
     maker = scenes.SceneMaker(concepts.load(words))
     corpus = [maker.make(rng, *rng.choice(SIZES)).caption for _ in range(captions)]
+    for concept in maker.concepts:
+        for word in concept.synonyms:
+            corpus += [word, word_forms.with_article(word), word_forms.plural(word)] * 10
     index = json.loads(paths.need(paths.PICTURES / "index.json", "extract_pictures.py").read_text())
     for entry in index:
         if "skin" not in entry["name"] and "flag" not in entry["name"]:
@@ -111,7 +115,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--captions", type=int, default=60000)
     parser.add_argument("--seed", type=int, default=5)
-    parser.add_argument("--words", default=paths.WORDS, help="the list of things")
+    parser.add_argument("--words", help="a list of things (default: all of concepts.txt)")
     args = parser.parse_args()
     corpus = make_corpus(args.captions, args.seed, args.words)
     train_t5(corpus, paths.TOKENIZERS / "t5")

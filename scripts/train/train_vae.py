@@ -3,9 +3,9 @@
 layout.
 
 No KL term: FLUX has one scale and one shift for all channels, so a penalty pulls each channel to
-mean 0 and deviation 1, and noise on the latents keeps the decoder smooth. Muon at batch 4. The pictures are all
-of the font, so that the VAE does not limit what the transformer learns later; --words picks some.
---init goes on from a finished VAE with fresh optimizers.
+mean 0 and deviation 1, and noise on the latents keeps the decoder smooth. Muon at batch 4. The
+pictures are all of the font, so that the VAE does not limit what the transformer learns later;
+--words picks some. --init goes on from a finished VAE with fresh optimizers.
 """
 
 import math
@@ -19,7 +19,7 @@ from diffusers import AutoencoderKL
 from steadytrain import concepts, reconstruction, scenes, training
 from steadytrain.models import new_vae, to_tensor
 
-CROP, BATCH = 64, 4
+CROP = 64
 LATENT_NOISE = 0.15
 SIZES = [(128, 128), (128, 128), (96, 96), (160, 128), (64, 64), (192, 192)]
 
@@ -47,14 +47,16 @@ def latent_penalty(mean, log_variance):
     return 0.01 * unit + 1e-3 * level
 
 
-def main():
+def main(arguments=None):
     parser = training.arguments(__doc__, minutes=80)
     parser.add_argument("--lr", type=float, default=1e-3, help="AdamW: biases, norms, first, last")
     parser.add_argument("--muon-lr", type=float, default=0.01, help="Muon: all other weights")
     parser.add_argument("--pool", type=int, default=8000, help="crops kept in memory")
+    parser.add_argument("--batch", type=int, default=4, help="crops a step")
     parser.add_argument("--init", type=Path, help="folder of a VAE to start from")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     rng = training.prepare(args)
+    device = args.device
     things = concepts.load(args.words) if args.words else concepts.every_picture()
     maker = scenes.SceneMaker(things)
     data_rng = random.Random(args.seed + 8)
@@ -62,9 +64,10 @@ def main():
     wholes = np.stack(
         [np.asarray(maker.sample(data_rng, 96, 96)[1]) for _ in range(max(1, args.pool // 4))]
     )
-    validation = reconstruction.validation_pictures(scenes.SceneMaker(concepts.load(None)))
+    validation = reconstruction.validation_pictures(scenes.SceneMaker(concepts.load())).to(device)
 
     vae = AutoencoderKL.from_pretrained(args.init).float() if args.init else new_vae()
+    vae.to(device)
     by_muon = {
         name
         for name, p in vae.named_parameters()
@@ -81,15 +84,15 @@ def main():
     def quality_note():
         return f"PSNR {reconstruction.psnr(vae, validation[:16])[0]:.2f}"
 
-    while run.progress() < 1:
-        pool, batch = (crops, BATCH) if rng.random() < 0.75 else (wholes, BATCH // 2)
-        x = to_tensor(pool[[rng.randrange(len(pool)) for _ in range(batch)]])
+    while run.going_on():
+        pool, batch = (crops, args.batch) if rng.random() < 0.75 else (wholes, args.batch // 2)
+        x = to_tensor(pool[[rng.randrange(len(pool)) for _ in range(batch)]]).to(device)
         if rng.random() < 0.5:
             x = x.flip(-1)
-        with training.autocast():
+        with training.autocast(device):
             mean, log_variance = vae.encoder(x).chunk(2, 1)
             mean = mean.float()
-            level = 1.3 * LATENT_NOISE * torch.rand(len(x), 1, 1, 1)
+            level = 1.3 * LATENT_NOISE * torch.rand(len(x), 1, 1, 1, device=device)
             y = vae.decoder(mean + level * torch.randn_like(mean))
         loss = reconstruction.picture_loss(y.float(), x)
         loss = loss + latent_penalty(mean, log_variance.float())
@@ -102,7 +105,7 @@ def main():
         muon.step(scale)
         if run.step % 4 == 0:
             ema.update(run.step)
-        run.advance(batch, loss.item(), quality_note)
+        run.advance(batch, loss, quality_note)
 
     run.save()
     ema.swap()
@@ -110,7 +113,7 @@ def main():
     vae.register_to_config(
         scaling_factor=1 / latents.std().item(), shift_factor=latents.mean().item()
     )
-    vae.save_pretrained(args.out)
+    vae.cpu().save_pretrained(args.out)
     print(f"PSNR {quality:.2f} dB on {len(validation)} held-out scenes; VAE in {args.out}")
 
 

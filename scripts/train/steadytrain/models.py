@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
 from transformers import (
@@ -31,12 +32,12 @@ def new_vae():
     )
 
 
-def new_transformer():
+def new_transformer(double, single):
     return FluxTransformer2DModel(
         patch_size=1,
         in_channels=64,
-        num_layers=2,
-        num_single_layers=4,
+        num_layers=double,
+        num_single_layers=single,
         attention_head_dim=64,
         num_attention_heads=4,
         joint_attention_dim=256,
@@ -134,43 +135,88 @@ def to_tensor(pictures):
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
+class Tokenize:
+    """Captions -> (T5's ids [n, 64], CLIP's [n, 77], T5's lengths [n]), as int16 arrays."""
+
+    def __init__(self, clip_tokenizer, t5_tokenizer):
+        self.clip_tokenizer, self.t5_tokenizer = clip_tokenizer, t5_tokenizer
+
+    def __call__(self, captions):
+        padded = dict(padding="max_length", truncation=True, return_tensors="np")
+        t5 = self.t5_tokenizer(captions, max_length=T5_LENGTH, **padded)
+        clip = self.clip_tokenizer(captions, max_length=CLIP_LENGTH, **padded)
+        lengths = t5.attention_mask.sum(1)
+        return t5.input_ids.astype(np.int16), clip.input_ids.astype(np.int16), lengths
+
+
 class TextToLatents(torch.nn.Module):
     """What the transformer's training trains: both text encoders and the transformer."""
 
-    def __init__(self, clip_tokenizer, t5_tokenizer):
+    def __init__(self, double=3, single=6):
         super().__init__()
-        self.transformer, self.t5, self.clip = new_transformer(), new_t5(), new_clip()
+        self.transformer = new_transformer(double, single)
+        self.t5, self.clip = new_t5(), new_clip()
         initialize_transformer(self.transformer)
-        self.clip_tokenizer, self.t5_tokenizer = clip_tokenizer, t5_tokenizer
+        self._ids = {}
 
-    def forward(self, tokens, t, captions, rows, columns, text_length):
+    @classmethod
+    def of_shape(cls, state):
+        """A model with as many blocks as the weights have."""
+        count = lambda kind: len(  # noqa: E731
+            {name.split(".")[2] for name in state if name.startswith(f"transformer.{kind}.")}
+        )
+        return cls(count("transformer_blocks"), count("single_transformer_blocks"))
+
+    def _position_ids(self, rows, columns, text_length, device):
+        key = (rows, columns, text_length)
+        if key not in self._ids:
+            text = torch.zeros(text_length, 3, device=device)
+            self._ids[key] = image_ids(rows, columns).to(device), text
+        return self._ids[key]
+
+    def forward(self, tokens, t, t5_ids, clip_ids, rows, columns):
         """[B, rows * columns, 64] noisy at t [B] -> predicted velocity, noise minus picture."""
-        t5_ids = self.t5_tokenizer(
-            captions, padding="max_length", max_length=text_length, truncation=True,
-            return_tensors="pt",
-        ).input_ids  # fmt: skip
+        img_ids, txt_ids = self._position_ids(rows, columns, t5_ids.shape[1], tokens.device)
         # CLIP is causal: padding after the end token does not change the pooled vector.
-        clip_ids = self.clip_tokenizer(
-            captions, padding="longest", max_length=CLIP_LENGTH, truncation=True,
-            return_tensors="pt",
-        ).input_ids  # fmt: skip
         return self.transformer(
             hidden_states=tokens,
             encoder_hidden_states=self.t5(t5_ids)[0],
             pooled_projections=self.clip(clip_ids).pooler_output,
             timestep=t,
-            img_ids=image_ids(rows, columns),
-            txt_ids=torch.zeros(text_length, 3),
+            img_ids=img_ids,
+            txt_ids=txt_ids,
             return_dict=False,
         )[0].float()
 
-    def load_pipeline(self, pipeline):
-        """Takes the weights from a diffusers FLUX folder of the same shape."""
-        for name, module in (
-            ("transformer", FluxTransformer2DModel),
-            ("text_encoder_2", T5EncoderModel),
-            ("text_encoder", CLIPTextModel),
+    @torch.no_grad()
+    def load_pipeline(self, pipeline, clip_tokenizer, t5_tokenizer):
+        """Takes the weights of a diffusers FLUX folder with at most as many blocks. Blocks that it
+        does not have stay as they are, at first the identity; embeddings go by the tokens' text,
+        those of new tokens are the mean of what the old tokenizer made of them."""
+        old_clip, old_t5 = load_tokenizers(pipeline)
+        for target, folder, module in (
+            (self.transformer, "transformer", FluxTransformer2DModel),
+            (self.t5, "text_encoder_2", T5EncoderModel),
+            (self.clip, "text_encoder", CLIPTextModel),
         ):
-            loaded = module.from_pretrained(pipeline, subfolder=name).float()
-            target = {"text_encoder": "clip", "text_encoder_2": "t5"}.get(name, name)
-            getattr(self, target).load_state_dict(loaded.state_dict())
+            loaded = module.from_pretrained(pipeline, subfolder=folder).float().state_dict()
+            state = target.state_dict()
+            unknown = loaded.keys() - state.keys()
+            if unknown:
+                raise SystemExit(f"{pipeline}: no place for its {sorted(unknown)[0]}")
+            state.update(loaded)
+            target.load_state_dict(state)
+        move_embedding(self.t5.get_input_embeddings(), old_t5, t5_tokenizer)
+        move_embedding(self.clip.get_input_embeddings(), old_clip, clip_tokenizer)
+
+
+def move_embedding(embedding, old, new):
+    """Gives every token of `new` the row that its text has in `old`."""
+    before, rows = embedding.weight.clone(), old.get_vocab()
+    for token, row in new.get_vocab().items():
+        if token in rows:
+            parts = [rows[token]]
+        else:
+            text = token.replace("</w>", "").replace("\u2581", " ")
+            parts = old(text, add_special_tokens=False).input_ids or [old.unk_token_id]
+        embedding.weight[row] = before[parts].mean(0)

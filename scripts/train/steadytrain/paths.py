@@ -1,15 +1,17 @@
-"""Where things lie. What the scripts make goes below scripts/train/work (git ignores it)."""
+"""Where things lie. What the scripts make goes below scripts/train/work (git ignores it), or below
+$STEADYTRAIN_WORK."""
 
+import os
 from pathlib import Path
 
 HOME = Path(__file__).resolve().parents[1]
-WORK = HOME / "work"
+WORK = Path(os.environ.get("STEADYTRAIN_WORK", HOME / "work"))
 FONT = WORK / "data/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"
 CLDR = WORK / "data/usr/share/unicode/cldr/common"
 PICTURES = WORK / "pictures"  # one PNG a glyph and index.json
 TOKENIZERS = WORK / "tokenizers"  # clip/ and t5/
 CONCEPTS = HOME / "concepts.txt"
-WORDS = HOME / "words.txt"
+WORDS = HOME / "words.txt"  # of models/emoji
 
 
 def need(path, script):

@@ -1,7 +1,7 @@
 """Makes captions and the pictures that they describe.
 
-A scene has one to six things. They snap to the 16-pixel grid of the transformer's tokens, so that a
-caption nearly determines its picture. About a twelfth of all combinations (a thing and its tint, a
+A scene has one to six things. Their places are on a grid, so that a caption nearly determines its
+picture. About a twelfth of all combinations (a thing and its tint, a
 thing and its background, two things) is held out of training by hash, to measure whether the model
 composes or only remembers.
 """
@@ -14,7 +14,7 @@ from .pictures import (
     BACKGROUND_COLORS, COLORS, LANDSCAPES, SHAPES, TINTS, Artist, Thing, draw_background,
 )  # fmt: skip
 
-GRID = 16
+SIDE_STEP = 16
 WHITE = (255, 255, 255)
 PASTELS = [WHITE] * 10 + [
     (253, 236, 236), (255, 246, 224), (233, 247, 233), (228, 240, 253), (242, 233, 252),
@@ -53,65 +53,70 @@ class Scene:
     background: object  # see draw_background
 
 
-def snap(value):
-    return int(value) // GRID * GRID
-
-
 def _side(value):
-    return max(32, snap(value))
+    return max(32, int(value) // SIDE_STEP * SIDE_STEP)
 
 
-def layout_single(width, height, size=""):
-    shorter = min(width, height)
-    side = {"": _side(0.76 * shorter), "small": _side(0.4 * shorter), "big": shorter}[size]
-    return [(snap((width - side) / 2), snap((height - side) / 2), side)]
+class Layouts:
+    """Where things are: lists of (x, y, side). Sides are multiples of 16 pixels, places of `grid`:
+    8, a cell of the latents, centres things of every side; models/emoji was trained with 16."""
 
+    def __init__(self, grid=8):
+        self.grid = grid
 
-def layout_position(width, height, vertical, horizontal):
-    side = _side(0.5 * min(width, height))
-    x = {"left": 0, "right": width - side, "center": snap((width - side) / 2)}[horizontal]
-    y = {"top": 0, "bottom": height - side, "center": snap((height - side) / 2)}[vertical]
-    return [(snap(x), snap(y), side)]
+    def _snap(self, value):
+        return int(value) // self.grid * self.grid
 
+    def single(self, width, height, size=""):
+        shorter = min(width, height)
+        side = {"": _side(0.76 * shorter), "small": _side(0.4 * shorter), "big": shorter}[size]
+        return [(self._snap((width - side) / 2), self._snap((height - side) / 2), side)]
 
-def layout_pair(width, height, stacked):
-    if stacked:
-        side = _side(min(height / 2, width))
-        x = snap((width - side) / 2)
-        return [(x, snap(height * part - side / 2), side) for part in (0.25, 0.75)]
-    side = _side(min(width / 2, height))
-    y = snap((height - side) / 2)
-    return [(snap(width * part - side / 2), y, side) for part in (0.25, 0.75)]
+    def position(self, width, height, vertical, horizontal):
+        side = _side(0.5 * min(width, height))
+        x = {"left": 0, "right": width - side, "center": (width - side) / 2}[horizontal]
+        y = {"top": 0, "bottom": height - side, "center": (height - side) / 2}[vertical]
+        return [(self._snap(x), self._snap(y), side)]
 
+    def pair(self, width, height, stacked):
+        if stacked:
+            side = _side(min(height / 2, width))
+            x = self._snap((width - side) / 2)
+            return [(x, self._snap(height * part - side / 2), side) for part in (0.25, 0.75)]
+        side = _side(min(width / 2, height))
+        y = self._snap((height - side) / 2)
+        return [(self._snap(width * part - side / 2), y, side) for part in (0.25, 0.75)]
 
-def layout_count(width, height, n):
-    """Rows of equal things, as large as fits; None if n things do not fit at 32 pixels."""
-    best = None
-    for rows in range(1, n + 1):
-        columns = -(-n // rows)
-        side = _side(min(width / columns, height / rows))
-        fits = side * columns <= width and side * rows <= height
-        if (rows - 1) * columns < n and fits and (best is None or side > best[0]):
-            best = (side, rows, columns)
-    if best is None:
-        return None
-    side, rows, columns = best
-    cells, left = [], n
-    for row in range(rows):
-        in_row = min(columns, left)
-        left -= in_row
-        y = snap((height - side * rows) / 2 + row * side)
-        cells += [(snap((width - side * in_row) / 2 + i * side), y, side) for i in range(in_row)]
-    return cells
+    def count(self, width, height, n):
+        """Rows of equal things, as large as fits; None if n things do not fit at 32 pixels."""
+        best = None
+        for rows in range(1, n + 1):
+            columns = -(-n // rows)
+            side = _side(min(width / columns, height / rows))
+            fits = side * columns <= width and side * rows <= height
+            if (rows - 1) * columns < n and fits and (best is None or side > best[0]):
+                best = (side, rows, columns)
+        if best is None:
+            return None
+        side, rows, columns = best
+        cells, left = [], n
+        for row in range(rows):
+            in_row = min(columns, left)
+            left -= in_row
+            x, y = (width - side * in_row) / 2, (height - side * rows) / 2 + row * side
+            cells += [(self._snap(x + i * side), self._snap(y), side) for i in range(in_row)]
+        return cells
 
 
 class SceneMaker:
     """Draws scenes from a random.Random: the same generator state gives the same scenes."""
 
-    def __init__(self, concepts, mix=None):
+    def __init__(self, concepts, mix=None, grid=8):
         self.concepts = concepts
+        self.layouts = Layouts(grid)
         self.mix = mix or Mix()
         self.artist = Artist(concepts)
+        self._phrases = {word for concept in concepts for word in concept.synonyms}
 
     def noun(self, thing, rng=None):
         """What the thing is called; with a generator, two in five times by a synonym."""
@@ -123,6 +128,14 @@ class SceneMaker:
             noun = rng.choice(concept.synonyms) if vary else concept.word
         return f"{thing.color} {noun}" if thing.color else noun
 
+    def means_another(self, thing):
+        """A tinted apple is not "green apple", another thing, nor a tinted heart the shape."""
+        if thing.kind == "shape" or not thing.color:
+            return False
+        nouns = self.concepts[thing.what].synonyms
+        tinted = {f"{thing.color} {noun}" for noun in nouns}
+        return nouns[0] in SHAPES or not tinted.isdisjoint(self._phrases)
+
     def pick(self, rng):
         while True:
             r = rng.random()
@@ -133,7 +146,7 @@ class SceneMaker:
                 thing = Thing("emoji", rng.randrange(len(self.concepts)), rng.choice(TINTS))
             else:
                 return Thing("emoji", rng.randrange(len(self.concepts)))
-            if not is_held_out(*thing.key()):
+            if not is_held_out(*thing.key()) and not self.means_another(thing):
                 return thing
 
     def pick_background(self, rng):
@@ -141,7 +154,8 @@ class SceneMaker:
         r = rng.random()
         if r < self.mix.color_background:
             color = rng.choice(BACKGROUND_COLORS)
-            return color, f" {rng.choice(['on', 'on', 'with'])} a {color} background"
+            phrase = rng.choice(words.COLOR_BACKGROUNDS)
+            return color, " " + phrase.format(words.with_article(color))
         r -= self.mix.color_background
         if r < self.mix.landscape:
             place = rng.choice(list(LANDSCAPES))
@@ -149,6 +163,11 @@ class SceneMaker:
         if r < self.mix.landscape + 0.05:
             return WHITE, " on a white background"
         return rng.choice(PASTELS), ""
+
+    def _named(self, noun, rng):
+        """The noun with "a" or "an", now and then with "the" or without an article."""
+        r = rng.random()
+        return noun if r < 0.1 else f"the {noun}" if r < 0.16 else words.with_article(noun)
 
     # Each of these returns (caption, things, layout), or None to try again.
 
@@ -158,43 +177,42 @@ class SceneMaker:
         size = "" if r < 0.76 else "small" if r < 0.88 else "big"
         adjective = rng.choice(words.ADJECTIVES) + " " if rng.random() < 0.08 else ""
         noun = adjective + rng.choice(words.SIZES[size]) + self.noun(thing, rng)
-        return words.with_article(noun), [thing], layout_single(width, height, size)
+        return self._named(noun, rng), [thing], self.layouts.single(width, height, size)
 
     def _position(self, rng, width, height):
         thing = self.pick(rng)
         vertical = rng.choice(["top", "bottom", "center"])
         horizontal = rng.choice(["left", "right", "center"])
-        phrase = words.corner_phrase(vertical, horizontal)
-        if rng.random() < 0.4:
-            phrase = phrase.replace(" corner", "")
-        caption = f"{words.with_article(self.noun(thing, rng))} {phrase}"
-        return caption, [thing], layout_position(width, height, vertical, horizontal)
+        phrase = words.corner_phrase(vertical, horizontal, rng)
+        caption = f"{self._named(self.noun(thing, rng), rng)} {phrase}"
+        return caption, [thing], self.layouts.position(width, height, vertical, horizontal)
 
     def _pair(self, rng, width, height):
-        a, b = self.pick(rng), self.pick(rng)
-        if a == b or is_held_out(a.key(), b.key()):
+        things = [self.pick(rng), self.pick(rng)]
+        if things[0] == things[1] or is_held_out(*(thing.key() for thing in things)):
             return None
-        stacked = rng.random() >= 0.75 and width <= height * 1.4
+        upright = min(2.0, height / width)  # the taller, the more often one above the other
+        stacked = rng.random() < 0.35 * upright and width <= height * 1.4
         relation = rng.choice(words.STACKED if stacked else words.SIDE_BY_SIDE)
-        name_a, name_b = (words.with_article(self.noun(thing, rng)) for thing in (a, b))
-        swapped = "right" in relation or relation in ("below", "under")
-        things = [b, a] if swapped else [a, b]
-        return f"{name_a} {relation} {name_b}", things, layout_pair(width, height, stacked)
+        names = [self._named(self.noun(thing, rng), rng) for thing in things]
+        return relation.format(*names), things, self.layouts.pair(width, height, stacked)
 
     def _count(self, rng, width, height):
         n, thing = rng.choice([2, 2, 3, 3, 4, 4, 5, 6]), self.pick(rng)
-        layout = layout_count(width, height, n)
-        uncountable = thing.kind == "emoji" and self.concepts[thing.what].word in words.UNCOUNTABLE
-        if layout is None or uncountable:
+        layout = self.layouts.count(width, height, n)
+        noun = self.noun(thing, rng)
+        bare = noun.removeprefix(f"{thing.color} ")
+        if layout is None or (thing.kind == "emoji" and bare in words.UNCOUNTABLE):
             return None
-        return f"{words.NUMBERS[n]} {words.plural(self.noun(thing, rng))}", [thing] * n, layout
+        number = str(n) if rng.random() < 0.15 else words.NUMBERS[n]
+        return f"{number} {words.plural(noun)}", [thing] * n, layout
 
     def _three(self, rng, width, height):
-        things, layout = [self.pick(rng) for _ in range(3)], layout_count(width, height, 3)
+        things, layout = [self.pick(rng) for _ in range(3)], self.layouts.count(width, height, 3)
         if layout is None:
             return None
-        names = [words.with_article(self.noun(thing, rng)) for thing in things]
-        return f"{names[0]}, {names[1]} and {names[2]}", things, layout
+        names = [self._named(self.noun(thing, rng), rng) for thing in things]
+        return rng.choice(words.THREE).format(*names), things, layout
 
     def make(self, rng, width, height):
         """One scene, without its picture."""
@@ -219,7 +237,7 @@ class SceneMaker:
             plain = len(things) == 1 and things[0].kind == "emoji" and not things[0].color
             if plain and is_held_out("bg", things[0].what, background):
                 continue
-            opening = rng.choice(words.OPENINGS) if rng.random() < 0.15 else ""
+            opening = rng.choice(words.OPENINGS) if rng.random() < 0.2 else ""
             return Scene(opening + caption + phrase, width, height, things, layout, background)
 
     def draw(self, scene, rng):

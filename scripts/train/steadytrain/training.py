@@ -1,6 +1,8 @@
 """What every training script shares: arguments, progress, checkpoints, moving average, Muon."""
 
 import argparse
+import copy
+import json
 import math
 import os
 import random
@@ -8,6 +10,7 @@ import time
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 
 
 def arguments(description, minutes):
@@ -15,16 +18,31 @@ def arguments(description, minutes):
     limit = parser.add_mutually_exclusive_group()
     limit.add_argument("--minutes", type=float, default=minutes, help="train so long (%(default)s)")
     limit.add_argument("--samples", type=int, help="train on so many samples instead")
+    parser.add_argument("--stop-after", type=float, metavar="MINUTES",
+                        help="save and stop after so much of it; --resume goes on")  # fmt: skip
+    parser.add_argument("--clock", choices=["processor", "wall"],
+                        help="whose minutes (default: the processor's on a CPU, else the wall's)"
+                        )  # fmt: skip
+    parser.add_argument("--device", default="auto", help="cpu, cuda, or what there is (auto)")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoint and result")
     parser.add_argument("--resume", action="store_true", help="go on from OUT/checkpoint.pt")
     parser.add_argument("--save-every", type=float, default=5, help="minutes between checkpoints")
-    parser.add_argument("--words", type=Path, help="the list of things (scripts/train/words.txt)")
+    parser.add_argument("--words", type=Path, help="a list of things (default: all)")
     return parser
 
 
 def prepare(args):
+    """Sets args.device and the generators."""
+    if args.device == "auto":
+        args.device = "cuda" if torch.cuda.is_available() else "cpu"
+    args.device = torch.device(args.device)
+    if args.device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cudnn.benchmark = True
+    if not args.clock:
+        args.clock = "processor" if args.device.type == "cpu" else "wall"
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -35,8 +53,33 @@ def prepare(args):
 HAS_BF16 = torch.cpu._is_avx512_bf16_supported()
 
 
-def autocast():
-    return torch.autocast("cpu", torch.bfloat16, enabled=HAS_BF16)
+def computes_in_bf16(device):
+    return device.type == "cuda" or HAS_BF16
+
+
+def autocast(device):
+    return torch.autocast(device.type, torch.bfloat16, enabled=computes_in_bf16(device))
+
+
+class HalfCopy:
+    """A copy of a model in bf16, which a GPU computes with, while the optimizer changes the original:
+    half the traffic of autocast, which keeps what is between the products in fp32."""
+
+    def __init__(self, model):
+        self.original = list(model.parameters())
+        self.model = copy.deepcopy(model).bfloat16()
+        self.copies = list(self.model.parameters())
+        for parameter in self.original:
+            parameter.grad = torch.zeros_like(parameter)
+
+    @torch.no_grad()
+    def take_weights(self):
+        torch._foreach_copy_(self.copies, [p.data for p in self.original])
+
+    @torch.no_grad()
+    def give_gradients(self):
+        torch._foreach_copy_([p.grad for p in self.original], [p.grad for p in self.copies])
+        self.model.zero_grad()
 
 
 class Ema:
@@ -59,7 +102,7 @@ class Ema:
 
 def orthogonalize(matrix):
     """Newton-Schulz iteration: nearly the orthogonal factor of `matrix`."""
-    x = matrix.bfloat16() if HAS_BF16 else matrix
+    x = matrix.bfloat16() if computes_in_bf16(matrix.device) else matrix
     wide = x if x.shape[0] <= x.shape[1] else x.T
     wide = wide / (wide.norm() + 1e-7)
     for _ in range(5):
@@ -88,22 +131,29 @@ class Muon:
 class Run:
     """Counts time and samples over restarts, and keeps the checkpoint.
 
-    State is a dict of things with state_dict(), or of plain values in `extra`.
+    Time is that of the processor on a CPU, so that a run on a shared or stopped machine gets its
+    due, and that of the clock on a GPU, which is lent by it.
     """
 
     def __init__(self, args, rng, model, optimizer, ema, muon=None):
         self.args, self.rng, self.model, self.optimizer = args, rng, model, optimizer
         self.ema, self.muon = ema, muon
+        self.clock = time.process_time if args.clock == "processor" else time.monotonic
         self.file = args.out / "checkpoint.pt"
         self.step = self.seen = 0
         self.spent = 0.0  # seconds in earlier runs
         self.losses = []
         if args.resume:
             self._load()
-        self.start = self.saved = self.logged = time.time()
+        self.started_at_step = self.step
+        self.restart_clock()
+
+    def restart_clock(self):
+        """What was prepared before the first step does not count."""
+        self.start = self.saved = self.logged = self.clock()
 
     def seconds(self):
-        return self.spent + time.time() - self.start
+        return self.spent + self.clock() - self.start
 
     def progress(self):
         """The part done, from 0 to 1."""
@@ -111,9 +161,15 @@ class Run:
             return min(1.0, self.seen / self.args.samples)
         return min(1.0, self.seconds() / (60 * self.args.minutes))
 
+    def going_on(self):
+        stop = self.args.stop_after
+        if stop is not None and self.clock() - self.start > 60 * stop:
+            return False
+        return self.progress() < 1
+
     def schedule(self, constant_part, floor=0.02, warmup=40):
-        """Learning rate factor: warm-up, constant, then cosine to `floor`."""
-        rise = min(1.0, (self.step + 1) / warmup)
+        """Learning rate factor: warm-up (after every start), constant, then cosine to `floor`."""
+        rise = min(1.0, (self.step - self.started_at_step + 1) / warmup)
         fall = max(0.0, (self.progress() - constant_part) / (1 - constant_part))
         return rise * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * fall)))
 
@@ -122,25 +178,26 @@ class Run:
             group["lr"] = lr
 
     def advance(self, samples, loss, note=lambda: ""):
+        """`loss` is a tensor: it is read when something is printed, for a GPU not to wait."""
         self.step += 1
         self.seen += samples
-        self.losses.append(loss)
-        if not math.isfinite(loss):
-            raise SystemExit(f"step {self.step}: the loss is {loss}; lower the learning rate")
-        if time.time() - self.logged > 30:
-            self.logged = time.time()
-            mean = sum(self.losses) / len(self.losses)
+        self.losses.append(loss.detach())
+        if self.clock() - self.logged > 30:
+            self.logged = self.clock()
+            mean = torch.stack(self.losses).mean().item()
             self.losses = []
+            if not math.isfinite(mean):
+                raise SystemExit(f"step {self.step}: the loss is {mean}; lower the learning rate")
             print(
                 f"{self.seconds():.0f} s, step {self.step}, {self.seen} samples, "
                 f"loss {mean:.4f} {note()}",
                 flush=True,
             )
-        if time.time() - self.saved > 60 * self.args.save_every:
+        if self.clock() - self.saved > 60 * self.args.save_every:
             self.save()
 
     def save(self):
-        self.saved = time.time()
+        self.saved = self.clock()
         state = dict(
             model=self.model.state_dict(),
             optimizer=self.optimizer.state_dict(),
@@ -148,25 +205,48 @@ class Run:
             muon=self.muon.buffers if self.muon else None,
             rng=self.rng.getstate(),
             torch_rng=torch.get_rng_state(),
-            step=self.step,
-            seen=self.seen,
-            seconds=self.seconds(),
+            cuda_rng=torch.cuda.get_rng_state() if self.args.device.type == "cuda" else None,
+            **self._counters(),
         )
         temporary = self.file.with_suffix(".tmp")
         torch.save(state, temporary)
         os.replace(temporary, self.file)
 
+    def _counters(self):
+        return dict(step=self.step, seen=self.seen, seconds=self.seconds())
+
+    def save_small(self, **about):
+        """The averages in bf16 and the counters, small enough to keep: --resume goes on from
+        them too, with a fresh optimizer."""
+        self.ema.swap()
+        weights = {n: t.bfloat16().cpu().contiguous() for n, t in self.model.state_dict().items()}
+        self.ema.swap()
+        save_file(weights, self.args.out / "ema.safetensors")
+        text = json.dumps(self._counters() | about, indent=1)
+        (self.args.out / "state.json").write_text(text + "\n")
+
     def _load(self):
-        if not self.file.exists():
-            raise SystemExit(f"--resume: {self.file} does not exist")
-        # weights_only=False: the file holds the state of random.Random; it is our own.
-        state = torch.load(self.file, weights_only=False)
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.ema.averages = state["ema"]
-        if self.muon:
-            self.muon.buffers = state["muon"]
-        self.rng.setstate(state["rng"])
-        torch.set_rng_state(state["torch_rng"])
+        if self.file.exists():
+            # weights_only=False: the file holds the state of random.Random; it is our own.
+            state = torch.load(self.file, map_location="cpu", weights_only=False)
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            for average, saved in zip(self.ema.averages, state["ema"]):
+                average.copy_(saved)
+            if self.muon:
+                for buffer, saved in zip(self.muon.buffers, state["muon"]):
+                    buffer.copy_(saved)
+            self.rng.setstate(state["rng"])
+            torch.set_rng_state(state["torch_rng"])
+            if state.get("cuda_rng") is not None and self.args.device.type == "cuda":
+                torch.cuda.set_rng_state(state["cuda_rng"])
+        elif (self.args.out / "ema.safetensors").exists():
+            state = json.loads((self.args.out / "state.json").read_text())
+            self.model.load_state_dict(load_file(self.args.out / "ema.safetensors"))
+            self.ema.averages = [p.detach().clone() for p in self.ema.parameters]
+            self.rng.seed(f"{self.args.seed} {state['step']}")
+            torch.manual_seed(self.args.seed + state["step"])
+        else:
+            raise SystemExit(f"--resume: neither {self.file} nor ema.safetensors exists there")
         self.step, self.seen, self.spent = state["step"], state["seen"], state["seconds"]
         print(f"resumed at step {self.step}, {self.seen} samples, {self.spent:.0f} s")

@@ -27,8 +27,8 @@ void for_row_chunks(std::int64_t rows, std::int64_t most, Body body) {
 constexpr std::int64_t kGemmRows = 2048;    // enough rows for a GEMM at full speed
 constexpr std::int64_t kElementRows = 512;  // what is done element by element, with fp32 between
 
-// Steps whose modulations are computed at once: fewer would mean reading the weights too often, more
-// gain nothing.
+// Steps whose modulations are computed at once: fewer would mean reading the weights too often,
+// more gain nothing.
 constexpr std::int64_t kLeastModulationRows = 4;
 constexpr std::int64_t kMostModulationRows = 128;
 // Rows of a GEMM of modulations are a multiple of this. One row alone rounds differently, and so

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from step_cache import psnr
 
 WORDS = Path(__file__).resolve().parent.parent / "scripts/train/words.txt"
 FORMS = ["a {}", "a {} on a blue background", "a purple {}", "three {}s"]
@@ -17,19 +18,14 @@ FORMS = ["a {}", "a {} on a blue background", "a purple {}", "three {}s"]
 
 def pictures(program, prompts, folder, *options):
     subprocess.run([program, "batch", prompts, "-o", folder, "-q", *options], check=True)
-    return [np.asarray(Image.open(file).convert("RGB"), np.float64)
+    return [np.asarray(Image.open(file).convert("RGB"))
             for file in sorted(folder.glob("*.png"))]
-
-
-def psnr(a, b):
-    return 10 * np.log10(255**2 / max(np.mean((a - b) ** 2), 1e-9))
 
 
 def main():
     program, *options = sys.argv[1:]
-    words = WORDS.read_text().replace("\n", ",").split(",")
-    texts = [FORMS[i % len(FORMS)].format(word.strip()) for i, word in enumerate(words)
-             if word.strip()]
+    texts = [FORMS[i % len(FORMS)].format(word)
+             for i, word in enumerate(WORDS.read_text().splitlines())]
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         prompts = folder / "prompts.jsonl"

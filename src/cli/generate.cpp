@@ -18,6 +18,7 @@
 #include "image/output_file.h"
 #include "memory/memory_report.h"
 #include "pipeline/chunk.h"
+#include "pipeline/dtypes.h"
 
 namespace steadyflux::cli {
 namespace {
@@ -65,12 +66,6 @@ void compare_with_record(const PictureMetadata& now, const PictureMetadata& reco
   }
 }
 
-// "bf16", "bf16 with products in int8"
-std::string numbers_of(const PictureMetadata& metadata) {
-  if (metadata.compute == "auto") return metadata.dtype;
-  return fmt::format("{} with products in {}", metadata.dtype, metadata.compute);
-}
-
 void write_memory_report(const GenerateJob& job, const PictureMetadata& metadata,
                          const Progress& progress) {
   if (job.memory_report.empty() || !progress.timeline()) return;
@@ -78,7 +73,7 @@ void write_memory_report(const GenerateJob& job, const PictureMetadata& metadata
   if (timeline.title.empty()) {
     timeline.title = fmt::format("{}, {} x {}, {} steps, {} on {}", metadata.model, metadata.width,
                                  metadata.height, metadata.num_inference_steps,
-                                 numbers_of(metadata), metadata.device);
+                                 dtype_text(metadata.dtype, metadata.compute), metadata.device);
   }
   const std::string text = memory_report(timeline, memory_report_format(job.memory_report));
   write_file_atomically(job.memory_report,
@@ -171,8 +166,8 @@ void make_pictures(const GenerateJob& job, Pipeline& pipeline, Console& console)
   const PictureMetadata metadata = describe(job, job.request, pipeline, model_hash_of(job));
   if (job.recorded) compare_with_record(metadata, *job.recorded, console);
   console.debug(fmt::format("model {} ({}), {} on {}, {} threads, seed {}", metadata.model,
-                            metadata.model_path, numbers_of(metadata), metadata.device,
-                            metadata.num_threads, metadata.seed));
+                            metadata.model_path, dtype_text(metadata.dtype, metadata.compute),
+                            metadata.device, metadata.num_threads, metadata.seed));
 
   Progress progress(console, {.model = metadata.model, .device = metadata.device});
   RunEvents events(job.events, pipeline.device_name(), console, progress);

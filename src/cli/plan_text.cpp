@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/bytes.h"
+#include "pipeline/dtypes.h"
 
 namespace steadyflux::cli {
 namespace {
@@ -35,21 +36,15 @@ class TableUnit {
   bool is_gib_;
 };
 
-// "bf16", "bf16 with products in int8"
-std::string numbers_of(const Workload& work) {
-  if (work.compute == "auto") return work.dtype;
-  return fmt::format("{} with products in {}", work.dtype, work.compute);
-}
-
 std::string heading(const Plan& plan, const PlanTitle& title) {
   const Workload& work = plan.workload;
   auto steps = plural(work.num_inference_steps, "step");
   if (work.passes_per_step > 1) steps += fmt::format(" of {} passes", work.passes_per_step);
   if (work.tile > 0) steps = fmt::format("tiles of {}, {}", work.tile, steps);
-  std::string text =
-      fmt::format("{}: {} of {} x {}, {}, {}, {} on {}\n", title.model,
-                  plural(work.num_images, "picture"), work.width, work.height, steps,
-                  plural(work.max_sequence_length, "T5 token"), numbers_of(work), title.device);
+  std::string text = fmt::format("{}: {} of {} x {}, {}, {}, {} on {}\n", title.model,
+                                 plural(work.num_images, "picture"), work.width, work.height, steps,
+                                 plural(work.max_sequence_length, "T5 token"),
+                                 dtype_text(work.dtype, work.compute), title.device);
   if (work.num_references > 0) {
     text +=
         fmt::format("beside a reference of {} x {}\n", work.reference_width, work.reference_height);

@@ -6,8 +6,8 @@
 #include <array>
 
 #include "config/int8_linear.h"
-#include "config/widened.h"
 #include "nn/int8_linear_cpu.h"
+#include "nn/output_parts.h"
 #include "nn/products.h"
 #include "steadyflux/error.h"
 
@@ -32,10 +32,6 @@ at::Tensor row_scale(const at::Tensor& x, double most) {
 // x in steps of its rows' scale [rows, 1], in fp32.
 at::Tensor in_steps(const at::Tensor& x, const at::Tensor& scale) {
   return x.to(at::kFloat, /*non_blocking=*/false, /*copy=*/true).mul_(scale.reciprocal());
-}
-
-std::optional<at::Tensor> if_defined(const at::Tensor& x) {
-  return x.defined() ? std::optional<at::Tensor>(x) : std::nullopt;
 }
 
 // What libtorch's 8-bit products on CUDA take, both ways.
@@ -96,27 +92,6 @@ at::Tensor linear_as(Compute compute, const at::Tensor& x, const at::Tensor& wei
 }
 
 namespace on_device {
-namespace {
-
-// multiply(part of the weight, its bias) -> [rows, outputs of the part], part by part.
-template <typename Multiply>
-at::Tensor by_outputs(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
-                      Multiply multiply) {
-  const auto out_features = weight.size(0);
-  auto sizes = x.sizes().vec();
-  sizes.back() = out_features;
-  auto result = at::empty(sizes, x.options());
-  const auto out = result.view({-1, out_features});
-  const auto step = widened_outputs(weight.size(1));
-  for (std::int64_t first = 0; first < out_features; first += step) {
-    const auto count = std::min(step, out_features - first);
-    const auto offset = bias.defined() ? bias.narrow(0, first, count) : bias;
-    out.narrow(1, first, count).copy_(multiply(weight.narrow(0, first, count), offset));
-  }
-  return result;
-}
-
-}  // namespace
 
 // Integers as int8_linear_cpu has them, so that sums are the same: its rows of x have values from
 // 0 to 255, which become -128 to 127 here.

@@ -6,15 +6,12 @@
 
 #include "base/cpu.h"
 #include "config/widened.h"
+#include "nn/output_parts.h"
 
 namespace steadyflux {
 namespace {
 
 at::Tensor wide(const at::Tensor& x) { return x.defined() ? x.to(at::kFloat) : x; }
-
-std::optional<at::Tensor> if_defined(const at::Tensor& x) {
-  return x.defined() ? std::optional<at::Tensor>(x) : std::nullopt;
-}
 
 }  // namespace
 
@@ -56,20 +53,10 @@ at::Tensor scaled_dot_product_attention(const at::Tensor& q, const at::Tensor& k
 namespace widened {
 
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
-  const auto in_features = weight.size(1), out_features = weight.size(0);
-  const auto rows = wide(x.reshape({-1, in_features}));
-  auto sizes = x.sizes().vec();
-  sizes.back() = out_features;
-  auto result = at::empty(sizes, x.options());
-  const auto out = result.view({-1, out_features});
-  const auto step = widened_outputs(in_features);
-  for (std::int64_t first = 0; first < out_features; first += step) {
-    const auto count = std::min(step, out_features - first);
-    const auto part = wide(weight.narrow(0, first, count));
-    const auto offset = bias.defined() ? wide(bias.narrow(0, first, count)) : at::Tensor();
-    out.narrow(1, first, count).copy_(at::linear(rows, part, if_defined(offset)));
-  }
-  return result;
+  const auto rows = wide(x.reshape({-1, weight.size(1)}));
+  return by_outputs(x, weight, bias, [&](const at::Tensor& part, const at::Tensor& part_bias) {
+    return at::linear(rows, wide(part), if_defined(wide(part_bias)));
+  });
 }
 
 at::Tensor conv2d(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,

@@ -5,6 +5,7 @@
 #include <ATen/record_function.h>
 
 #include <cmath>
+#include <type_traits>
 
 #include "nn/vector_loops.h"
 
@@ -204,6 +205,25 @@ struct GatedGelu {
   }
 };
 
+// Runs kernel(a value of the dtype, begin, end), an object for rows [begin, end), over all rows.
+template <typename Kernel>
+void for_rows(const at::Tensor& rows, const Kernel& kernel) {
+  for_dtype(rows, [&](auto value) {
+    at::parallel_for(0, rows.size(0), kRowsOfAThread, [&](std::int64_t begin, std::int64_t end) {
+      with_best_instructions(kernel(value, begin, end));
+    });
+  });
+}
+
+template <typename T>
+const T* row_of(const at::Tensor& x, std::int64_t row) {
+  return x.const_data_ptr<T>() + row * x.stride(0);
+}
+template <typename T>
+T* row_to_write(const at::Tensor& x, std::int64_t row) {
+  return x.mutable_data_ptr<T>() + row * x.stride(0);
+}
+
 }  // namespace
 
 bool has_row_kernels(const at::Tensor& rows) {
@@ -218,30 +238,31 @@ at::Tensor modulated_layer_norm_cpu(const at::Tensor& x, const at::Tensor& shift
   const auto dim = x.size(1);
   auto result = at::empty({x.size(0), dim}, x.options());
   const auto factor = scale + 1;
-  for_dtype(x, [&](auto value) {
+  for_rows(x, [&](auto value, std::int64_t begin, std::int64_t end) {
     using T = decltype(value);
-    const T* in = x.const_data_ptr<T>();
-    T* out = result.mutable_data_ptr<T>();
-    at::parallel_for(0, x.size(0), kRowsOfAThread, [&](std::int64_t begin, std::int64_t end) {
-      with_best_instructions(ModulatedNorm<T>{
-          in + begin * x.stride(0), x.stride(0), factor.const_data_ptr<T>(),
-          shift.const_data_ptr<T>(), out + begin * dim, end - begin, dim, static_cast<float>(eps)});
-    });
+    return ModulatedNorm<T>{row_of<T>(x, begin),
+                            x.stride(0),
+                            factor.const_data_ptr<T>(),
+                            shift.const_data_ptr<T>(),
+                            row_to_write<T>(result, begin),
+                            end - begin,
+                            dim,
+                            static_cast<float>(eps)};
   });
   return result;
 }
 
 void add_gated_cpu_(const at::Tensor& residual, const at::Tensor& x, const at::Tensor& gate) {
   RECORD_FUNCTION("steadyflux::add_gated_", {});
-  for_dtype(x, [&](auto value) {
+  for_rows(x, [&](auto value, std::int64_t begin, std::int64_t end) {
     using T = decltype(value);
-    T* to = residual.mutable_data_ptr<T>();
-    const T* from = x.const_data_ptr<T>();
-    at::parallel_for(0, x.size(0), kRowsOfAThread, [&](std::int64_t begin, std::int64_t end) {
-      with_best_instructions(AddGated<T>{to + begin * residual.stride(0), residual.stride(0),
-                                         from + begin * x.stride(0), x.stride(0),
-                                         gate.const_data_ptr<T>(), end - begin, x.size(1)});
-    });
+    return AddGated<T>{row_to_write<T>(residual, begin),
+                       residual.stride(0),
+                       row_of<T>(x, begin),
+                       x.stride(0),
+                       gate.const_data_ptr<T>(),
+                       end - begin,
+                       x.size(1)};
   });
 }
 
@@ -249,50 +270,44 @@ at::Tensor rms_norm_cpu(const at::Tensor& x, const at::Tensor& weight, double ep
   RECORD_FUNCTION("steadyflux::rms_norm", {});
   const auto dim = x.size(1);
   auto result = at::empty({x.size(0), dim}, x.options());
-  for_dtype(x, [&](auto value) {
+  for_rows(x, [&](auto value, std::int64_t begin, std::int64_t end) {
     using T = decltype(value);
-    const T* in = x.const_data_ptr<T>();
-    T* out = result.mutable_data_ptr<T>();
-    at::parallel_for(0, x.size(0), kRowsOfAThread, [&](std::int64_t begin, std::int64_t end) {
-      with_best_instructions(RmsNorm<T>{in + begin * x.stride(0), x.stride(0),
-                                        weight.const_data_ptr<T>(), out + begin * dim, end - begin,
-                                        dim, static_cast<float>(eps)});
-    });
+    return RmsNorm<T>{row_of<T>(x, begin),
+                      x.stride(0),
+                      weight.const_data_ptr<T>(),
+                      row_to_write<T>(result, begin),
+                      end - begin,
+                      dim,
+                      static_cast<float>(eps)};
   });
   return result;
 }
 
 void gelu_cpu(const at::Tensor& x, const at::Tensor& out) {
   RECORD_FUNCTION("steadyflux::gelu", {});
-  for_dtype(x, [&](auto value) {
-    using T = decltype(value);
-    T* to = out.mutable_data_ptr<T>();
-    const T* from = x.const_data_ptr<T>();
-    at::parallel_for(0, x.size(0), kRowsOfAThread, [&](std::int64_t begin, std::int64_t end) {
-      const T* rows = from + begin * x.stride(0);
-      T* results = to + begin * out.stride(0);
-      if (from == to) {
-        with_best_instructions(
-            Gelu<T, true>{rows, x.stride(0), results, out.stride(0), end - begin, x.size(1)});
-      } else {
-        with_best_instructions(
-            Gelu<T, false>{rows, x.stride(0), results, out.stride(0), end - begin, x.size(1)});
-      }
+  const auto run = [&](auto in_place) {
+    for_rows(x, [&](auto value, std::int64_t begin, std::int64_t end) {
+      using T = decltype(value);
+      return Gelu<T, decltype(in_place)::value>{
+          row_of<T>(x, begin), x.stride(0), row_to_write<T>(out, begin),
+          out.stride(0),       end - begin, x.size(1)};
     });
-  });
+  };
+  if (x.const_data_ptr() == out.const_data_ptr()) return run(std::true_type());
+  run(std::false_type());
 }
 
 void gated_gelu_cpu_(const at::Tensor& gate, const at::Tensor& up, TanhGelu gelu) {
   RECORD_FUNCTION("steadyflux::gated_gelu_", {});
-  for_dtype(gate, [&](auto value) {
+  for_rows(gate, [&](auto value, std::int64_t begin, std::int64_t end) {
     using T = decltype(value);
-    T* to = gate.mutable_data_ptr<T>();
-    const T* from = up.const_data_ptr<T>();
-    at::parallel_for(0, gate.size(0), kRowsOfAThread, [&](std::int64_t begin, std::int64_t end) {
-      with_best_instructions(GatedGelu<T>{to + begin * gate.stride(0), gate.stride(0),
-                                          from + begin * up.stride(0), up.stride(0), end - begin,
-                                          gate.size(1), gelu});
-    });
+    return GatedGelu<T>{row_to_write<T>(gate, begin),
+                        gate.stride(0),
+                        row_of<T>(up, begin),
+                        up.stride(0),
+                        end - begin,
+                        gate.size(1),
+                        gelu};
   });
 }
 
@@ -300,18 +315,18 @@ void normed_and_rotated_cpu(const at::Tensor& x, const at::Tensor& weight, doubl
                             const RotaryEmbedding& emb, const at::Tensor& out) {
   RECORD_FUNCTION("steadyflux::normed_and_rotated", {});
   const auto heads = out.size(1), head_dim = out.size(2);
-  for_dtype(x, [&](auto value) {
+  for_rows(x, [&](auto value, std::int64_t begin, std::int64_t end) {
     using T = decltype(value);
-    const T* in = x.const_data_ptr<T>();
-    T* to = out.mutable_data_ptr<T>();
-    const float* cos = emb.cos.const_data_ptr<float>();
-    const float* sin = emb.sin.const_data_ptr<float>();
-    at::parallel_for(0, x.size(0), kRowsOfAThread, [&](std::int64_t begin, std::int64_t end) {
-      with_best_instructions(NormAndRotate<T>{
-          in + begin * x.stride(0), x.stride(0), weight.const_data_ptr<T>(), cos + begin * head_dim,
-          sin + begin * head_dim, to + begin * heads * head_dim, end - begin, heads, head_dim,
-          static_cast<float>(eps)});
-    });
+    return NormAndRotate<T>{row_of<T>(x, begin),
+                            x.stride(0),
+                            weight.const_data_ptr<T>(),
+                            row_of<float>(emb.cos, begin),
+                            row_of<float>(emb.sin, begin),
+                            row_to_write<T>(out, begin),
+                            end - begin,
+                            heads,
+                            head_dim,
+                            static_cast<float>(eps)};
   });
 }
 

@@ -45,22 +45,25 @@ STEADYFLUX_INLINE float rounded(float value) {
   return load(kept);
 }
 
-// exp(x) for x <= 0: 2^round(x log2 e) times a Taylor series on |r| <= ln 2 / 2, relative error
-// below 1e-6; never less than 2^-126.
+// exp(x) for x from -87 to 88, what is beyond counts as these. Relative error below 1e-6; NaN stays
+// NaN.
 STEADYFLUX_INLINE float exp_of(float x) {
-  constexpr float kLeast = -87.3f, kNoFraction = 12582912.0f;  // 1.5 * 2^23
-  x = x < kLeast ? kLeast : x;                                 // NaN stays
-  const float n = (x * 1.44269504f + kNoFraction) - kNoFraction;
+  constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: the sum's low bits are the nearest integer
+  x = x < -87.0f ? -87.0f : x;
+  x = x > 88.0f ? 88.0f : x;
+  const float shifted = x * 1.44269504f + kMagic;
+  const float n = shifted - kMagic;
   float r = x - n * 0.693359375f;
-  r = r - n * -2.12194440e-4f;
-  float p = 1.0f / 720;
+  r = r + n * 2.12194440e-4f;
+  float p = 1.0f / 720;  // Taylor series on |r| <= ln 2 / 2
   p = p * r + 1.0f / 120;
   p = p * r + 1.0f / 24;
   p = p * r + 1.0f / 6;
   p = p * r + 0.5f;
   p = p * r + 1.0f;
   p = p * r + 1.0f;
-  return p * std::bit_cast<float>((static_cast<std::int32_t>(n) + 127) << 23);
+  const auto exponent = std::bit_cast<std::uint32_t>(shifted) - 0x4b400000u + 127u;
+  return p * std::bit_cast<float>(exponent << 23);
 }
 
 // Off by 1.5e-7 at most.

@@ -14,4 +14,8 @@ std::string dtype_name(at::ScalarType dtype) {
   return dtype == at::kHalf ? "fp16" : "fp32";
 }
 
+std::string dtype_text(const std::string& dtype, const std::string& compute) {
+  return compute == "auto" ? dtype : dtype + " with products in " + compute;
+}
+
 }  // namespace steadyflux

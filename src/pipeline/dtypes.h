@@ -12,5 +12,7 @@ namespace steadyflux {
 std::optional<at::ScalarType> dtype_of_name(const std::string& name);
 // The reverse; "fp32" for every other dtype.
 std::string dtype_name(at::ScalarType dtype);
+// "bf16", or, where blocks multiply in something else, "bf16 with products in int8".
+std::string dtype_text(const std::string& dtype, const std::string& compute);
 
 }  // namespace steadyflux

@@ -4,7 +4,6 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
-#include <bit>
 #include <cstdint>
 #include <vector>
 
@@ -12,26 +11,6 @@
 
 namespace steadyflux {
 namespace {
-
-// Relative error below 1e-6; NaN stays NaN.
-STEADYFLUX_INLINE float exp_of(float x) {
-  constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: the sum's low bits are the nearest integer
-  x = x < -87.0f ? -87.0f : x;
-  x = x > 88.0f ? 88.0f : x;
-  const float shifted = x * 1.44269504f + kMagic;
-  const float n = shifted - kMagic;
-  float r = x - n * 0.693359375f;
-  r = r + n * 2.12194440e-4f;
-  float p = 1.0f / 720;  // Taylor series on |r| <= ln 2 / 2
-  p = p * r + 1.0f / 120;
-  p = p * r + 1.0f / 24;
-  p = p * r + 1.0f / 6;
-  p = p * r + 0.5f;
-  p = p * r + 1.0f;
-  p = p * r + 1.0f;
-  const auto exponent = std::bit_cast<std::uint32_t>(shifted) - 0x4b400000u + 127u;
-  return p * std::bit_cast<float>(exponent << 23);
-}
 
 template <typename T>
 STEADYFLUX_INLINE void normalise(const T* __restrict in, const float* __restrict scale,

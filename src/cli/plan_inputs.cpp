@@ -131,7 +131,7 @@ PlanInputs make_plan_inputs(const GenerateJob& job) {
   const MemoryLimit ram =
       ram_limit(probe_host_memory(), own, pipeline.max_ram, AskedLimit::kReplaces);
   inputs.title.ram_reason = ram.reason;
-  inputs.budget = make_budget(ram, own.rss + (vram ? kCudaHostBytes : 0), vram, kCudaContextBytes);
+  inputs.budget = make_budget(ram, own.rss + (vram ? kCudaHostBytes : 0), vram, kCudaBytes);
 
   const Request planned = last_stage(job.request, 2 * job.model.vae.scale_factor());
   std::vector<Request> requests(job.num_prompts, planned);

@@ -112,23 +112,27 @@ Budget make_budget(const MemoryLimit& ram, std::int64_t ram_base,
   return budget;
 }
 
-std::string cuda_alloc_conf(const std::string& existing, std::int64_t vram_for_tensors,
-                            std::int64_t vram_total) {
-  constexpr std::string_view kKey = "per_process_memory_fraction";
+std::string cuda_alloc_conf(const std::string& existing,
+                            std::optional<std::int64_t> vram_for_tensors, std::int64_t vram_total) {
   constexpr std::string_view kBlanks = " \t\n\v\f\r";  // libtorch ignores them
   std::string text;
   for (const char c : existing) {
     if (kBlanks.find(c) == std::string_view::npos) text += c;
   }
-  // A key is what stands before the first colon of an entry.
-  if (("," + text).find("," + std::string(kKey) + ":") != std::string::npos) return existing;
-  if (vram_total <= 0 || vram_for_tensors >= vram_total) return existing;
-  // In ten-thousandths, rounded down without a detour over floating point.
-  const std::int64_t share =
-      std::max<std::int64_t>(0, vram_for_tensors / 1024) * 10'000 / (vram_total / 1024 + 1);
   while (!text.empty() && text.back() == ',') text.pop_back();
-  if (!text.empty()) text += ',';
-  return fmt::format("{}{}:{}.{:04}", text, kKey, share / 10'000, share % 10'000);
+  const auto add = [&text](std::string_view key, const std::string& value) {
+    // A key is what stands before the first colon of an entry.
+    if (fmt::format(",{}", text).find(fmt::format(",{}:", key)) != std::string::npos) return;
+    text += fmt::format("{}{}:{}", text.empty() ? "" : ",", key, value);
+  };
+  add("expandable_segments", "True");
+  if (vram_for_tensors && *vram_for_tensors < vram_total) {
+    // In ten-thousandths, rounded down without a detour over floating point.
+    const std::int64_t share =
+        std::max<std::int64_t>(0, *vram_for_tensors / 1024) * 10'000 / (vram_total / 1024 + 1);
+    add("per_process_memory_fraction", fmt::format("{}.{:04}", share / 10'000, share % 10'000));
+  }
+  return text;
 }
 
 }  // namespace steadyflux

@@ -44,12 +44,13 @@ Budget make_budget(const MemoryLimit& ram, std::int64_t ram_base,
                    const std::optional<MemoryLimit>& vram = std::nullopt,
                    std::int64_t device_context = 0);
 
-// The value for PYTORCH_CUDA_ALLOC_CONF that holds libtorch's allocator to `vram_for_tensors` of a
-// card with `vram_total`: `existing` (what the user set, or "") and per_process_memory_fraction,
-// rounded down. A fraction that the user set stays as it is. libtorch reads the variable when its
-// CUDA library is opened, and it comes before PYTORCH_ALLOC_CONF: where only that one is set, it is
-// `existing`.
-std::string cuda_alloc_conf(const std::string& existing, std::int64_t vram_for_tensors,
-                            std::int64_t vram_total);
+// The value for PYTORCH_CUDA_ALLOC_CONF: `existing` (what the user set, or ""),
+// expandable_segments, without which the allocator of an H200 took 1.55 times what the decoder's
+// tensors took, and, to hold the allocator to `vram_for_tensors` of a card with `vram_total`,
+// per_process_memory_fraction, rounded down. What the user set stays as it is. libtorch reads the
+// variable when its CUDA library is opened, and it comes before PYTORCH_ALLOC_CONF: where only that
+// one is set, it is `existing`.
+std::string cuda_alloc_conf(const std::string& existing,
+                            std::optional<std::int64_t> vram_for_tensors, std::int64_t vram_total);
 
 }  // namespace steadyflux

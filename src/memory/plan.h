@@ -29,10 +29,15 @@ struct Budget {
   std::int64_t device_context = 0;
 };
 
-// Assumed for CUDA: context, kernels and cuBLAS workspaces on the card, and what the same adds to
-// the RSS of the process. Not measured by the program, which must not open the device to plan.
-constexpr std::int64_t kCudaContextBytes = std::int64_t{480} << 20;
+// Assumed for CUDA, as the program must not open the device to plan: what context and kernels take
+// on the card (518 MiB on an H200), what they add to the RSS of the process (there 895 MiB), and
+// cuBLAS's workspace, which is the allocator's like a tensor; pipeline/planning asks for that size,
+// as cuBLAS's own choice differs from card to card.
+constexpr std::int64_t kCudaContextBytes = std::int64_t{520} << 20;
 constexpr std::int64_t kCudaHostBytes = std::int64_t{900} << 20;
+constexpr std::int64_t kCublasWorkspaceBytes = std::int64_t{8320} << 10;
+constexpr const char* kCublasWorkspaceConfig = ":4096:2:16:8";  // buffers of so many KiB, how many
+constexpr std::int64_t kCudaBytes = kCudaContextBytes + kCublasWorkspaceBytes;
 
 // How much one tensor takes.
 struct StoredSize {

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/DeviceAccelerator.h>
+#include <ATen/core/CachingHostAllocator.h>
 #include <dlfcn.h>
 #include <fmt/format.h>
 
@@ -23,10 +24,15 @@ std::optional<std::string> open_cuda_library() {
                      reason ? first_line(reason) : "no reason given");
 }
 
+struct Problem {
+  std::string text;
+  ErrorKind kind = ErrorKind::kUsage;
+};
+
 // Number of GPUs; `problem` says why there is none.
-c10::DeviceIndex count_gpus(std::string& problem) {
+c10::DeviceIndex count_gpus(Problem& problem) {
   if (const auto reason = open_cuda_library()) {
-    problem = *reason;
+    problem.text = *reason;
     return 0;
   }
   try {
@@ -36,9 +42,11 @@ c10::DeviceIndex count_gpus(std::string& problem) {
       at::empty({1}, at::TensorOptions().device(c10::Device(c10::kCUDA, 0)));
       return count;
     }
-    problem = "libtorch finds no CUDA device; is the NVIDIA driver installed?";
+    problem.text = "libtorch finds no CUDA device; is the NVIDIA driver installed?";
+  } catch (const c10::OutOfMemoryError&) {
+    problem = {"other programs have taken all of the card's memory", ErrorKind::kDoesNotFit};
   } catch (const c10::Error& e) {
-    problem = first_line(e.what_without_backtrace());
+    problem.text = first_line(e.what_without_backtrace());
   }
   return 0;
 }
@@ -47,7 +55,7 @@ c10::DeviceIndex count_gpus(std::string& problem) {
 
 c10::Device select_device(const std::string& spec, int local_rank) {
   if (spec == "cpu") return c10::Device(c10::kCPU);
-  std::string problem;
+  Problem problem;
   if (spec == "auto" || (spec == "cuda" && local_rank > 0)) {
     const auto count = count_gpus(problem);
     if (count > 0) return {c10::kCUDA, static_cast<c10::DeviceIndex>(local_rank % count)};
@@ -65,7 +73,7 @@ c10::Device select_device(const std::string& spec, int local_rank) {
   }
   const auto count = count_gpus(problem);
   if (count == 0) {
-    throw Error(ErrorKind::kUsage, fmt::format("--device {}: {}; use --device cpu", spec, problem));
+    throw Error(problem.kind, fmt::format("--device {}: {}; use --device cpu", spec, problem.text));
   }
   if (index >= count) {
     throw Error(
@@ -77,7 +85,9 @@ c10::Device select_device(const std::string& spec, int local_rank) {
 
 DeviceList list_devices() {
   DeviceList list;
-  const auto count = count_gpus(list.problem);
+  Problem problem;
+  const auto count = count_gpus(problem);
+  list.problem = problem.text;
   for (c10::DeviceIndex i = 0; i < count; ++i) {
     const auto [free, total] = at::accelerator::getMemoryInfo(i);
     list.devices.push_back({fmt::format("cuda:{}", static_cast<int>(i)),
@@ -116,7 +126,7 @@ void synchronize_device(c10::Device device) {
 void release_device_memory(c10::Device device) {
   if (device.is_cpu()) return;
   at::accelerator::emptyCache();
-  at::accelerator::emptyHostCache();
+  at::getHostAllocator(device.type())->empty_cache();
 }
 
 }  // namespace steadyflux

@@ -184,7 +184,7 @@ Pipeline::Pipeline(const PipelineOptions& options) : state_(std::make_unique<Sta
   state_->options = options;
   state_->model = open_model(options.model, options.parts);
   if (!options.parts.encode_only) check_transformer_and_vae(state_->model);
-  limit_cuda_allocator(options);
+  prepare_cuda(options);
   state_->device = select_device(options.device, options.local_rank);
   state_->loras = open_loras(state_->model, {});
   state_->stored = find_stored_model(state_->model);

@@ -1,14 +1,17 @@
 #include "pipeline/planning.h"
 
 #include <ATen/DeviceAccelerator.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <cstdlib>
 
+#include "base/bytes.h"
 #include "base/environment.h"
 #include "memory/gpu_probe.h"
 #include "memory/monitor.h"
 #include "memory/probe.h"
+#include "steadyflux/error.h"
 
 namespace steadyflux {
 namespace {
@@ -33,7 +36,7 @@ Budget live_budget(const PipelineOptions& options, c10::Device device,
     budget = make_budget(ram, own.rss);
   } else {
     const auto [free, total] = at::accelerator::getMemoryInfo(device.index());
-    const auto context = device.is_cuda() ? kCudaContextBytes : 0;
+    const auto context = device.is_cuda() ? kCudaBytes : 0;
     const CardMemory card{static_cast<std::int64_t>(free), static_cast<std::int64_t>(total),
                           context};
     budget =
@@ -43,20 +46,30 @@ Budget live_budget(const PipelineOptions& options, c10::Device device,
   return budget;
 }
 
-void limit_cuda_allocator(const PipelineOptions& options) {
-  if (!options.max_vram || options.device == "cpu") return;
+void prepare_cuda(const PipelineOptions& options) {
+  if (options.device == "cpu") return;
   const auto cards = probe_gpus();
   if (cards.gpus.empty()) return;
   const bool named = options.device.find(':') != std::string::npos;
   const auto index = named ? card_number(options.device)
                            : static_cast<std::size_t>(options.local_rank) % cards.gpus.size();
   if (index >= cards.gpus.size()) return;
+  std::optional<std::int64_t> for_tensors;
+  if (options.max_vram) {
+    for_tensors = *options.max_vram - kCudaContextBytes;
+    if (*for_tensors <= kCublasWorkspaceBytes) {
+      throw Error(
+          ErrorKind::kDoesNotFit,
+          fmt::format("--max-vram {}: CUDA alone takes about {} of a card; give more, or use "
+                      "--device cpu",
+                      format_bytes(*options.max_vram), format_bytes(kCudaBytes)));
+    }
+  }
   auto existing = environment(kAllocatorVariable);
   if (existing.empty()) existing = environment("PYTORCH_ALLOC_CONF");
-  const auto value =
-      cuda_alloc_conf(existing, std::max<std::int64_t>(*options.max_vram - kCudaContextBytes, 0),
-                      cards.gpus[index].total);
+  const auto value = cuda_alloc_conf(existing, for_tensors, cards.gpus[index].total);
   ::setenv(kAllocatorVariable, value.c_str(), /*overwrite=*/1);
+  ::setenv("CUBLAS_WORKSPACE_CONFIG", kCublasWorkspaceConfig, /*overwrite=*/0);
 }
 
 PlanOptions plan_options(const PipelineOptions& options) {

@@ -19,10 +19,12 @@ namespace steadyflux {
 Budget live_budget(const PipelineOptions& options, c10::Device device,
                    const std::optional<MemorySample>& before_first_run);
 
-// Holds CUDA's allocator to what --max-vram leaves beside the context. To be called before
-// libtorch's CUDA library is opened, which reads it from the environment; without an effect if the
-// card's size cannot be found out.
-void limit_cuda_allocator(const PipelineOptions& options);
+// Holds CUDA's allocator to what --max-vram leaves beside the context, and cuBLAS to the workspace
+// that is planned. To be called before libtorch's CUDA library is opened, which reads both from the
+// environment; without a limit if the card's size cannot be found out. Throws Error (kDoesNotFit)
+// if
+// --max-vram leaves nothing.
+void prepare_cuda(const PipelineOptions& options);
 
 PlanOptions plan_options(const PipelineOptions& options);
 

@@ -140,21 +140,24 @@ TEST(MakeBudget, WithAndWithoutADevice) {
 }
 
 TEST(CudaAllocConf, AddsTheFraction) {
-  EXPECT_EQ(cuda_alloc_conf("", 6 * kGiB, 24 * kGiB), "per_process_memory_fraction:0.2499");
-  EXPECT_EQ(cuda_alloc_conf("expandable_segments:True", 6 * kGiB, 8 * kGiB),
-            "expandable_segments:True,per_process_memory_fraction:0.7499");
+  EXPECT_EQ(cuda_alloc_conf("", 6 * kGiB, 24 * kGiB),
+            "expandable_segments:True,per_process_memory_fraction:0.2499");
+  EXPECT_EQ(cuda_alloc_conf("expandable_segments:False", 6 * kGiB, 8 * kGiB),
+            "expandable_segments:False,per_process_memory_fraction:0.7499");
   EXPECT_EQ(cuda_alloc_conf("max_split_size_mb:64, ", 8 * kGiB - 1, 8 * kGiB),
-            "max_split_size_mb:64,per_process_memory_fraction:0.9999");
+            "max_split_size_mb:64,expandable_segments:True,per_process_memory_fraction:0.9999");
   EXPECT_EQ(cuda_alloc_conf("roundup_power2_divisions:[256:1,512:2]", 0, 8 * kGiB),
-            "roundup_power2_divisions:[256:1,512:2],per_process_memory_fraction:0.0000");
-  EXPECT_EQ(cuda_alloc_conf("", -5, 8 * kGiB), "per_process_memory_fraction:0.0000");
+            "roundup_power2_divisions:[256:1,512:2],expandable_segments:True,"
+            "per_process_memory_fraction:0.0000");
+  EXPECT_EQ(cuda_alloc_conf("", -5, 8 * kGiB),
+            "expandable_segments:True,per_process_memory_fraction:0.0000");
 }
 
 TEST(CudaAllocConf, NeverAboveWhatWasAsked) {
   for (std::int64_t total = 2 * kGiB; total < 200 * kGiB; total += 7 * kGiB + 12'345) {
     for (std::int64_t asked = total / 9; asked < total; asked += total / 13) {
       const std::string text = cuda_alloc_conf("", asked, total);
-      const double fraction = std::stod(text.substr(text.find(':') + 1));
+      const double fraction = std::stod(text.substr(text.rfind(':') + 1));
       EXPECT_LE(fraction * static_cast<double>(total), static_cast<double>(asked));
       // Rounding takes at most two ten-thousandths of the card: one for the digits, one for KiB.
       EXPECT_GE((fraction + 0.0002) * static_cast<double>(total), static_cast<double>(asked));
@@ -163,14 +166,18 @@ TEST(CudaAllocConf, NeverAboveWhatWasAsked) {
 }
 
 TEST(CudaAllocConf, LeavesWhatNeedsNoChange) {
-  const std::string own = "per_process_memory_fraction : 0.5, expandable_segments:True";
+  const std::string own = "per_process_memory_fraction:0.5,expandable_segments:False";
   EXPECT_EQ(cuda_alloc_conf(own, 6 * kGiB, 24 * kGiB), own);
-  const std::string second = "expandable_segments:True,\tper_process_memory_fraction:0.9";
-  EXPECT_EQ(cuda_alloc_conf(second, 6 * kGiB, 24 * kGiB), second);
-  EXPECT_EQ(cuda_alloc_conf("a:b", 24 * kGiB, 24 * kGiB), "a:b");  // all of the card
-  EXPECT_EQ(cuda_alloc_conf("a:b", kGiB, 0), "a:b");               // nothing is known of it
+  EXPECT_EQ(cuda_alloc_conf("expandable_segments : True,\tper_process_memory_fraction:0.9",
+                            6 * kGiB, 24 * kGiB),
+            "expandable_segments:True,per_process_memory_fraction:0.9");
+  const std::string more = "a:b,expandable_segments:True";
+  EXPECT_EQ(cuda_alloc_conf("a:b", 24 * kGiB, 24 * kGiB), more);  // all of the card
+  EXPECT_EQ(cuda_alloc_conf("a:b", kGiB, 0), more);               // nothing is known of it
+  EXPECT_EQ(cuda_alloc_conf("a:b", std::nullopt, 24 * kGiB), more);
   EXPECT_EQ(cuda_alloc_conf("my_per_process_memory_fraction:1", 4 * kGiB, 8 * kGiB),
-            "my_per_process_memory_fraction:1,per_process_memory_fraction:0.4999");
+            "my_per_process_memory_fraction:1,expandable_segments:True,"
+            "per_process_memory_fraction:0.4999");
 }
 
 }  // namespace

@@ -12,8 +12,10 @@ are full. Minutes are those of the clock on a GPU, and of the processor on a CPU
 
 import argparse
 import io
+import json
 import shlex
 import shutil
+import subprocess
 import sys
 import tarfile
 import time
@@ -44,7 +46,9 @@ def parse_arguments():
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--vae", type=Path, default=paths.HOME / "checkpoints/vae")
     parser.add_argument("--vae-minutes", type=float, default=0,
-                        help="go on training the VAE for so long first")  # fmt: skip
+                        help="go on training the VAE for so long: first on a CPU; on a GPU beside the "
+                        "transformer, which then goes on with its latents")  # fmt: skip
+    parser.add_argument("--vae-options", default="", help="more options of train_vae.py")
     parser.add_argument("--reserve", type=float, default=1.5,
                         help="minutes for export and scores")  # fmt: skip
     parser.add_argument("--evaluate", default=QUICK_LOOK,
@@ -82,18 +86,28 @@ def main():
     words = ["--words", args.words] if args.words else []
 
     vae, transformer = args.vae, args.out / "transformer"
+    beside = []
     if args.vae_minutes:
-        vae = args.out / "vae"
-        if not (vae / "config.json").exists():
-            start_from = ["--resume"] if (vae / "checkpoint.pt").exists() else ["--init", args.vae]
-            minutes = ["--minutes", args.vae_minutes]
-            call(train_vae.main, *common, *start_from, *minutes, "--out", vae)
+        next_vae = args.out / "vae"
+        if not (next_vae / "config.json").exists():
+            begun = (next_vae / "checkpoint.pt").exists()
+            start_from = ["--resume"] if begun else ["--init", args.vae]
+            train = [*common, *words, *start_from, "--minutes", args.vae_minutes, "--out", next_vae,
+                     *shlex.split(args.vae_options)]  # fmt: skip
+            if args.device == "cpu":
+                call(train_vae.main, *train)
+            else:
+                start_script(train_vae, *train)
+                beside = ["--next-vae", next_vae]
+        if not beside:
+            vae = next_vae
 
     kept = [transformer / name for name in ("checkpoint.pt", "ema.safetensors")]
     resume = ["--resume"] if any(file.exists() for file in kept) else []
     sitting = max(0.1, left())
     call(
-        train_transformer.main, *common, *words, *resume, "--vae", vae, "--out", transformer,
+        train_transformer.main, *common, *words, *resume, "--vae", vae, *beside,
+        "--out", transformer,
         "--minutes", args.total_minutes or sitting, "--stop-after", sitting,
         "--save-every", 2 if args.device == "cuda" else 10, *args.options,
     )  # fmt: skip
@@ -101,6 +115,7 @@ def main():
     pipeline = args.out / "pipeline"
     shutil.rmtree(pipeline, ignore_errors=True)
     weights = transformer / "ema.safetensors"
+    vae = json.loads((transformer / "state.json").read_text())["vae"]
     call(export_pipeline.main, "--weights", weights, "--vae", vae, "--out", pipeline, *words)
     if args.parts:
         write_parts(pipeline, args.parts, args.part_mib << 20)
@@ -118,6 +133,11 @@ def main():
 def call(function, *arguments):
     print(f"== {function.__module__} {' '.join(map(str, arguments))}", flush=True)
     function([str(argument) for argument in arguments])
+
+
+def start_script(module, *arguments):
+    print(f"== beside: {module.__name__} {' '.join(map(str, arguments))}", flush=True)
+    subprocess.Popen([sys.executable, module.__file__, *map(str, arguments)])
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ from diffusers import AutoencoderKL
 
 from steadytrain import concepts, curriculum, latents, models, scenes, source, training
 
-TEXT_LENGTHS = [20] * 70 + [32] * 15 + [64] * 15
+TEXT_LENGTHS = [20] * 55 + [32] * 15 + [64] * 30
+VAE_INTERVAL = 50  # steps between looks for --next-vae
 
 
 def noise_levels(n, shift, device):
@@ -33,6 +34,8 @@ def noise_levels(n, shift, device):
 def parse_arguments(arguments):
     parser = training.arguments(__doc__, minutes=105)
     parser.add_argument("--vae", type=Path, required=True, help="folder of the VAE, not changed")
+    parser.add_argument("--next-vae", type=Path,
+                        help="go on with this one's latents as soon as it is finished")  # fmt: skip
     parser.add_argument("--init", type=Path, help="pipeline whose weights to take")
     parser.add_argument("--tokenizers", type=Path, help="pipeline whose tokenizers to take")
     parser.add_argument("--blocks", type=int, nargs=2, default=(3, 6), metavar=("DOUBLE", "SINGLE"))
@@ -44,12 +47,13 @@ def parse_arguments(arguments):
     parser.add_argument("--floor", type=float, default=0.0, help="last learning rate / lr")
     parser.add_argument("--shift", type=float, default=3.0, help="of the noise levels")
     parser.add_argument("--batch-tokens", type=int,
-                        help="of picture and text in a step (CPU 900, GPU 65536)")  # fmt: skip
+                        help="of picture and text in a step (CPU 900, GPU 32768)")  # fmt: skip
     parser.add_argument("--pool", type=int,
                         help="latents kept of each size (CPU 12000, GPU 200000)")  # fmt: skip
     parser.add_argument("--warm-pool", type=int,
-                        help="latents of the first size before the start (CPU 3200, GPU 16384)"
-                        )  # fmt: skip
+                        help="latents of the first size before the start (CPU 3200, GPU 16384); an "
+                        "eighth of it before another size joins")  # fmt: skip
+    parser.add_argument("--ema", type=float, help="decay a step (CPU 0.997, GPU 0.999)")
     parser.add_argument("--reuse", type=float, default=8, help="how often a latent is used")
     parser.add_argument("--workers", type=int,
                         help="processes that draw (0: this one; CPU 0, GPU one a core less one)"
@@ -60,11 +64,16 @@ def parse_arguments(arguments):
     return parser.parse_args(arguments)
 
 
+def load_vae(folder, device):
+    return AutoencoderKL.from_pretrained(folder).float().to(device).eval().requires_grad_(False)
+
+
 def set_defaults(args):
     """Those that depend on the device."""
     gpu = args.device.type == "cuda"
     defaults = dict(
-        batch_tokens=65536 if gpu else 900,
+        batch_tokens=32768 if gpu else 900,
+        ema=0.999 if gpu else 0.997,
         pool=200000 if gpu else 12000,
         warm_pool=16384 if gpu else 3200,
         half_copy=gpu,
@@ -104,7 +113,7 @@ def main(arguments=None):
     if args.workers:  # before CUDA is used
         pictures = source.WorkerSource(maker, tokenize, stages, args.seed, args.workers)
 
-    vae = AutoencoderKL.from_pretrained(args.vae).float().to(device).eval().requires_grad_(False)
+    pool = latents.LatentPool(load_vae(args.vae, device), device, args.pool, args.seed + 11)
     model = models.TextToLatents(*args.blocks)
     if args.init and not args.resume:
         model.load_pipeline(args.init, *tokenizers)
@@ -117,14 +126,13 @@ def main(arguments=None):
         betas=(0.9, 0.98),
         fused=device.type == "cuda",
     )
-    ema = training.Ema(model.parameters(), decay=0.997, warmup=0.1)
+    ema = training.Ema(model.parameters(), decay=args.ema, warmup=0.1)
     run = training.Run(args, rng, model, optimizer, ema)
     # The pool is not part of the checkpoint: after a resume it starts anew, with other scenes.
     seed = args.seed + 11 + run.step
     if not args.workers:
         pixels = 8 * 64 * 64
         pictures = source.Source(maker, tokenize, stages, random.Random(seed), pixels)
-    pool = latents.LatentPool(vae, device, args.pool, seed)
     half = training.HalfCopy(model) if args.half_copy else None
 
     def loss_of(size, text_length):
@@ -140,10 +148,18 @@ def main(arguments=None):
                 velocity = model(mixed, t, t5_ids, clip_ids, rows, columns)
         return n, ((velocity - (noise - picture)) ** 2).mean()
 
-    progress = run.progress()
-    while max([0, *map(pool.count, pool.items)]) < min(args.warm_pool, args.pool // 2):
-        pool.add(pictures.get(progress))
-    first = max(pool.items, key=pool.count)
+    def fill_pool():
+        while max([0, *map(pool.count, pool.items)]) < min(args.warm_pool, args.pool // 2):
+            pool.add(pictures.get(run.progress()))
+        return max(pool.items, key=pool.count)
+
+    def pick_size(stage):
+        enough = lambda size: pool.count(size) >= min(args.warm_pool, args.pool) / 8  # noqa: E731
+        while (size := stage.pick_size(rng, enough)) is None:
+            pool.add(pictures.get(run.progress()))
+        return size
+
+    first = fill_pool()
     if args.compile:
         computing = half.model if half else model
         compile_blocks(computing, lambda: loss_of(first, TEXT_LENGTHS[0])[1].backward())
@@ -152,14 +168,16 @@ def main(arguments=None):
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, "
           f"{pool.count(first)} latents; from here on training", flush=True)  # fmt: skip
 
+    next_vae = args.next_vae
     owed = 0.0  # tokens of new pictures that are due
     while run.going_on():
         progress = run.progress()
-        stage = curriculum.stage_at(stages, progress)
-        size = stage.pick_size(rng)
-        while pool.count(size) < 64:  # a size that a new stage brought
-            pool.add(pictures.get(progress))
-            size = stage.pick_size(rng)
+        if run.step % VAE_INTERVAL == 0 and next_vae and (next_vae / "config.json").exists():
+            print(f"{run.seconds():.0f} s, step {run.step}: now latents of {next_vae}", flush=True)
+            pool.change_vae(load_vae(next_vae, device))
+            args.vae, next_vae = next_vae, None
+            fill_pool()
+        size = pick_size(curriculum.stage_at(stages, progress))
         while owed > 0 and (batch := pictures.get(progress, wait=False)):
             pool.add(batch)
             owed -= batch.pictures.size / (3 * 16 * 16)
@@ -181,7 +199,7 @@ def main(arguments=None):
 
     pictures.close()
     run.save()
-    run.save_small(blocks=list(args.blocks))
+    run.save_small(blocks=list(args.blocks), vae=str(args.vae))
     print(f"{run.seen} samples in {run.step} steps; weights in {args.out / 'ema.safetensors'}")
 
 

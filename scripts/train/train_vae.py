@@ -9,6 +9,7 @@ pictures are all of the font, so that the VAE does not limit what the transforme
 """
 
 import math
+import multiprocessing
 import random
 from pathlib import Path
 
@@ -17,10 +18,11 @@ import torch
 from diffusers import AutoencoderKL
 
 from steadytrain import concepts, reconstruction, scenes, training
-from steadytrain.models import new_vae, to_tensor
+from steadytrain.models import new_vae
 
 CROP = 64
 LATENT_NOISE = 0.15
+DRAWN = 400  # crops that a process draws at a time
 SIZES = [(128, 128), (128, 128), (96, 96), (160, 128), (64, 64), (192, 192)]
 
 
@@ -39,6 +41,37 @@ def make_crops(maker, rng, n):
     return np.stack(crops[:n])
 
 
+def draw_pools(maker, seed, size, workers):
+    """`size` crops and a quarter as many whole pictures of 96 x 96; by `workers` processes, which
+    are forks: before CUDA is used."""
+
+    def draw(number):
+        rng = random.Random(f"{seed} {number}")
+        wholes = [np.asarray(maker.sample(rng, 96, 96)[1]) for _ in range(DRAWN // 4)]
+        return make_crops(maker, rng, DRAWN), np.stack(wholes)
+
+    numbers = range(-(-size // DRAWN))
+    if workers:
+        global _draw
+        _draw = draw
+        with multiprocessing.get_context("fork").Pool(workers) as pool:
+            drawn = pool.map(_draw_number, numbers, chunksize=1)
+    else:
+        drawn = [draw(number) for number in numbers]
+    return [torch.from_numpy(np.concatenate(parts)) for parts in zip(*drawn)]
+
+
+def _draw_number(number):
+    return _draw(number)
+
+
+def pick(pool, n):
+    """[n, 3, H, W] in -1 .. 1 of uint8 pictures [N, H, W, 3] on the device."""
+    chosen = torch.randint(len(pool), (n,), device=pool.device)
+    pictures = pool[chosen].permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.where(torch.rand(n, 1, 1, 1, device=pool.device) < 0.5, pictures, pictures.flip(-1))
+
+
 def latent_penalty(mean, log_variance):
     channel_mean, channel_std = mean.mean((0, 2, 3)), (mean.var((0, 2, 3)) + 1e-6).sqrt()
     unit = (channel_mean**2).mean() + ((channel_std - 1) ** 2).mean()
@@ -52,6 +85,7 @@ def main(arguments=None):
     parser.add_argument("--lr", type=float, default=1e-3, help="AdamW: biases, norms, first, last")
     parser.add_argument("--muon-lr", type=float, default=0.01, help="Muon: all other weights")
     parser.add_argument("--pool", type=int, default=8000, help="crops kept in memory")
+    parser.add_argument("--workers", type=int, default=0, help="processes that draw the crops")
     parser.add_argument("--batch", type=int, default=4, help="crops a step")
     parser.add_argument("--init", type=Path, help="folder of a VAE to start from")
     args = parser.parse_args(arguments)
@@ -59,15 +93,14 @@ def main(arguments=None):
     device = args.device
     things = concepts.load(args.words) if args.words else concepts.every_picture()
     maker = scenes.SceneMaker(things)
-    data_rng = random.Random(args.seed + 8)
-    crops = make_crops(maker, data_rng, args.pool)
-    wholes = np.stack(
-        [np.asarray(maker.sample(data_rng, 96, 96)[1]) for _ in range(max(1, args.pool // 4))]
-    )
+    pools = draw_pools(maker, args.seed + 8, args.pool, args.workers)
+    crops, wholes = (pool.to(device) for pool in pools)
     validation = reconstruction.validation_pictures(scenes.SceneMaker(concepts.load())).to(device)
 
     vae = AutoencoderKL.from_pretrained(args.init).float() if args.init else new_vae()
-    vae.to(device)
+    # A GPU has faster convolutions for this order.
+    layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+    vae.to(device, memory_format=layout)
     by_muon = {
         name
         for name, p in vae.named_parameters()
@@ -86,9 +119,7 @@ def main(arguments=None):
 
     while run.going_on():
         pool, batch = (crops, args.batch) if rng.random() < 0.75 else (wholes, args.batch // 2)
-        x = to_tensor(pool[[rng.randrange(len(pool)) for _ in range(batch)]]).to(device)
-        if rng.random() < 0.5:
-            x = x.flip(-1)
+        x = pick(pool, batch)
         with training.autocast(device):
             mean, log_variance = vae.encoder(x).chunk(2, 1)
             mean = mean.float()
@@ -113,7 +144,7 @@ def main(arguments=None):
     vae.register_to_config(
         scaling_factor=1 / latents.std().item(), shift_factor=latents.mean().item()
     )
-    vae.cpu().save_pretrained(args.out)
+    training.save_whole(vae.cpu(), args.out)
     print(f"PSNR {quality:.2f} dB on {len(validation)} held-out scenes; VAE in {args.out}")
 
 

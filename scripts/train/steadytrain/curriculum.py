@@ -12,8 +12,10 @@ class Stage:
     weights: list[float]  # how often each size, of steps (of equally many tokens)
     mix: Mix
 
-    def pick_size(self, rng):
-        return rng.choices(self.sizes, self.weights)[0]
+    def pick_size(self, rng, ready=lambda size: True):
+        """A size that is ready, or None."""
+        weights = [w if ready(size) else 0 for size, w in zip(self.sizes, self.weights)]
+        return rng.choices(self.sizes, weights)[0] if any(weights) else None
 
 
 def parse_sizes(text):
@@ -28,12 +30,12 @@ def parse_sizes(text):
 
 
 FULL = [
-    Stage(0.35, *parse_sizes("64"), SINGLES),
-    Stage(0.70, *parse_sizes("64:35,96:25,128:30,128x96:5,96x128:5"), Mix()),
+    Stage(0.2, *parse_sizes("64:80,96:10,128:10"), SINGLES),
+    Stage(0.65, *parse_sizes("64:30,96:25,128:35,128x96:5,96x128:5"), Mix()),
     Stage(
         1.0,
         *parse_sizes(
-            "64:30,96:20,128:25,128x96:4,96x128:4,144:2,192:3,256:3,"
+            "64:25,96:20,128:30,128x96:4,96x128:4,144:2,192:3,256:3,"
             "192x144:2,144x192:2,256x192:1,192x256:1,256x144:2,144x256:1"
         ),
         Mix(),

@@ -44,8 +44,12 @@ class LatentPool:
         """`limit`: items of each size, fewer of large pictures."""
         self.vae, self.device, self.limit = vae, device, limit
         self.rng = np.random.default_rng(seed)
-        self.upload = Upload(device)
+        self.upload, self.upload_index = Upload(device), Upload(device)
         self.items = {}
+
+    def change_vae(self, vae):
+        """From now on other latents; those that there were are forgotten."""
+        self.vae, self.items = vae, {}
 
     def count(self, size):
         return self.items[size].n if size in self.items else 0
@@ -79,9 +83,9 @@ class LatentPool:
         items = self.items[size]
         fitting = np.flatnonzero(items.lengths[: items.n] <= text_length)
         places = fitting[self.rng.integers(len(fitting), size=n)]
-        index = torch.from_numpy(places).to(self.device, non_blocking=True)
+        index = self.upload_index(places)
         return (
             items.tokens[index].float(),
             items.t5_ids[index, :text_length].long(),
-            items.clip_ids[index].long(),
+            items.clip_ids[index, :text_length].long(),
         )

@@ -136,7 +136,8 @@ def to_tensor(pictures):
 
 
 class Tokenize:
-    """Captions -> (T5's ids [n, 64], CLIP's [n, 77], T5's lengths [n]), as int16 arrays."""
+    """Captions -> (T5's ids [n, 64], CLIP's [n, 77], how many of both are not padding [n]), as
+    int16 arrays."""
 
     def __init__(self, clip_tokenizer, t5_tokenizer):
         self.clip_tokenizer, self.t5_tokenizer = clip_tokenizer, t5_tokenizer
@@ -145,7 +146,7 @@ class Tokenize:
         padded = dict(padding="max_length", truncation=True, return_tensors="np")
         t5 = self.t5_tokenizer(captions, max_length=T5_LENGTH, **padded)
         clip = self.clip_tokenizer(captions, max_length=CLIP_LENGTH, **padded)
-        lengths = t5.attention_mask.sum(1)
+        lengths = np.maximum(t5.attention_mask.sum(1), clip.attention_mask.sum(1))
         return t5.input_ids.astype(np.int16), clip.input_ids.astype(np.int16), lengths
 
 

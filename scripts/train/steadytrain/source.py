@@ -25,7 +25,7 @@ class Batch:
     pictures: np.ndarray  # uint8 [n, H, W, 3]
     t5_ids: np.ndarray  # int16 [n, 64]
     clip_ids: np.ndarray  # int16 [n, 77]
-    lengths: np.ndarray  # T5's tokens of each caption
+    lengths: np.ndarray  # tokens of each caption, of T5 or CLIP, whichever are more
 
 
 def vary(caption, rng):

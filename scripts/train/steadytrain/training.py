@@ -6,6 +6,7 @@ import json
 import math
 import os
 import random
+import shutil
 import time
 from pathlib import Path
 
@@ -41,6 +42,7 @@ def prepare(args):
     if args.device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
+        torch.backends.cuda.enable_cudnn_sdp(False)
     if not args.clock:
         args.clock = "processor" if args.device.type == "cpu" else "wall"
     torch.set_num_threads(args.threads)
@@ -59,6 +61,15 @@ def computes_in_bf16(device):
 
 def autocast(device):
     return torch.autocast(device.type, torch.bfloat16, enabled=computes_in_bf16(device))
+
+
+def save_whole(model, folder):
+    """As model.save_pretrained, but config.json is there only once the weights are."""
+    temporary = folder / "unfinished"
+    model.save_pretrained(temporary)
+    for file in sorted(temporary.iterdir(), key=lambda file: file.name == "config.json"):
+        os.replace(file, folder / file.name)
+    shutil.rmtree(temporary)
 
 
 class HalfCopy:
@@ -100,32 +111,39 @@ class Ema:
             parameter.data, self.averages[i] = self.averages[i], parameter.data
 
 
-def orthogonalize(matrix):
-    """Newton-Schulz iteration: nearly the orthogonal factor of `matrix`."""
-    x = matrix.bfloat16() if computes_in_bf16(matrix.device) else matrix
-    wide = x if x.shape[0] <= x.shape[1] else x.T
-    wide = wide / (wide.norm() + 1e-7)
+def orthogonalize(matrices):
+    """Newton-Schulz iteration on [n, rows, columns]: nearly their orthogonal factors."""
+    x = matrices.bfloat16() if computes_in_bf16(matrices.device) else matrices
+    wide = x if x.shape[1] <= x.shape[2] else x.mT
+    wide = wide / (wide.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(5):
-        gram = wide @ wide.T
+        gram = wide @ wide.mT
         wide = 3.4445 * wide + (-4.775 * gram + 2.0315 * (gram @ gram)) @ wide
-    return (wide if x.shape[0] <= x.shape[1] else wide.T).float()
+    return (wide if x.shape[1] <= x.shape[2] else wide.mT).float()
 
 
 class Muon:
-    """Momentum whose update is orthogonalised; for weights of two or more dimensions."""
+    """Momentum whose update is orthogonalised; for weights of two or more dimensions. Those of one
+    shape go together."""
 
     def __init__(self, parameters, lr, momentum=0.95):
         self.parameters, self.lr, self.momentum = list(parameters), lr, momentum
         self.buffers = [torch.zeros_like(p) for p in self.parameters]
+        self.groups = {}
+        for number, parameter in enumerate(self.parameters):
+            self.groups.setdefault(parameter.flatten(1).shape, []).append(number)
 
     @torch.no_grad()
     def step(self, scale):
-        for parameter, buffer in zip(self.parameters, self.buffers):
-            buffer.lerp_(parameter.grad, 1 - self.momentum)
-            update = parameter.grad.lerp(buffer, self.momentum).flatten(1)
-            gain = math.sqrt(max(1, update.shape[0] / update.shape[1]))
-            update = orthogonalize(update).view_as(parameter)
-            parameter.add_(update, alpha=-self.lr * scale * gain)
+        gradients = [p.grad for p in self.parameters]
+        torch._foreach_lerp_(self.buffers, gradients, 1 - self.momentum)
+        updates = torch._foreach_lerp(gradients, self.buffers, self.momentum)
+        for (rows, columns), numbers in self.groups.items():
+            together = orthogonalize(torch.stack([updates[i].flatten(1) for i in numbers]))
+            factor = -self.lr * scale * math.sqrt(max(1, rows / columns))
+            parameters = [self.parameters[i].data for i in numbers]
+            changes = [u.view_as(p) for u, p in zip(together, parameters)]
+            torch._foreach_add_(parameters, changes, alpha=factor)
 
 
 class Run:

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "pipeline/out_of_memory.h"
+#include "pipeline/phase_weights.h"
 #include "pipeline/phases.h"
 #include "pipeline/saved_tensors.h"
 
@@ -26,6 +27,7 @@ void encode_missing(const FluxModel& model, const Chunk& chunk, PhaseRunner& run
   auto missing = chunk.texts();
   std::erase_if(missing, [&](std::size_t i) { return embeddings[i].defined(); });
   if (missing.empty() && chunk.redux_images.empty()) return;
+  const auto read_ahead = read_ahead_while_encoding(model, runner.plan());
   Encoded encoded{std::exchange(embeddings, {}), {}};
   runner.run("encode",
              encode_steps(model, static_cast<std::int64_t>(missing.size()),

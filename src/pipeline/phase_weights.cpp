@@ -3,6 +3,8 @@
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
+#include <limits>
+
 #include "image_encoder/redux_image_encoder.h"
 #include "image_encoder/siglip_vision_model.h"
 #include "steadyflux/error.h"
@@ -80,6 +82,23 @@ std::unique_ptr<StreamedWeights> open_weights(const PhaseContext& context,
   options.copy = !plan.mapped;
   load_slots(checkpoint, fixed, options);
   return std::make_unique<StreamedWeights>(units, checkpoint, options, plan);
+}
+
+std::unique_ptr<ReadAhead> read_ahead_while_encoding(const FluxModel& model, const Plan& plan) {
+  const auto& encode = plan.phase("encode");
+  std::vector<ReadAhead::Source> sources;
+  const auto add = [&](const PhasePlan& phase, const WeightsSource& source, std::int64_t most) {
+    for (const auto& weights : phase.weights) {
+      if (weights.component != source.name || weights.count(UnitPlace::kDisk) > 0) continue;
+      sources.push_back({source.open(model), most});
+      return true;
+    }
+    return false;
+  };
+  constexpr auto kAll = std::numeric_limits<std::int64_t>::max();
+  if (!add(encode, t5_source(), kAll)) return nullptr;
+  add(plan.phase("denoise"), transformer_source(), plan.budget.ram - encode.ram_peak_bytes);
+  return std::make_unique<ReadAhead>(sources);
 }
 
 void expect_finite(const PhaseContext& context, const at::Tensor& values,

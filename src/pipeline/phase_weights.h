@@ -12,6 +12,7 @@
 #include "nn/load.h"
 #include "pipeline/phases.h"
 #include "residency/streamed_weights.h"
+#include "weights/read_ahead.h"
 
 namespace steadyflux {
 
@@ -59,6 +60,10 @@ std::unique_ptr<StreamedWeights> open_weights(const PhaseContext& context,
                                               const std::vector<TensorSlot>& fixed,
                                               const std::vector<WeightUnit>& units,
                                               const WeightsPlan& plan);
+
+// Reads what the plan has in place of T5 and then of the transformer from the disk ahead, as far as
+// RAM has room for it beside encoding. Null where there is none, or T5 itself is streamed.
+std::unique_ptr<ReadAhead> read_ahead_while_encoding(const FluxModel& model, const Plan& plan);
 
 // NaN and infinity spread to the whole picture, which would be black: better to say where they
 // began. Throws Error{kBadInput}.

@@ -97,20 +97,29 @@ def main():
             if args.device == "cpu":
                 call(train_vae.main, *train)
             else:
-                start_script(train_vae, *train)
+                start_script(train_vae, *train, beside="beside: ")
                 beside = ["--next-vae", next_vae]
         if not beside:
             vae = next_vae
 
-    kept = [transformer / name for name in ("checkpoint.pt", "ema.safetensors")]
-    resume = ["--resume"] if any(file.exists() for file in kept) else []
-    sitting = max(0.1, left())
-    call(
-        train_transformer.main, *common, *words, *resume, "--vae", vae, *beside,
-        "--out", transformer,
-        "--minutes", args.total_minutes or sitting, "--stop-after", sitting,
-        "--save-every", 2 if args.device == "cuda" else 10, *args.options,
-    )  # fmt: skip
+    def transformer_options():
+        kept = [transformer / name for name in ("checkpoint.pt", "ema.safetensors")]
+        resume = ["--resume"] if any(file.exists() for file in kept) else []
+        sitting = max(0.1, left())
+        return [
+            *common, *words, *resume, "--vae", vae, *beside, "--out", transformer,
+            "--minutes", args.total_minutes or sitting, "--stop-after", sitting,
+            "--save-every", 2 if args.device == "cuda" else 10,
+        ]  # fmt: skip
+
+    if args.device == "cpu":
+        call(train_transformer.main, *transformer_options(), *args.options)
+    else:
+        for options in plainer_and_plainer(args.options):
+            if start_script(train_transformer, *transformer_options(), *options).wait() == 0:
+                break
+        else:
+            raise SystemExit("the transformer's training failed however it was tried")
 
     pipeline = args.out / "pipeline"
     shutil.rmtree(pipeline, ignore_errors=True)
@@ -135,9 +144,20 @@ def call(function, *arguments):
     function([str(argument) for argument in arguments])
 
 
-def start_script(module, *arguments):
-    print(f"== beside: {module.__name__} {' '.join(map(str, arguments))}", flush=True)
-    subprocess.Popen([sys.executable, module.__file__, *map(str, arguments)])
+def start_script(module, *arguments, beside=""):
+    """In a process of its own: what goes wrong on a GPU ends there."""
+    print(f"== {beside}{module.__name__} {' '.join(map(str, arguments))}", flush=True)
+    return subprocess.Popen([sys.executable, module.__file__, *map(str, arguments)])
+
+
+def plainer_and_plainer(options):
+    """As asked, then without what a driver or a library may fail at."""
+    yield options
+    uncompiled = [option for option in options if option != "--compile"]
+    if uncompiled != options:
+        yield uncompiled
+    yield [*uncompiled, "--plain-attention"]
+    yield [*uncompiled, "--plain-attention", "--no-half-copy"]
 
 
 if __name__ == "__main__":

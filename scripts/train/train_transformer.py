@@ -60,6 +60,8 @@ def parse_arguments(arguments):
                         )  # fmt: skip
     parser.add_argument("--half-copy", action=argparse.BooleanOptionalAction,
                         help="compute with a copy in bf16 (default: on a GPU)")  # fmt: skip
+    parser.add_argument("--plain-attention", action="store_true",
+                        help="without fused kernels for attention on a GPU")  # fmt: skip
     parser.add_argument("--compile", action="store_true", help="compile the transformer's blocks")
     return parser.parse_args(arguments)
 
@@ -102,6 +104,9 @@ def main(arguments=None):
     rng = training.prepare(args)
     set_defaults(args)
     device = args.device
+    if args.plain_attention:
+        torch.backends.cuda.enable_flash_sdp(False)
+        torch.backends.cuda.enable_mem_efficient_sdp(False)
     if args.sizes:
         mix = scenes.SINGLES if args.mix == "singles" else scenes.Mix()
         stages = [curriculum.Stage(1.0, *curriculum.parse_sizes(args.sizes), mix)]

@@ -216,15 +216,4 @@ bool fits(const PhasePlan& phase, const Budget& budget);
 // times as fast.
 std::int64_t traffic(const Plan& plan);
 
-// When a plan does not fit. The smallest budget of the device and of RAM, each with the other as it
-// is (0: no amount of it would do); the largest width and height of the same aspect that fit.
-struct Alternatives {
-  std::int64_t vram = 0;
-  std::int64_t ram = 0;
-  std::int64_t width = 0;
-  std::int64_t height = 0;
-};
-Alternatives find_alternatives(const FluxModel& model, const Workload& workload,
-                               const Budget& budget, const PlanOptions& options = {});
-
 }  // namespace steadyflux

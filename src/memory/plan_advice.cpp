@@ -15,6 +15,55 @@ constexpr std::int64_t kMiB = std::int64_t{1} << 20;
 constexpr std::int64_t kGiB = std::int64_t{1} << 30;
 constexpr std::int64_t kPlenty = std::int64_t{1} << 45;  // 32 TiB
 
+// The smallest value in (low, high] that fits; high does, and whatever is above one that does.
+template <typename Fits>
+std::int64_t smallest(std::int64_t low, std::int64_t high, std::int64_t precision, Fits fits) {
+  while (high - low > precision) {
+    const auto middle = low + (high - low) / 2;
+    (fits(middle) ? high : low) = middle;
+  }
+  return high;
+}
+
+Alternatives find_alternatives(const FluxModel& model, const Workload& workload,
+                               const Budget& budget, const PlanOptions& options) {
+  const auto with = [&](std::int64_t Budget::*member, std::int64_t bytes) {
+    auto changed = budget;
+    changed.*member = bytes;
+    return make_plan(model, workload, changed, options).fits;
+  };
+  Alternatives result;
+  const auto least = [&](std::int64_t Budget::*member) -> std::int64_t {
+    if (!with(member, kPlenty)) return 0;
+    const auto bytes =
+        smallest(0, kPlenty, kMiB / 4, [&](std::int64_t value) { return with(member, value); });
+    return (bytes + kMiB - 1) / kMiB * kMiB;
+  };
+  if (budget.has_device) result.vram = least(&Budget::vram);
+  result.ram = least(&Budget::ram);
+  // Sizes of the same aspect, in steps of the smallest the model has.
+  const auto multiple = 2 * model.vae.scale_factor();
+  const auto sized = [&](std::int64_t longer) {
+    const auto side = std::max(workload.width, workload.height);
+    const auto scaled = [&](std::int64_t length) {
+      return std::max(length * longer / side / multiple * multiple, multiple);
+    };
+    auto smaller = workload;
+    smaller.width = scaled(workload.width);
+    smaller.height = scaled(workload.height);
+    return smaller;
+  };
+  for (auto longer = std::max(workload.width, workload.height); longer >= multiple;
+       longer -= multiple) {
+    const auto candidate = sized(longer);
+    if (!make_plan(model, candidate, budget, options).fits) continue;
+    result.width = candidate.width;
+    result.height = candidate.height;
+    break;
+  }
+  return result;
+}
+
 std::string at_least(std::int64_t bytes) {
   const bool large = bytes >= kGiB;
   const std::int64_t unit = large ? kGiB : kMiB;

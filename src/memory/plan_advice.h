@@ -8,6 +8,15 @@
 
 namespace steadyflux {
 
+// The smallest budget of the device and of RAM, each with the other as it is (0: no amount of it
+// would do); the largest width and height of the same aspect that fit.
+struct Alternatives {
+  std::int64_t vram = 0;
+  std::int64_t ram = 0;
+  std::int64_t width = 0;
+  std::int64_t height = 0;
+};
+
 // What to do if a plan does not fit. Sizes as they have to be asked for.
 struct Remedies {
   Alternatives alone;  // each budget while the other stays, and the largest picture

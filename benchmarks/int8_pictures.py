@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from step_cache import psnr
 
-WORDS = Path(__file__).resolve().parent.parent / "scripts/train/words.txt"
+WORDS = Path(__file__).resolve().parent.parent / "models/emoji/words.txt"
 FORMS = ["a {}", "a {} on a blue background", "a purple {}", "three {}s"]
 
 

@@ -54,7 +54,7 @@ class Prompts:
         sys.path.insert(0, str(ROOT / "scripts/train"))
         from steadytrain import concepts, evaluation, paths, scenes
 
-        maker = scenes.SceneMaker(concepts.load(paths.WORDS), grid=16)
+        maker = scenes.SceneMaker(concepts.load(paths.WORDS))
         self.recogniser = evaluation.Recogniser(maker)
         groups = evaluation.make_items(maker, args.size, args.limit, args.seed)
         self.items = [(item.prompt, item) for items in groups.values() for item in items]

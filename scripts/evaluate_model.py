@@ -10,8 +10,7 @@
 
 Needs the training data (scripts/train/fetch_data.sh, extract_pictures.py) to compare with, and the
 packages of scripts/train/requirements.txt. Prompts and seeds are fixed by --seed. Which things the
-model can draw, MODEL/words.txt says; where that is missing they are those of models/emoji, which
-also has things at other places (--grid 16).
+model can draw, MODEL/words.txt says.
 """
 
 import argparse
@@ -28,7 +27,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts/train"))
 
-from steadytrain import concepts, evaluation, paths, scenes  # noqa: E402
+from steadytrain import concepts, evaluation, scenes  # noqa: E402
 
 COLUMNS = ["thing", "all", "color", "background"]
 
@@ -120,9 +119,6 @@ def parse_arguments(arguments):
     way.add_argument("--diffusers", action="store_true", help="draw with diffusers instead")
     way.add_argument("--originals", action="store_true", help="score the true pictures instead")
     parser.add_argument("--words", type=Path, help="the list of things (default: the model's)")
-    parser.add_argument("--grid", type=int, choices=[8, 16],
-                        help="pixels between places of things (default: as the words, the model's)"
-                        )  # fmt: skip
     parser.add_argument("--sizes", type=parse_size, nargs="+", help="such as 64 or 128x96",
                         default=[(64, 64), (96, 96), (128, 128)])  # fmt: skip
     parser.add_argument("--groups", nargs="+", help="only these groups (rows of the table)")
@@ -142,17 +138,13 @@ def parse_arguments(arguments):
     parser.add_argument("--json", type=Path, help="write the scores here")
     parser.add_argument("--pictures", type=Path, help="keep a sheet of each group in this folder")
     args = parser.parse_args(arguments)
-    own = args.model / "words.txt"
-    if not args.words:
-        args.words = own if own.exists() else paths.WORDS
-    if not args.grid:
-        args.grid = 8 if own.exists() else 16
+    args.words = args.words or args.model / "words.txt"
     return args
 
 
 def main(arguments=None):
     args = parse_arguments(arguments)
-    maker = scenes.SceneMaker(concepts.load(args.words), grid=args.grid)
+    maker = scenes.SceneMaker(concepts.load(args.words))
     recogniser = evaluation.Recogniser(maker)
     if args.originals:
         draw = lambda items, size: (  # noqa: E731

@@ -44,7 +44,7 @@ def parse_arguments():
                         )  # fmt: skip
     parser.add_argument("--device", default="auto", help="cpu, cuda, or what there is (auto)")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--vae", type=Path, default=paths.HOME / "checkpoints/vae")
+    parser.add_argument("--vae", type=Path, default=paths.BUNDLED / "vae")
     parser.add_argument("--vae-minutes", type=float, default=0,
                         help="go on training the VAE for so long: first on a CPU; on a GPU beside the "
                         "transformer, which then goes on with its latents")  # fmt: skip

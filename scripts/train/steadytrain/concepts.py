@@ -1,7 +1,7 @@
 """The things the model can draw: names, synonyms and their pictures.
 
 concepts.txt lists all curated things, `CLDR name=word|synonym|...`; a file of words, one a line,
-picks some by their first word (words.txt: those of models/emoji). Their order in concepts.txt
+picks some by their first word (models/emoji/words.txt: its own). Their order in concepts.txt
 numbers them, and the numbers decide which combinations are held out of training
 (scenes.is_held_out): append to concepts.txt, do not reorder it while weights trained with it are in
 use.

@@ -11,7 +11,8 @@ CLDR = WORK / "data/usr/share/unicode/cldr/common"
 PICTURES = WORK / "pictures"  # one PNG a glyph and index.json
 TOKENIZERS = WORK / "tokenizers"  # clip/ and t5/
 CONCEPTS = HOME / "concepts.txt"
-WORDS = HOME / "words.txt"  # of models/emoji
+BUNDLED = HOME.parents[1] / "models/emoji"
+WORDS = BUNDLED / "words.txt"  # the things it can draw
 
 
 def need(path, script):

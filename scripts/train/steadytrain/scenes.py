@@ -15,6 +15,7 @@ from .pictures import (
 )  # fmt: skip
 
 SIDE_STEP = 16
+PLACE_STEP = 8
 WHITE = (255, 255, 255)
 PASTELS = [WHITE] * 10 + [
     (253, 236, 236), (255, 246, 224), (233, 247, 233), (228, 240, 253), (242, 233, 252),
@@ -58,14 +59,11 @@ def _side(value):
 
 
 class Layouts:
-    """Where things are: lists of (x, y, side). Sides are multiples of 16 pixels, places of `grid`:
-    8, a cell of the latents, centres things of every side; models/emoji was trained with 16."""
-
-    def __init__(self, grid=8):
-        self.grid = grid
+    """Where things are: lists of (x, y, side). Sides are multiples of 16 pixels, places of 8, a cell
+    of the latents, which centres things of every side."""
 
     def _snap(self, value):
-        return int(value) // self.grid * self.grid
+        return int(value) // PLACE_STEP * PLACE_STEP
 
     def single(self, width, height, size=""):
         shorter = min(width, height)
@@ -111,9 +109,9 @@ class Layouts:
 class SceneMaker:
     """Draws scenes from a random.Random: the same generator state gives the same scenes."""
 
-    def __init__(self, concepts, mix=None, grid=8):
+    def __init__(self, concepts, mix=None):
         self.concepts = concepts
-        self.layouts = Layouts(grid)
+        self.layouts = Layouts()
         self.mix = mix or Mix()
         self.artist = Artist(concepts)
         self._phrases = {word for concept in concepts for word in concept.synonyms}

@@ -38,7 +38,7 @@ TEST_F(MakePlanInputs, LimitsThatWereAskedForAreWholeLimits) {
   EXPECT_LE(found.budget.ram, 16 * kGiB);
   EXPECT_GT(found.budget.ram, 15 * kGiB);
   EXPECT_GE(found.budget.ram_base, kCudaHostBytes);
-  EXPECT_EQ(found.budget.device_context, kCudaContextBytes);
+  EXPECT_EQ(found.budget.device_context, kCudaBytes);
   EXPECT_EQ(found.title.device, "cuda:1");
   EXPECT_NE(found.title.vram_reason.find("--max-vram 8.00 GiB"), std::string::npos);
 }

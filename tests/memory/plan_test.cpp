@@ -32,7 +32,7 @@ Budget card(std::int64_t vram, std::int64_t ram) {
           .vram = vram,
           .ram = ram,
           .ram_base = 128 * kMiB + kCudaHostBytes,
-          .device_context = kCudaContextBytes};
+          .device_context = kCudaBytes};
 }
 
 Budget cpu(std::int64_t ram) { return {.ram = ram, .ram_base = 128 * kMiB}; }

@@ -118,7 +118,6 @@ def main(arguments=None):
     if args.workers:  # before CUDA is used
         pictures = source.WorkerSource(maker, tokenize, stages, args.seed, args.workers)
 
-    pool = latents.LatentPool(load_vae(args.vae, device), device, args.pool, args.seed + 11)
     model = models.TextToLatents(*args.blocks)
     if args.init and not args.resume:
         model.load_pipeline(args.init, *tokenizers)
@@ -138,6 +137,7 @@ def main(arguments=None):
     if not args.workers:
         pixels = 8 * 64 * 64
         pictures = source.Source(maker, tokenize, stages, random.Random(seed), pixels)
+    pool = latents.LatentPool(load_vae(args.vae, device), device, args.pool, seed)
     half = training.HalfCopy(model) if args.half_copy else None
 
     def loss_of(size, text_length):

@@ -18,7 +18,7 @@ import torch
 from diffusers import AutoencoderKL
 
 from steadytrain import concepts, reconstruction, scenes, training
-from steadytrain.models import new_vae
+from steadytrain.models import new_vae, to_tensor
 
 CROP = 64
 LATENT_NOISE = 0.15
@@ -68,7 +68,7 @@ def _draw_number(number):
 def pick(pool, n):
     """[n, 3, H, W] in -1 .. 1 of uint8 pictures [N, H, W, 3] on the device."""
     chosen = torch.randint(len(pool), (n,), device=pool.device)
-    pictures = pool[chosen].permute(0, 3, 1, 2).float() / 127.5 - 1
+    pictures = to_tensor(pool[chosen])
     return torch.where(torch.rand(n, 1, 1, 1, device=pool.device) < 0.5, pictures, pictures.flip(-1))
 
 

@@ -6,7 +6,6 @@
 #include <c10/core/InferenceMode.h>
 #include <c10/core/StreamGuard.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
-#include <sys/mman.h>
 
 #include <algorithm>
 #include <atomic>
@@ -25,6 +24,7 @@
 #include "nn/pinned_copy.h"
 #include "residency/unit_layout.h"
 #include "steadyflux/error.h"
+#include "weights/read_ahead.h"
 
 namespace steadyflux {
 namespace {
@@ -35,14 +35,9 @@ constexpr std::size_t kReadAhead = 2;  // units of a mapped file that the kernel
 
 struct Stopped {};  // thrown in the loading thread when its work is not wanted any more
 
-// Tells the kernel that the pages of a mapped unit are wanted soon.
-void will_need(const UnitLayout& layout) {
+void unit_will_be_needed(const UnitLayout& layout) {
   for (const auto& tensor : layout.tensors) {
-    for (const auto& piece : tensor.pieces) {
-      const auto begin = reinterpret_cast<std::uintptr_t>(piece.view.data) / kPage * kPage;
-      const auto end = reinterpret_cast<std::uintptr_t>(piece.view.data) + piece.view.nbytes;
-      ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_WILLNEED);
-    }
+    for (const auto& piece : tensor.pieces) will_need({piece.view.data, piece.view.nbytes});
   }
 }
 
@@ -421,7 +416,7 @@ void StreamedWeights::bind(std::size_t unit) {
   if (s.plan.mapped) {
     if (s.first_mapped_pass) {
       const auto last = std::min(unit + kReadAhead, s.layouts.size() - 1);
-      for (std::size_t i = unit == 0 ? 0 : last; i <= last; ++i) will_need(s.layouts[i]);
+      for (std::size_t i = unit == 0 ? 0 : last; i <= last; ++i) unit_will_be_needed(s.layouts[i]);
       if (unit + 1 == s.layouts.size()) s.first_mapped_pass = false;
     }
     return;

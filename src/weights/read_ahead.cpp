@@ -24,6 +24,14 @@ const std::byte* page_of(const std::byte* address) {
 
 }  // namespace
 
+void will_need(std::span<const std::byte> mapped) {
+  const auto* end = mapped.data() + mapped.size();
+  for (const auto* at = page_of(mapped.data()); at < end; at += kAsk) {
+    const auto size = std::min(kAsk, static_cast<std::size_t>(end - at));
+    ::madvise(const_cast<std::byte*>(at), size, MADV_WILLNEED);
+  }
+}
+
 double share_in_page_cache(std::span<const std::byte> mapped) {
   const auto* begin = page_of(mapped.data());
   const auto size = static_cast<std::size_t>(mapped.data() + mapped.size() - begin);
@@ -100,13 +108,9 @@ void ReadAhead::run() noexcept {
 // False if it was told to stop.
 bool ReadAhead::bring(const std::byte* begin, std::size_t size) {
   const auto stopped = [this] { return stop_; };
-  bool asked = false;
   for (int i = 0; i < kMostPauses; ++i) {
     if (share_in_page_cache({begin, size}) == 1) break;
-    for (std::size_t at = 0; !asked && at < size; at += kAsk) {
-      ::madvise(const_cast<std::byte*>(begin) + at, std::min(kAsk, size - at), MADV_WILLNEED);
-    }
-    asked = true;
+    if (i == 0) will_need({begin, size});
     std::unique_lock lock(mutex_);
     if (wake_.wait_for(lock, kPause, stopped)) return false;
   }

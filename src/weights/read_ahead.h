@@ -47,6 +47,9 @@ class ReadAhead {
   std::thread thread_;
 };
 
+// Tells the kernel that these bytes of a mapped file are wanted soon; returns at once.
+void will_need(std::span<const std::byte> mapped);
+
 // The share of these bytes, from 0 to 1, that the page cache holds.
 double share_in_page_cache(std::span<const std::byte> mapped);
 

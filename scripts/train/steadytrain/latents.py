@@ -58,8 +58,7 @@ class LatentPool:
     def add(self, batch):
         pixels = self.upload(batch.pictures)
         with training.autocast(self.device):
-            pixels = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
-            latents = reconstruction.latent_mean(self.vae, pixels).float()
+            latents = reconstruction.latent_mean(self.vae, models.to_tensor(pixels)).float()
         config = self.vae.config
         packed = models.pack((latents - config.shift_factor) * config.scaling_factor).half()
         n, tokens = packed.shape[:2]

@@ -131,8 +131,8 @@ def image_ids(rows, columns):
 
 
 def to_tensor(pictures):
-    """Pictures as uint8 arrays [B, H, W, 3] -> [B, 3, H, W] in -1 .. 1."""
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+    """Pictures as uint8 [B, H, W, 3], an array or a tensor -> [B, 3, H, W] in -1 .. 1."""
+    return torch.as_tensor(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 class Tokenize:

@@ -195,11 +195,14 @@ class QuantizeTest(CliTest):
         first = subprocess.Popen([PROGRAM, *map(str, arguments)], cwd=self.folder,
                                  env=environment(), stderr=subprocess.PIPE)
         deadline = time.monotonic() + 60
-        while not any(name.endswith(".tmp") for name in self.files()):
+        # With bytes in it: before its first byte it may not be locked yet, and an unlocked one is
+        # anybody's to remove.
+        while not (written := [file.name for file in self.folder.glob(".*.tmp")
+                               if file.stat().st_size > 0]):
             self.assertLess(time.monotonic(), deadline)
             self.assertIsNone(first.poll())
             time.sleep(0.001)
-        [temporary] = [name for name in self.files() if name.endswith(".tmp")]
+        [temporary] = written
         self.assertTrue(temporary.startswith(".steadyflux-quantize-"), temporary)
         first.send_signal(signal.SIGSTOP)  # so that the second comes in time
         try:

@@ -152,12 +152,9 @@ def start_script(module, *arguments, beside=""):
 
 def plainer_and_plainer(options):
     """As asked, then without what a driver or a library may fail at."""
-    yield options
-    uncompiled = [option for option in options if option != "--compile"]
-    if uncompiled != options:
-        yield uncompiled
-    yield [*uncompiled, "--plain-attention"]
-    yield [*uncompiled, "--plain-attention", "--no-half-copy"]
+    for plainer in ([], ["--no-record"], ["--plain-attention"], ["--no-half-copy"]):
+        options = [*options, *plainer]
+        yield options
 
 
 if __name__ == "__main__":

@@ -16,18 +16,20 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL
 
-from steadytrain import concepts, curriculum, latents, models, scenes, source, training
+from steadytrain import (
+    concepts, curriculum, graphs, latents, models, scenes, source, training,
+)  # fmt: skip
 
 TEXT_LENGTHS = [20] * 55 + [32] * 15 + [64] * 30
 VAE_INTERVAL = 50  # steps between looks for --next-vae
 
 
-def noise_levels(n, shift, device):
-    """80 % logit-normal(0.4, 1), 15 % uniform, 5 % pure noise; then shifted. [n] in 0 .. 1"""
-    t = torch.sigmoid(torch.randn(n, device=device) + 0.4)
-    kind = torch.rand(n, device=device)
-    t = torch.where(kind < 0.15, torch.rand(n, device=device), t)
-    t = torch.where(kind > 0.95, torch.ones_like(t), t)
+def noise_levels(normal, uniform, shift):
+    """80 % logit-normal(0.4, 1), 15 % uniform, 5 % pure noise; then shifted. [n] in 0 .. 1, of
+    random numbers [n] and [2, n]"""
+    t, kind = torch.sigmoid(normal + 0.4), uniform[0]
+    t = torch.where(kind < 0.15, uniform[1], t)
+    t = t.masked_fill(kind > 0.95, 1.0)
     return shift * t / (1 + (shift - 1) * t)
 
 
@@ -47,7 +49,8 @@ def parse_arguments(arguments):
     parser.add_argument("--floor", type=float, default=0.0, help="last learning rate / lr")
     parser.add_argument("--shift", type=float, default=3.0, help="of the noise levels")
     parser.add_argument("--batch-tokens", type=int,
-                        help="of picture and text in a step (CPU 900, GPU 32768)")  # fmt: skip
+                        help="of picture and text in a step (CPU 900, GPU 32768, not recorded "
+                        "65536)")  # fmt: skip
     parser.add_argument("--pool", type=int,
                         help="latents kept of each size (CPU 12000, GPU 200000)")  # fmt: skip
     parser.add_argument("--warm-pool", type=int,
@@ -60,9 +63,10 @@ def parse_arguments(arguments):
                         )  # fmt: skip
     parser.add_argument("--half-copy", action=argparse.BooleanOptionalAction,
                         help="compute with a copy in bf16 (default: on a GPU)")  # fmt: skip
+    parser.add_argument("--record", action=argparse.BooleanOptionalAction, default=True,
+                        help="steps as CUDA graphs on a GPU (with --half-copy)")  # fmt: skip
     parser.add_argument("--plain-attention", action="store_true",
                         help="without fused kernels for attention on a GPU")  # fmt: skip
-    parser.add_argument("--compile", action="store_true", help="compile the transformer's blocks")
     return parser.parse_args(arguments)
 
 
@@ -73,12 +77,14 @@ def load_vae(folder, device):
 def set_defaults(args):
     """Those that depend on the device."""
     gpu = args.device.type == "cuda"
+    if args.half_copy is None:
+        args.half_copy = gpu
+    args.record = args.record and gpu and args.half_copy
     defaults = dict(
-        batch_tokens=32768 if gpu else 900,
+        batch_tokens=(32768 if args.record else 65536) if gpu else 900,
         ema=0.999 if gpu else 0.997,
         pool=200000 if gpu else 12000,
         warm_pool=16384 if gpu else 3200,
-        half_copy=gpu,
         workers=max(1, len(os.sched_getaffinity(0)) - 1) if gpu else 0,
     )
     for name, value in defaults.items():
@@ -86,17 +92,45 @@ def set_defaults(args):
             setattr(args, name, value)
 
 
-def compile_blocks(model, first_step):
-    """Compiles every kind of block once, for all shapes, and tries it; without, if that fails."""
-    model.transformer.compile_repeated_blocks(dynamic=True)
-    try:
-        first_step()
-    except Exception as error:  # whatever the compiler stumbles over, training can go on
-        print(f"not compiled: {type(error).__name__}: {str(error).splitlines()[:1]}", flush=True)
-        torch.compiler.reset()
-        for module in model.transformer.modules():
-            module._compiled_call_impl = None
-    model.zero_grad()
+class GradientStep:
+    """Gradients of the model for pictures of one size and captions up to one length."""
+
+    def __init__(self, training_model, pool, size, text_length, options):
+        self.model, self.pool = training_model, pool
+        self.size, self.text_length, self.shift = size, text_length, options.shift
+        self.columns, self.rows = size[0] // 16, size[1] // 16
+        tokens, device = self.columns * self.rows, options.device
+        self.n = max(4, options.batch_tokens // (tokens + text_length))
+        self.index = torch.zeros(self.n, dtype=torch.long, device=device)
+        self.noise = torch.zeros(self.n, tokens, 64, device=device)
+        self.normal = torch.zeros(self.n, device=device)
+        self.uniform = torch.zeros(2, self.n, device=device)
+        self.loss = torch.zeros((), device=device)
+        self.compute = graphs.Recorded(self._compute, options.device, options.record)
+        self.checked = False
+
+    def __call__(self):
+        """Leaves the gradients in the model; the loss, a tensor that the next call changes."""
+        self.pool.choose(self.size, self.text_length, self.index)
+        for numbers in (self.noise, self.normal):
+            numbers.normal_()
+        self.uniform.uniform_()
+        if not self.checked:
+            results = [self.loss, *(p.grad for p in self.model.parameters)]
+            graphs.check(self.compute, results, f"step of {self.size}")
+            self.checked = True
+        self.compute()
+        return self.loss
+
+    def _compute(self):
+        picture, t5_ids, clip_ids = self.pool.take(self.size, self.text_length, self.index)
+        t = noise_levels(self.normal, self.uniform, self.shift)
+        mixed = torch.lerp(picture, self.noise, t[:, None, None])
+        velocity = self.model(mixed, t, t5_ids, clip_ids, self.rows, self.columns)
+        loss = ((velocity - (self.noise - picture)) ** 2).mean()
+        loss.backward()
+        self.model.take_gradients()
+        self.loss.copy_(loss.detach())
 
 
 def main(arguments=None):
@@ -104,6 +138,8 @@ def main(arguments=None):
     rng = training.prepare(args)
     set_defaults(args)
     device = args.device
+    models.rotate_quickly()
+    torch.backends.cudnn.benchmark = False  # too many shapes of pictures to try every kernel
     if args.plain_attention:
         torch.backends.cuda.enable_flash_sdp(False)
         torch.backends.cuda.enable_mem_efficient_sdp(False)
@@ -129,29 +165,35 @@ def main(arguments=None):
         lr=args.lr,
         betas=(0.9, 0.98),
         fused=device.type == "cuda",
+        capturable=args.record,
     )
     ema = training.Ema(model.parameters(), decay=args.ema, warmup=0.1)
     run = training.Run(args, rng, model, optimizer, ema)
+    run.about = dict(blocks=list(args.blocks), vae=str(args.vae))
     # The pool is not part of the checkpoint: after a resume it starts anew, with other scenes.
     seed = args.seed + 11 + run.step
     if not args.workers:
         pixels = 8 * 64 * 64
         pictures = source.Source(maker, tokenize, stages, random.Random(seed), pixels)
-    pool = latents.LatentPool(load_vae(args.vae, device), device, args.pool, seed)
-    half = training.HalfCopy(model) if args.half_copy else None
+    if args.record:
+        for group in optimizer.param_groups:
+            group["lr"] = torch.tensor(args.lr, device=device)
+    pool = latents.LatentPool(load_vae(args.vae, device), device, args.pool, seed, args.record)
+    computing = training.HalfCopy(model) if args.half_copy else training.WholeModel(model)
+    gradient_steps = {}
 
-    def loss_of(size, text_length):
-        columns, rows = size[0] // 16, size[1] // 16
-        n = max(4, args.batch_tokens // (columns * rows + text_length))
-        picture, t5_ids, clip_ids = pool.sample(size, n, text_length)
-        t, noise = noise_levels(n, args.shift, device), torch.randn_like(picture)
-        mixed = torch.lerp(picture, noise, t[:, None, None])
-        if half:
-            velocity = half.model(mixed.bfloat16(), t, t5_ids, clip_ids, rows, columns)
-        else:
-            with training.autocast(device):
-                velocity = model(mixed, t, t5_ids, clip_ids, rows, columns)
-        return n, ((velocity - (noise - picture)) ** 2).mean()
+    def change_weights():
+        torch.nn.utils.clip_grad_norm_(computing.parameters, 1.0)
+        optimizer.step()
+        computing.take_weights()
+
+    update = graphs.Recorded(change_weights, device, args.record)
+
+    def gradient_step(size, text_length):
+        key = size, text_length
+        if key not in gradient_steps:
+            gradient_steps[key] = GradientStep(computing, pool, size, text_length, args)
+        return gradient_steps[key]
 
     def fill_pool():
         while max([0, *map(pool.count, pool.items)]) < min(args.warm_pool, args.pool // 2):
@@ -165,9 +207,6 @@ def main(arguments=None):
         return size
 
     first = fill_pool()
-    if args.compile:
-        computing = half.model if half else model
-        compile_blocks(computing, lambda: loss_of(first, TEXT_LENGTHS[0])[1].backward())
     if device.type == "cpu":
         run.restart_clock()
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, "
@@ -180,31 +219,25 @@ def main(arguments=None):
         if run.step % VAE_INTERVAL == 0 and next_vae and (next_vae / "config.json").exists():
             print(f"{run.seconds():.0f} s, step {run.step}: now latents of {next_vae}", flush=True)
             pool.change_vae(load_vae(next_vae, device))
+            gradient_steps.clear()
             args.vae, next_vae = next_vae, None
+            run.about["vae"] = str(args.vae)
             fill_pool()
         size = pick_size(curriculum.stage_at(stages, progress))
         while owed > 0 and (batch := pictures.get(progress, wait=False)):
             pool.add(batch)
             owed -= batch.pictures.size / (3 * 16 * 16)
-        n, loss = loss_of(size, rng.choice(TEXT_LENGTHS))
-        owed = min(owed + n * size[0] * size[1] / 16**2 / args.reuse, 4.0 * args.batch_tokens)
-        if half:
-            loss.backward()
-            half.give_gradients()
-        else:
-            optimizer.zero_grad()
-            loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        step = gradient_step(size, rng.choice(TEXT_LENGTHS))
+        loss = step()
+        tokens = step.n * size[0] * size[1] / 16**2
+        owed = min(owed + tokens / args.reuse, 4.0 * args.batch_tokens)
         run.set_rate(args.lr * run.schedule(args.constant, args.floor, warmup=100))
-        optimizer.step()
-        if half:
-            half.take_weights()
+        update()
         ema.update(run.step + 1)
-        run.advance(n, loss)
+        run.advance(step.n, loss)
 
     pictures.close()
     run.save()
-    run.save_small(blocks=list(args.blocks), vae=str(args.vae))
     print(f"{run.seen} samples in {run.step} steps; weights in {args.out / 'ema.safetensors'}")
 
 

@@ -30,8 +30,8 @@ def parse_sizes(text):
 
 
 FULL = [
-    Stage(0.2, *parse_sizes("64:80,96:10,128:10"), SINGLES),
-    Stage(0.65, *parse_sizes("64:30,96:25,128:35,128x96:5,96x128:5"), Mix()),
+    Stage(0.12, *parse_sizes("64:80,96:10,128:10"), SINGLES),
+    Stage(0.6, *parse_sizes("64:30,96:25,128:35,128x96:5,96x128:5"), Mix()),
     Stage(
         1.0,
         *parse_sizes(

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from . import models, reconstruction, training
+from . import graphs, models, reconstruction, training
 
 
 class Upload:
@@ -13,9 +13,11 @@ class Upload:
         self.device, self.next = device, 0
         self.buffers, self.copied = [None] * buffers, [None] * buffers
 
-    def __call__(self, array):
+    def __call__(self, array, to):
+        """Copies the array into the tensor `to`."""
         if self.device.type == "cpu":
-            return torch.from_numpy(array)
+            to.copy_(torch.from_numpy(array))
+            return
         source, i = torch.from_numpy(np.ascontiguousarray(array)).reshape(-1), self.next
         self.next = (i + 1) % len(self.buffers)
         if self.copied[i] is not None:
@@ -24,10 +26,9 @@ class Upload:
             self.buffers[i] = torch.empty(len(source), dtype=source.dtype, pin_memory=True)
         staged = self.buffers[i][: len(source)]
         staged.copy_(source)
-        result = staged.to(self.device, non_blocking=True)
+        to.copy_(staged.view(array.shape), non_blocking=True)
         self.copied[i] = torch.cuda.Event()
         self.copied[i].record()
-        return result.view(array.shape)
 
 
 class _Items:
@@ -39,28 +40,55 @@ class _Items:
         self.n = self.next = 0  # when it is full, the oldest give way
 
 
+class _Encoder:
+    """Pictures of one batch's shape -> packed latents."""
+
+    def __init__(self, vae, shape, device, record):
+        self.vae = vae
+        self.pictures = torch.zeros(shape, dtype=torch.uint8, device=device)
+        tokens = shape[1] // 16 * (shape[2] // 16)
+        self.packed = torch.zeros(shape[0], tokens, 64, dtype=torch.half, device=device)
+        self.encode = graphs.Recorded(self._encode, device, record)
+        self.checked = False
+
+    def __call__(self):
+        if not self.checked:
+            graphs.check(self.encode, [self.packed], f"encoder of {tuple(self.pictures.shape)}")
+            self.checked = True
+        self.encode()
+        return self.packed
+
+    @torch.no_grad()
+    def _encode(self):
+        with training.autocast(self.pictures.device):
+            pixels = models.to_tensor(self.pictures)
+            latents = reconstruction.latent_mean(self.vae, pixels).float()
+        config = self.vae.config
+        self.packed.copy_(models.pack((latents - config.shift_factor) * config.scaling_factor))
+
+
 class LatentPool:
-    def __init__(self, vae, device, limit, seed):
+    def __init__(self, vae, device, limit, seed, record=False):
         """`limit`: items of each size, fewer of large pictures."""
-        self.vae, self.device, self.limit = vae, device, limit
+        self.vae, self.device, self.limit, self.record = vae, device, limit, record
         self.rng = np.random.default_rng(seed)
         self.upload, self.upload_index = Upload(device), Upload(device)
-        self.items = {}
+        self.items, self.encoders = {}, {}
 
     def change_vae(self, vae):
         """From now on other latents; those that there were are forgotten."""
-        self.vae, self.items = vae, {}
+        self.vae, self.items, self.encoders = vae, {}, {}
 
     def count(self, size):
         return self.items[size].n if size in self.items else 0
 
-    @torch.no_grad()
     def add(self, batch):
-        pixels = self.upload(batch.pictures)
-        with training.autocast(self.device):
-            latents = reconstruction.latent_mean(self.vae, models.to_tensor(pixels)).float()
-        config = self.vae.config
-        packed = models.pack((latents - config.shift_factor) * config.scaling_factor).half()
+        shape = batch.pictures.shape
+        if shape not in self.encoders:
+            self.encoders[shape] = _Encoder(self.vae, shape, self.device, self.record)
+        encoder = self.encoders[shape]
+        self.upload(batch.pictures, encoder.pictures)
+        packed = encoder()
         n, tokens = packed.shape[:2]
         if batch.size not in self.items:
             limit = max(n, self.limit * 64 // max(64, tokens))
@@ -77,12 +105,16 @@ class LatentPool:
         items.clip_ids[index] = torch.from_numpy(batch.clip_ids).to(self.device)
         items.lengths[places] = batch.lengths
 
-    def sample(self, size, n, text_length):
-        """n items (some may be drawn twice) whose captions fit: tokens, T5's ids, CLIP's ids."""
+    def choose(self, size, text_length, index):
+        """Fills `index` with places of items (some perhaps twice) whose captions fit."""
         items = self.items[size]
         fitting = np.flatnonzero(items.lengths[: items.n] <= text_length)
-        places = fitting[self.rng.integers(len(fitting), size=n)]
-        index = self.upload_index(places)
+        places = fitting[self.rng.integers(len(fitting), size=len(index))]
+        self.upload_index(places, index)
+
+    def take(self, size, text_length, index):
+        """Tokens, T5's ids and CLIP's ids of the items there."""
+        items = self.items[size]
         return (
             items.tokens[index].float(),
             items.t5_ids[index, :text_length].long(),

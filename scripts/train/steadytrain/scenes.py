@@ -31,10 +31,10 @@ def is_held_out(*keys):
 class Mix:
     """How often what is drawn. Shares are parts of 1; what `single` .. `count` leave is threes."""
 
-    single: float = 0.50
+    single: float = 0.42
     position: float = 0.10
-    pair: float = 0.26
-    count: float = 0.09
+    pair: float = 0.28
+    count: float = 0.13
     shape: float = 0.08  # of the things
     tinted: float = 0.12  # of the things
     color_background: float = 0.20

@@ -14,6 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 
+LOG_INTERVAL = 15  # seconds
+
+
 def arguments(description, minutes):
     parser = argparse.ArgumentParser(description=description)
     limit = parser.add_mutually_exclusive_group()
@@ -72,25 +75,47 @@ def save_whole(model, folder):
     shutil.rmtree(temporary)
 
 
+class WholeModel:
+    """A model that computes with its own weights, in bf16 where the processor has it."""
+
+    def __init__(self, model):
+        self.model, self.parameters = model, list(model.parameters())
+
+    def __call__(self, tokens, *others):
+        self.model.zero_grad()
+        with autocast(tokens.device):
+            return self.model(tokens, *others)
+
+    def take_gradients(self):
+        pass
+
+    def take_weights(self):
+        pass
+
+
 class HalfCopy:
     """A copy of a model in bf16, which a GPU computes with, while the optimizer changes the original:
     half the traffic of autocast, which keeps what is between the products in fp32."""
 
     def __init__(self, model):
-        self.original = list(model.parameters())
+        self.parameters = list(model.parameters())
         self.model = copy.deepcopy(model).bfloat16()
         self.copies = list(self.model.parameters())
-        for parameter in self.original:
+        for parameter in self.parameters:
             parameter.grad = torch.zeros_like(parameter)
+
+    def __call__(self, tokens, *others):
+        return self.model(tokens.bfloat16(), *others)
+
+    @torch.no_grad()
+    def take_gradients(self):
+        gradients = [p.grad for p in self.parameters]
+        torch._foreach_copy_(gradients, [p.grad for p in self.copies])
+        self.model.zero_grad()
 
     @torch.no_grad()
     def take_weights(self):
-        torch._foreach_copy_(self.copies, [p.data for p in self.original])
-
-    @torch.no_grad()
-    def give_gradients(self):
-        torch._foreach_copy_([p.grad for p in self.original], [p.grad for p in self.copies])
-        self.model.zero_grad()
+        torch._foreach_copy_(self.copies, [p.data for p in self.parameters])
 
 
 class Ema:
@@ -161,6 +186,7 @@ class Run:
         self.step = self.seen = 0
         self.spent = 0.0  # seconds in earlier runs
         self.losses = []
+        self.about = None  # what state.json says of the model, beside its averages; None: only checkpoints
         if args.resume:
             self._load()
         self.started_at_step = self.step
@@ -193,14 +219,17 @@ class Run:
 
     def set_rate(self, lr):
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            if isinstance(group["lr"], torch.Tensor):  # a recorded step reads it
+                group["lr"].fill_(lr)
+            else:
+                group["lr"] = lr
 
     def advance(self, samples, loss, note=lambda: ""):
         """`loss` is a tensor: it is read when something is printed, for a GPU not to wait."""
         self.step += 1
         self.seen += samples
-        self.losses.append(loss.detach())
-        if self.clock() - self.logged > 30:
+        self.losses.append(loss.detach().clone())
+        if self.clock() - self.logged > LOG_INTERVAL:
             self.logged = self.clock()
             mean = torch.stack(self.losses).mean().item()
             self.losses = []
@@ -229,18 +258,20 @@ class Run:
         temporary = self.file.with_suffix(".tmp")
         torch.save(state, temporary)
         os.replace(temporary, self.file)
+        if self.about is not None:
+            self._save_small()
 
     def _counters(self):
         return dict(step=self.step, seen=self.seen, seconds=self.seconds())
 
-    def save_small(self, **about):
+    def _save_small(self):
         """The averages in bf16 and the counters, small enough to keep: --resume goes on from
         them too, with a fresh optimizer."""
         self.ema.swap()
         weights = {n: t.bfloat16().cpu().contiguous() for n, t in self.model.state_dict().items()}
         self.ema.swap()
         save_file(weights, self.args.out / "ema.safetensors")
-        text = json.dumps(self._counters() | about, indent=1)
+        text = json.dumps(self._counters() | self.about, indent=1)
         (self.args.out / "state.json").write_text(text + "\n")
 
     def _load(self):

@@ -42,7 +42,7 @@ def parse_arguments(arguments):
     parser.add_argument("--tokenizers", type=Path, help="pipeline whose tokenizers to take")
     parser.add_argument("--blocks", type=int, nargs=2, default=(3, 6), metavar=("DOUBLE", "SINGLE"))
     parser.add_argument("--sizes", help='instead of the curriculum, such as "64:4,128x96:1"')
-    parser.add_argument("--mix", choices=["singles", "scenes"], default="scenes",
+    parser.add_argument("--mix", choices=list(scenes.MIXES), default="scenes",
                         help="with --sizes")  # fmt: skip
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--constant", type=float, default=0.4, help="part before the rate decays")
@@ -144,7 +144,7 @@ def main(arguments=None):
         torch.backends.cuda.enable_flash_sdp(False)
         torch.backends.cuda.enable_mem_efficient_sdp(False)
     if args.sizes:
-        mix = scenes.SINGLES if args.mix == "singles" else scenes.Mix()
+        mix = scenes.MIXES[args.mix]
         stages = [curriculum.Stage(1.0, *curriculum.parse_sizes(args.sizes), mix)]
     else:
         stages = curriculum.FULL

@@ -173,12 +173,10 @@ TEST(Tokenizers, TellWhatACutLost) {
 
 // 100 kB of anything takes milliseconds of the CPU, ten or twenty times that in a debug build with
 // sanitizers; a quadratic step takes seconds, or minutes.
+// That no step of ours takes time with the square of the length, which would be minutes here. ICU's
+// ordering of a run of marks does, and takes a second or two, on a busy machine more.
 TEST(Tokenizers, LongPromptsAreFast) {
-#ifdef NDEBUG
-  constexpr double kMaxSeconds = 2;
-#else
   constexpr double kMaxSeconds = 20;
-#endif
   const auto clip = load_clip_tokenizer(kClip, kVocabSize);
   const auto t5 = load_t5_tokenizer(kT5, kVocabSize);
   for (const std::string& unit :

@@ -26,7 +26,7 @@ VAE_INTERVAL = 50  # steps between looks for --next-vae
 
 def noise_levels(normal, uniform, shift):
     """80 % logit-normal(0.4, 1), 15 % uniform, 5 % pure noise; then shifted. [n] in 0 .. 1, of
-    random numbers [n] and [2, n]"""
+    random numbers [n] and [2.., n]"""
     t, kind = torch.sigmoid(normal + 0.4), uniform[0]
     t = torch.where(kind < 0.15, uniform[1], t)
     t = t.masked_fill(kind > 0.95, 1.0)
@@ -48,6 +48,9 @@ def parse_arguments(arguments):
     parser.add_argument("--constant", type=float, default=0.4, help="part before the rate decays")
     parser.add_argument("--floor", type=float, default=0.0, help="last learning rate / lr")
     parser.add_argument("--shift", type=float, default=3.0, help="of the noise levels")
+    parser.add_argument("--without-clip", type=float, default=0, metavar="PART",
+                        help="of the samples, for which CLIP reads an empty caption, so that what they "
+                        "show has to come from T5")  # fmt: skip
     parser.add_argument("--batch-tokens", type=int,
                         help="of picture and text in a step (CPU 900, GPU 32768, not recorded "
                         "65536)")  # fmt: skip
@@ -95,7 +98,7 @@ def set_defaults(args):
 class GradientStep:
     """Gradients of the model for pictures of one size and captions up to one length."""
 
-    def __init__(self, training_model, pool, size, text_length, options):
+    def __init__(self, training_model, pool, size, text_length, empty_clip_ids, options):
         self.model, self.pool = training_model, pool
         self.size, self.text_length, self.shift = size, text_length, options.shift
         self.columns, self.rows = size[0] // 16, size[1] // 16
@@ -104,7 +107,9 @@ class GradientStep:
         self.index = torch.zeros(self.n, dtype=torch.long, device=device)
         self.noise = torch.zeros(self.n, tokens, 64, device=device)
         self.normal = torch.zeros(self.n, device=device)
-        self.uniform = torch.zeros(2, self.n, device=device)
+        self.uniform = torch.zeros(3, self.n, device=device)
+        self.without_clip = options.without_clip
+        self.empty = torch.from_numpy(empty_clip_ids[:text_length]).long().to(device)
         self.loss = torch.zeros((), device=device)
         self.compute = graphs.Recorded(self._compute, options.device, options.record)
         self.checked = False
@@ -124,6 +129,8 @@ class GradientStep:
 
     def _compute(self):
         picture, t5_ids, clip_ids = self.pool.take(self.size, self.text_length, self.index)
+        empty = self.uniform[2] < self.without_clip
+        clip_ids = torch.where(empty[:, None], self.empty, clip_ids)
         t = noise_levels(self.normal, self.uniform, self.shift)
         mixed = torch.lerp(picture, self.noise, t[:, None, None])
         velocity = self.model(mixed, t, t5_ids, clip_ids, self.rows, self.columns)
@@ -151,6 +158,7 @@ def main(arguments=None):
     maker = scenes.SceneMaker(concepts.load(args.words))
     tokenizers = models.load_tokenizers(args.tokenizers)
     tokenize = models.Tokenize(*tokenizers)
+    empty_clip_ids = tokenize([""])[1][0]
     if args.workers:  # before CUDA is used
         pictures = source.WorkerSource(maker, tokenize, stages, args.seed, args.workers)
 
@@ -192,7 +200,7 @@ def main(arguments=None):
     def gradient_step(size, text_length):
         key = size, text_length
         if key not in gradient_steps:
-            gradient_steps[key] = GradientStep(computing, pool, size, text_length, args)
+            gradient_steps[key] = GradientStep(computing, pool, *key, empty_clip_ids, args)
         return gradient_steps[key]
 
     def fill_pool():

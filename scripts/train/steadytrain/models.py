@@ -207,7 +207,7 @@ def _attention(q, k, v, heads, bias, scale):
 
 
 def encode_t5(t5, ids):
-    """T5EncoderModel's hidden states [B, S, D] of ids [B, S], padding attended, in plain operations."""
+    """T5EncoderModel's hidden states [B, S, D] of ids [B, S], in plain operations."""
     f = torch.nn.functional
     first = t5.encoder.block[0].layer[0].SelfAttention
     place = torch.arange(ids.shape[1], device=ids.device)
@@ -232,7 +232,7 @@ def encode_t5(t5, ids):
 
 
 def encode_clip(clip, ids):
-    """CLIPTextModel's pooled vector [B, D] of ids [B, S]: the first end token's. In plain operations."""
+    """CLIPTextModel's pooled vector [B, D] of ids [B, S], in plain operations."""
     text = getattr(clip, "text_model", clip)
     length, end = ids.shape[1], ids == clip.config.eos_token_id
     x = _Rows.apply(text.embeddings.token_embedding.weight, ids)

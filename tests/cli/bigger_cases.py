@@ -7,20 +7,20 @@ from picture_program import PictureTest
 
 class ProgressiveTest(PictureTest):
     def test_stages_are_told_and_repeated(self):
-        done = self.succeed("a red apple", "-W", "160", "-H", "96", "--progressive", "--steps", "2",
+        done = self.succeed("a red apple", "-W", "256", "-H", "160", "--progressive", "--steps", "2",
                             "--json", "--events", "events.jsonl", "-o", "a.png")
         told = json.loads(done.stdout)
-        self.assertEqual((told["width"], told["height"]), (160, 96))
-        self.assertEqual(told["progressive"], {"base": 64, "strength": 0.3})
+        self.assertEqual((told["width"], told["height"]), (256, 160))
+        self.assertEqual(told["progressive"], {"base": 128, "strength": 0.3})
         self.assertEqual([(phase["name"], phase["stage"]) for phase in told["phases"]
                           if phase["name"] in ("encode_image", "denoise")],
                          [("denoise", 1), ("encode_image", 2), ("denoise", 2)])
-        self.assertIn(b"stage 2 of 2: 160 x 96, 1 steps, up to ", done.stderr)
+        self.assertIn(b"stage 2 of 2: 256 x 160, 1 steps, up to ", done.stderr)
         events = [json.loads(line) for line in
                   (self.folder / "events.jsonl").read_text().splitlines()]
         stages = [(event["stage"], event["width"], event["height"], event["steps"])
                   for event in events if event["event"] == "stage"]
-        self.assertEqual(stages, [(1, 64, 32, 2), (2, 160, 96, 1)])
+        self.assertEqual(stages, [(1, 128, 80, 2), (2, 256, 160, 1)])
         self.succeed("--from", "a.png", "-o", "b.png")
         self.assertSamePixels("a.png", "b.png")
 
@@ -81,7 +81,7 @@ class ProgressiveTest(PictureTest):
 class UpscaleTest(PictureTest):
     def setUp(self):
         super().setUp()
-        self.succeed("a red apple", "--steps", "4", "-s", "7", "-o", "apple.png")
+        self.succeed("a red apple", "--size", "64", "--steps", "4", "-s", "7", "-o", "apple.png")
 
     def test_settings_come_from_the_picture(self):
         done = self.succeed("upscale", "apple.png", "--to", "2x", "--json")
@@ -127,7 +127,7 @@ class UpscaleTest(PictureTest):
         self.fail_with(2, "upscale", "apple.png", "--to", "2x", "--tile", "60", says=["tile 60 is not a multiple of 16"])
 
     def test_a_picture_of_someone_else(self):
-        self.succeed("a fox", "--steps", "1", "-o", "fox.jpg")
+        self.succeed("a fox", "--size", "64", "--steps", "1", "-o", "fox.jpg")
         done = self.succeed("upscale", "fox.jpg", "--to", "96", "--prompt", "a fox", "--steps", "4",
                             "--json", "-o", "big.png")
         self.assertEqual(json.loads(done.stdout)["prompt"], "a fox")

@@ -75,7 +75,7 @@ class ImageSizeTest(ImageTest):
             with self.subTest((size, options)):
                 picture = self.picture("p.png", *size)
                 self.assertEqual(self.size("--image", picture, *options), expected)
-        self.assertEqual(self.size(), (64, 64))  # the model's, without a picture
+        self.assertEqual(self.size(), (128, 128))  # the model's, without a picture
 
     def test_pictures_get_that_size(self):
         self.draw("--image", self.picture(width=50, height=37))
@@ -96,7 +96,8 @@ class ImageSizeTest(ImageTest):
 class ImageChangesTest(ImageTest):
     def test_what_is_dark_in_the_mask_is_kept(self):
         # Something the model can draw, so that its VAE can keep it.
-        self.succeed("a red apple", "--steps", "4", "--device", "cpu", "-q", "-o", "apple.png")
+        self.succeed("a red apple", "--size", "64", "--steps", "4", "--device", "cpu", "-q", "-o",
+                     "apple.png")
         options = ["--image", "apple.png", "--strength", "1", "-s", "5"]
         self.mask(lambda x, y: x >= 32, "right.png", 64, 64)
         self.mask(lambda x, y: False, "none.png", 64, 64)
@@ -264,7 +265,7 @@ class ImageBatchTest(BatchTest, ImageTest):
     def test_every_prompt_may_have_its_own(self):
         answers, _ = self.batch(self.inputs(), *SHORT, "--json")
         self.assertEqual([(a["width"], a["height"]) for a in answers],
-                         [(48, 32), (64, 64), (48, 32), (48, 32), (64, 96)])
+                         [(48, 32), (128, 128), (48, 32), (48, 32), (64, 96)])
         self.assertEqual([a.get("init_image", {}).get("strength") for a in answers],
                          [0.6, None, 1.0, 1.0, 0.5])
         self.assertEqual(answers[2]["init_image"]["mask"], str(self.folder / "mask.png"))

@@ -37,8 +37,8 @@ class InspectTest(CliTest):
         config = self.inspect(WEIGHTS["transformer"])["components"]["transformer"]["config"]
         self.assertEqual([config[k] for k in ["num_layers", "num_single_layers", "width",
                                               "num_attention_heads", "guidance_embeds"]],
-                         [2, 4, 256, 4, False])
-        self.assertIn(b"num_layers 2", self.succeed("inspect", WEIGHTS["transformer"]).stdout)
+                         [3, 6, 256, 4, False])
+        self.assertIn(b"num_layers 3", self.succeed("inspect", WEIGHTS["transformer"]).stdout)
         config = self.inspect(WEIGHTS["text_encoder_2"])["components"]["text_encoder_2"]["config"]
         self.assertEqual((config["num_layers"], config["vocab_size"]), (2, 2048))
 

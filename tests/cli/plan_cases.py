@@ -46,7 +46,7 @@ class PlanTest(CliTest):
         self.assertTrue(plan["fits"])
         self.assertEqual(plan["device_peak_bytes"], 0)
         self.assertIsNone(plan["budget"]["vram"])
-        self.assertEqual(plan["workload"]["width"], 64)
+        self.assertEqual(plan["workload"]["width"], 128)
         done = self.succeed("plan", "--device", "cpu")
         self.assertEqual(done.stderr, b"")
         for word in [*PHASES, "RAM", "text_encoder_2", "per step"]:

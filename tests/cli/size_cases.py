@@ -19,8 +19,8 @@ class SizeTest(CliTest):
         self.assertEqual(self.size_of("--size", "1mp"), (1024, 1024))
         self.assertEqual(self.size_of("--size", "1mp", "--aspect", "16:9"), (1360, 768))
         self.assertEqual(self.size_of("--size", "1mp", "--aspect", "9:16"), (768, 1360))
-        # The model's area, 64 x 64, in another shape.
-        self.assertEqual(self.size_of("--aspect", "4:1"), (128, 32))
+        # The model's area, 128 x 128, in another shape.
+        self.assertEqual(self.size_of("--aspect", "4:1"), (256, 64))
 
     def test_wrong_spellings_say_what_is_expected(self):
         for size in ["1x", "x64", "64x", "mp", "0mp", "-1mp", "nanmp", "999mp", "64x64x64", "8", "",

@@ -121,12 +121,12 @@ class Examples:
         found = sorted(p.name for p in folder.iterdir())
         check(found == [*names, "journal.jsonl"], folder, "holds", found)
         for name in names:
-            check(size_of(folder / name) == (64, 64), name)
+            check(size_of(folder / name) == (128, 128), name)
 
     def check_one_by_one(self, folder, names):
         check(sorted(p.name for p in folder.iterdir()) == sorted(names), list(folder.iterdir()))
         for name in names:
-            check(size_of(folder / name) == (64, 64), name)
+            check(size_of(folder / name) == (128, 128), name)
 
 
 # --- a function for each section, which gets the texts of its bash blocks -------------------------
@@ -143,7 +143,7 @@ def a_pipe(examples, script):
 def imagemagick(examples, script):
     examples.need("convert", "montage")
     here = examples.run(script)
-    check(size_of(here / "apple-large.png") == (256, 256))
+    check(size_of(here / "apple-large.png") == (512, 512))
     check(size_of(here / "montage.png") == (3 * 72, 2 * 72), size_of(here / "montage.png"))
 
 

@@ -144,7 +144,7 @@ def imagemagick(examples, script):
     examples.need("convert", "montage")
     here = examples.run(script)
     check(size_of(here / "apple-large.png") == (512, 512))
-    check(size_of(here / "montage.png") == (3 * 72, 2 * 72), size_of(here / "montage.png"))
+    check(size_of(here / "montage.png") == (3 * 136, 2 * 136), size_of(here / "montage.png"))
 
 
 def a_conversation(examples, ask, loop):

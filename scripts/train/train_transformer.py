@@ -111,8 +111,7 @@ class GradientStep:
         self.without_clip = options.without_clip
         self.empty = torch.from_numpy(empty_clip_ids[:text_length]).long().to(device)
         self.loss = torch.zeros((), device=device)
-        self.compute = graphs.Recorded(self._compute, options.device, options.record)
-        self.checked = False
+        self.compute = graphs.Recorded(self._compute, device, options.record, self._results)
 
     def __call__(self):
         """Leaves the gradients in the model; the loss, a tensor that the next call changes."""
@@ -120,12 +119,11 @@ class GradientStep:
         for numbers in (self.noise, self.normal):
             numbers.normal_()
         self.uniform.uniform_()
-        if not self.checked:
-            results = [self.loss, *(p.grad for p in self.model.parameters)]
-            graphs.check(self.compute, results, f"step of {self.size}")
-            self.checked = True
         self.compute()
         return self.loss
+
+    def _results(self):
+        return [self.loss, *(p.grad for p in self.model.parameters)]
 
     def _compute(self):
         picture, t5_ids, clip_ids = self.pool.take(self.size, self.text_length, self.index)

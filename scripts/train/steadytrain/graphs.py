@@ -6,21 +6,27 @@ import torch
 
 class Recorded:
     """A function without arguments and result, which reads and writes tensors that stay where they
-    are. The first of its calls records; on a CPU it is only called."""
+    are. The first of its calls records; on a CPU it is only called.
+
+    `results()`, if given, are tensors that it writes, and it may be called twice: when it is new, what
+    is replayed has to leave the same in them as a call. Some sums of a GPU change their order."""
 
     memory = None  # what is between the kernels; one graph runs at a time, so that all share it
 
-    def __init__(self, function, device, record=True):
-        self.function, self.graph = function, None
+    def __init__(self, function, device, record=True, results=None):
+        self.function, self.results, self.graph = function, results, None
         self.record = record and device.type == "cuda"
 
     def __call__(self):
         if not self.record:
             self.function()
-            return
-        if self.graph is None:
+        elif self.graph is not None:
+            self.graph.replay()
+        else:
             self._record()
-        self.graph.replay()
+            self.graph.replay()
+            if self.results:
+                self._check(self.results())
 
     def _record(self):
         # Once without recording: libraries make their workspaces when they are first used.
@@ -35,16 +41,10 @@ class Recorded:
         Recorded.memory = graph.pool()
         self.graph = graph
 
-
-def check(recorded, results, what):
-    """Replayed, it must give the results that it gives when it is called; a function that can be
-    called twice. Some sums of a GPU change their order from call to call."""
-    if not recorded.record:
-        return
-    recorded()
-    replayed = [result.clone() for result in results]
-    recorded.function()
-    differences = torch._foreach_norm(torch._foreach_sub(replayed, results))
-    apart = torch.stack(differences).norm() / torch.stack(torch._foreach_norm(results)).norm()
-    if not apart < 0.02:  # bf16 has 8 bits
-        raise SystemExit(f"the recorded {what} is {apart:.3g} off what it should be")
+    def _check(self, results):
+        replayed = [result.clone() for result in results]
+        self.function()
+        differences = torch._foreach_norm(torch._foreach_sub(replayed, results))
+        apart = torch.stack(differences).norm() / torch.stack(torch._foreach_norm(results)).norm()
+        if not apart < 0.02:  # bf16 has 8 bits
+            raise SystemExit(f"{self.function}: recorded, it is {apart:.3g} off what it should be")

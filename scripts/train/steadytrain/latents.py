@@ -48,15 +48,7 @@ class _Encoder:
         self.pictures = torch.zeros(shape, dtype=torch.uint8, device=device)
         tokens = shape[1] // 16 * (shape[2] // 16)
         self.packed = torch.zeros(shape[0], tokens, 64, dtype=torch.half, device=device)
-        self.encode = graphs.Recorded(self._encode, device, record)
-        self.checked = False
-
-    def __call__(self):
-        if not self.checked:
-            graphs.check(self.encode, [self.packed], f"encoder of {tuple(self.pictures.shape)}")
-            self.checked = True
-        self.encode()
-        return self.packed
+        self.encode = graphs.Recorded(self._encode, device, record, lambda: [self.packed])
 
     @torch.no_grad()
     def _encode(self):
@@ -88,8 +80,8 @@ class LatentPool:
             self.encoders[shape] = _Encoder(self.vae, shape, self.device, self.record)
         encoder = self.encoders[shape]
         self.upload(batch.pictures, encoder.pictures)
-        packed = encoder()
-        n, tokens = packed.shape[:2]
+        encoder.encode()
+        n, tokens = encoder.packed.shape[:2]
         if batch.size not in self.items:
             limit = max(n, self.limit * 64 // max(64, tokens))
             widths = batch.t5_ids.shape[1], batch.clip_ids.shape[1]
@@ -100,7 +92,7 @@ class LatentPool:
         items.next = int(places[-1]) + 1
         items.n = min(limit, items.n + n)
         index = torch.from_numpy(places).to(self.device)
-        items.tokens[index] = packed
+        items.tokens[index] = encoder.packed
         items.t5_ids[index] = torch.from_numpy(batch.t5_ids).to(self.device)
         items.clip_ids[index] = torch.from_numpy(batch.clip_ids).to(self.device)
         items.lengths[places] = batch.lengths

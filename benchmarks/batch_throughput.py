@@ -28,9 +28,9 @@ import tempfile
 import time
 from pathlib import Path
 
+import sd_cpp
 from batch_runs import (busy_seconds, different_prompts, machine, own_seconds, stop_cleanly,
                         write_prompts)
-from single_files import FILES, write_all
 
 
 def run(command, log):
@@ -85,11 +85,8 @@ class Contest:
         total = [0.0, 0.0]
         for i, text in enumerate(self.texts[:a.sd_cpp_calls]):
             seconds, cpu, output = run(
-                [a.sd_cpp, "-M", "img_gen", "--diffusion-model", files["flux"], "--vae",
-                 files["vae"], "--clip_l", files["clip_l"], "--t5xxl", files["t5xxl"], "-p", text,
-                 "--cfg-scale", "1.0", "--sampling-method", "euler", "--steps", a.steps, "-W",
-                 self.width, "-H", self.height, "-s", i, "-t", a.threads, "-o", out / f"{i}.png"],
-                self.folder / "log")
+                sd_cpp.command(a.sd_cpp, files, text, self.width, self.height, a.steps, i,
+                               a.threads, out / f"{i}.png"), self.folder / "log")
             if not (out / f"{i}.png").exists():
                 sys.exit(f"{a.sd_cpp} made no picture:\n{output[-2000:]}")
             total = [total[0] + seconds, total[1] + cpu]
@@ -99,15 +96,6 @@ class Contest:
         self.notes.append("stable-diffusion.cpp, last call: "
                           + ", ".join(f"{name} {taken} s" for name, taken in parts))
         return total[0] / a.sd_cpp_calls, total[1] / a.sd_cpp_calls
-
-
-def single_files(arguments, folder):
-    work = Path(arguments.work or folder / "single")
-    files = {name: work / f"{name}.safetensors" for name in FILES.values()}
-    if not all(path.exists() for path in files.values()):
-        work.mkdir(parents=True, exist_ok=True)
-        write_all(arguments.model, work)
-    return files
 
 
 def main():
@@ -133,7 +121,8 @@ def main():
 
 def compare(arguments, folder):
     contest, times = Contest(arguments, folder), {}
-    files = single_files(arguments, folder) if arguments.sd_cpp else None
+    work = Path(arguments.work or folder / "single")
+    files = sd_cpp.single_files(arguments.model, work) if arguments.sd_cpp else None
     busy, own, start = busy_seconds(), own_seconds(), time.monotonic()
 
     def note(name, result):

@@ -10,17 +10,21 @@ import tempfile
 import threading
 import time
 
+import sd_cpp
+import turns
 from full_size_run import forget_files
 
 HERE = pathlib.Path(__file__).resolve().parent
 SECTIONS = ["step", "int8", "text", "decode", "picture"]
+PROMPT = "a lighthouse in a storm"
+PICTURE_STEPS = 4
 median = statistics.median
 
 
 class Run:
     """A process that has ended: its last line as JSON, wall seconds, and the peaks of its memory."""
 
-    def __init__(self, command):
+    def __init__(self, command, reads_json=True):
         self.begin = time.time()
         self.peak_rss = self.peak_anon = 0
         process = subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE,
@@ -33,7 +37,8 @@ class Run:
         if process.returncode != 0:
             sys.exit(f"{' '.join(map(str, command))}: {error.strip()[-500:]}")
         # All of it, or what other libraries left for the last line.
-        self.told = json.loads(out if out.startswith("{\n") else out.strip().splitlines()[-1])
+        if reads_json:
+            self.told = json.loads(out if out.startswith("{\n") else out.strip().splitlines()[-1])
 
     def watch(self, pid):
         path = pathlib.Path(f"/proc/{pid}/status")
@@ -79,83 +84,63 @@ class Comparison:
         print(f"| {what} | {median(ours):.3g} {unit} | {median(theirs):.3g} {unit} | "
               f"{median(ratios):.3f} | {min(ratios):.3f} to {max(ratios):.3f} |", flush=True)
 
-    def step(self, side, threads):
+    def take_turns(self, what, ours, theirs):
+        """Two benchmarks of one thing -> what each said at the end."""
+        pairs, told = turns.play(ours, theirs, self.options.rounds)
+        self.add(what, "s", *zip(*pairs, strict=True))
+        return told
+
+    def step_commands(self, side, threads, *compute):
         o, folder = self.options, self.model / "transformer"
-        shape = [side, side, o.text, o.repeats, threads, o.dtype]
-        roof, shares = [], []
+        shape = [folder, side, side, o.text, 0, threads, o.dtype]
+        return ([self.bench / "step_bench", *shape, *compute],
+                [o.python, HERE / "diffusers_step.py", *shape])
 
-        def ours():
-            told = Run([self.bench / "step_bench", folder, *shape]).told
-            roof.append((told["of_roof"], told["gemm_gflops"]))
-            shares.append(told["shares"])
-            return {"": median(told["step_s"])}
-
-        self.compare(f"step {side} x {side}, {threads} thread(s)", ours,
-                     lambda: {"": median(self.peer("diffusers_step.py", folder, *shape).told["step_s"])})
-        share, gflops = (median(values) for values in zip(*roof, strict=True))
-        largest = sorted(shares[-1].items(), key=lambda item: -item[1])
-        self.rows[-1].update(share_of_gemm_roof=share, gemm_gflops=gflops, operators=shares[-1])
-        print(f"| of it, of this machine's GEMM at {gflops:.0f} GFLOP/s | {100 * share:.0f} % | "
-              f"{100 * share * self.rows[-1]['ratio']:.0f} % | | |")
+    def step(self, side, threads):
+        told, _ = self.take_turns(f"step {side} x {side}, {threads} thread(s)",
+                                  *self.step_commands(side, threads))
+        share, gflops = told["of_roof"], told["gemm_gflops"]
+        largest = sorted(told["shares"].items(), key=lambda item: -item[1])
+        self.rows[-1].update(share_of_gemm_roof=share, gemm_gflops=gflops,
+                             operators=told["shares"])
+        print(f"| of it, of this machine's GEMM at {gflops:.0f} GFLOP/s | {100 * share:.0f} % | | | |")
         print("| of it, in per cent: " + ", ".join(
             f"{name.removeprefix('steadyflux::')} {100 * part:.1f}" for name, part in largest)
               + " | | | | |", flush=True)
 
     def int8(self, side, threads):
         """A step with --compute int8 beside one of diffusers, then beside our own in the dtype."""
-        o, folder = self.options, self.model / "transformer"
-        shape = [side, side, o.text, o.repeats, threads, o.dtype]
-        ours = lambda *compute: {"": median(  # noqa: E731
-            Run([self.bench / "step_bench", folder, *shape, *compute]).told["step_s"])}
         what = f"step {side} x {side} in int8, {threads} thread(s)"
-        self.compare(what, lambda: ours("int8"), lambda: {
-            "": median(self.peer("diffusers_step.py", folder, *shape).told["step_s"])})
-        self.compare(f"{what}; beside it steadyflux in {o.dtype}", lambda: ours("int8"), ours)
+        ours, theirs = self.step_commands(side, threads, "int8")
+        self.take_turns(what, ours, theirs)
+        self.take_turns(f"{what}; beside it steadyflux in {self.options.dtype}", ours, ours[:-1])
 
     def text(self, threads):
         o = self.options
-        shape = [o.text, o.repeats, threads, o.dtype]
-        self.compare(
-            f"T5, {o.text} tokens, {threads} thread(s)",
-            lambda: {"": median(Run([self.bench / "text_bench", self.model, *shape]).told["seconds"])},
-            lambda: {"": median(self.peer("diffusers_text.py", self.model, *shape).told["seconds"])})
+        shape = [self.model, o.text, 0, threads, o.dtype]
+        self.take_turns(f"T5, {o.text} tokens, {threads} thread(s)",
+                        [self.bench / "text_bench", *shape],
+                        [o.python, HERE / "diffusers_text.py", *shape])
 
     def decode(self, side, threads):
         o = self.options
-
-        def ours(band):
-            run = Run([self.bench / "vae_bench", "--size", side, "--dtype", o.dtype, "--threads",
-                       threads, "--repeat", 2, *band])
-            return {"": run.told["seconds"], " peak": run.told["peak_rss_delta"] / 2**30}
-
-        def theirs():
-            told = self.peer("diffusers_vae.py", side, "plain", threads, o.dtype).told
-            return {"": told["seconds"], " peak": told["peak_rss_delta"] / 2**30}
-
+        ours = [self.bench / "vae_bench", "--size", side, "--dtype", o.dtype, "--threads", threads,
+                "--repeat", 0]
+        theirs = [o.python, HERE / "diffusers_vae.py", side, "plain", threads, o.dtype, 0]
         what = f"VAE decode {side} x {side}, {threads} thread(s)"
-        self.compare(what, lambda: ours([]), theirs)
-        self.compare(what + ", least memory", lambda: ours(["--band-bytes", 8 << 20]), theirs)
+        for mode, band in [("", []), (", least memory", ["--band-bytes", 8 << 20])]:
+            told = self.take_turns(what + mode, ours + band, theirs)
+            self.add(what + mode + ": peak", "GiB",
+                     *([end["peak_rss_delta"] / 2**30] for end in told))
 
     def picture(self, side, threads, cold):
         o = self.options
         with tempfile.TemporaryDirectory() as folder:
             folder = pathlib.Path(folder)
-            steps = 4
-            common = [side, steps, o.text, threads, o.dtype]
+            common = [side, PICTURE_STEPS, o.text, threads, o.dtype]
 
             def ours():
-                if cold:
-                    forget_files(self.model)
-                events = folder / "events.jsonl"
-                events.unlink(missing_ok=True)
-                run = Run([self.build / "steadyflux", "a lighthouse in a storm", "-m", self.model,
-                           "--size", side, "--steps", steps, "--max-sequence-length", o.text,
-                           "--threads", threads, "--dtype", o.dtype, "--device", "cpu", "-s", 1,
-                           "--json", "--events", events, "-o", folder / "ours.png"])
-                told = [json.loads(line) for line in events.read_text().splitlines()]
-                begun = next(e["time"] for e in told
-                             if e["event"] == "phase_started" and e.get("phase") == "denoise")
-                return self.of_picture(run, begun - run.begin)
+                return self.of_picture(*self.our_picture(side, threads, o.text, cold, folder))
 
             def theirs():
                 if cold:
@@ -163,11 +148,53 @@ class Comparison:
                 run = self.peer("diffusers_picture.py", self.model, *common, folder / "theirs.png")
                 return self.of_picture(run, run.told["first_step_at"] - run.begin)
 
-            os.environ["STEADYFLUX_CACHE"] = str(folder / "cache")
             if not cold:  # embeddings are in steadyflux's cache, the model in the page cache
                 ours()
             self.compare(f"picture {side} x {side}, {threads} thread(s), "
                          f"{'cold' if cold else 'warm'}", ours, theirs)
+
+    def picture_of_sd_cpp(self, side, threads):
+        """Whole pictures beside stable-diffusion.cpp, everything in the page cache, no embeddings
+        in steadyflux's."""
+        o = self.options
+        files = sd_cpp.single_files(self.model, self.model.parent / "single")
+        with tempfile.TemporaryDirectory() as folder:
+            folder = pathlib.Path(folder)
+
+            def told(run):
+                return {": in all": run.seconds, " peak RSS, anonymous": run.peak_anon / 2**30}
+
+            def ours():
+                return told(self.our_picture(side, threads, sd_cpp.TEXT_TOKENS, False, folder,
+                                             "--no-cache")[0])
+
+            def theirs():
+                picture = folder / "theirs.png"
+                picture.unlink(missing_ok=True)
+                run = Run(sd_cpp.command(o.sd_cpp, files, PROMPT, side, side, PICTURE_STEPS, 1,
+                                         threads, picture), reads_json=False)
+                if not picture.exists():
+                    sys.exit(f"{o.sd_cpp} made no picture")
+                return told(run)
+
+            self.compare(f"picture {side} x {side}, {threads} thread(s), beside "
+                         "stable-diffusion.cpp", ours, theirs)
+
+    def our_picture(self, side, threads, text, cold, folder, *others):
+        """The process that made it, and the seconds from its start to the first step."""
+        if cold:
+            forget_files(self.model)
+        events = folder / "events.jsonl"
+        events.unlink(missing_ok=True)
+        os.environ["STEADYFLUX_CACHE"] = str(folder / "cache")
+        run = Run([self.build / "steadyflux", PROMPT, "-m", self.model, "--size", side, "--steps",
+                   PICTURE_STEPS, "--max-sequence-length", text, "--threads", threads, "--dtype",
+                   self.options.dtype, "--device", "cpu", "-s", 1, "--json", "--events", events,
+                   "-o", folder / "ours.png", *others])
+        told = [json.loads(line) for line in events.read_text().splitlines()]
+        begun = next(e["time"] for e in told
+                     if e["event"] == "phase_started" and e.get("phase") == "denoise")
+        return run, begun - run.begin
 
     @staticmethod
     def of_picture(run, until_first_step):
@@ -176,7 +203,7 @@ class Comparison:
 
     def run(self):
         o = self.options
-        print("| what | steadyflux | diffusers | ratio, median | ratios |\n|---|---|---|---|---|")
+        print("| what | steadyflux | diffusers, or whom it names | ratio, median | ratios |\n|---|---|---|---|---|")
         for threads in o.threads:
             for side in o.sizes:
                 if "step" in o.only:
@@ -191,6 +218,8 @@ class Comparison:
             if "picture" in o.only:
                 for cold in [False, True]:
                     self.picture(o.sizes[0], threads, cold)
+                if o.sd_cpp:
+                    self.picture_of_sd_cpp(o.sizes[0], threads)
 
 
 def numbers(text):
@@ -206,9 +235,9 @@ def main():
     parser.add_argument("--text", type=int, default=512)
     parser.add_argument("--threads", type=numbers, default=[2, 1])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--dtype", choices=["bf16", "fp32"], default="bf16")
     parser.add_argument("--only", type=lambda text: text.split(","), default=SECTIONS)
+    parser.add_argument("--sd-cpp", help="stable-diffusion.cpp's sd-cli, for whole pictures")
     parser.add_argument("-o", "--output", type=pathlib.Path)
     options = parser.parse_args()
     for name in options.only:

@@ -5,13 +5,14 @@
 #
 #   benchmarks/compare.sh [--sizes 512,1024] [--text TOKENS] [--threads 2,1] [--rounds 5]
 #                         [--dtype bf16|fp32] [--only step,int8,text,decode,picture]
-#                         [-o RESULTS.json]
+#                         [--sd-cpp SD_CLI] [-o RESULTS.json]
 #
 # The weights are random: FLUX.1's true width, 2 double and 4 single blocks, 2 layers of T5, CLIP and
 # VAE whole (6.5 GB). SOURCE names the folder with the real configs and tokenizers (default:
 # ../shared/flux1/schnell), WORK the one for the weights (default: /tmp/steadyflux-benchmark), which
 # are kept for the next run; PYTHON a Python with torch and diffusers
-# (scripts/requirements-goldens.txt); BUILD the build folder (default: build/release).
+# (scripts/requirements-goldens.txt); BUILD the build folder (default: build/release). SD_CLI is
+# stable-diffusion.cpp's program, which whole pictures are compared with as well (another 6.5 GB).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 build=${BUILD:-build/release}

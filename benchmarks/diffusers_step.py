@@ -1,6 +1,7 @@
 """The peer of step_bench: the same steps with diffusers, one JSON line.
 
 Use: diffusers_step.py TRANSFORMER_FOLDER WIDTH HEIGHT TEXT_TOKENS REPEATS THREADS [bf16|fp32]
+0 REPEATS are turns (turns.py).
 """
 import json
 import sys
@@ -8,6 +9,8 @@ import time
 
 import torch
 from diffusers import FluxTransformer2DModel
+
+from turns import timed_runs
 
 
 def main():
@@ -28,14 +31,14 @@ def main():
         img_ids=ids.reshape(-1, 3), txt_ids=torch.zeros(text, 3), return_dict=False)
 
     def step():
-        start = time.perf_counter()
         with torch.inference_mode():
             model(**inputs)
-        return time.perf_counter() - start
 
-    first = step()
+    start = time.perf_counter()
+    step()
+    first = time.perf_counter() - start
     print(json.dumps({"program": "diffusers", "first_s": first,
-                      "step_s": [step() for _ in range(repeats)]}))
+                      "step_s": timed_runs(repeats, step)}))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
 """The peer of text_bench: T5 encodings with transformers, one JSON line.
 
 Use: diffusers_text.py MODEL_FOLDER TEXT_TOKENS REPEATS THREADS [bf16|fp32]
+0 REPEATS are turns (turns.py).
 """
 import json
 import sys
-import time
 
 import torch
 from transformers import T5EncoderModel
+
+from turns import timed_runs
 
 
 def main():
@@ -17,13 +19,13 @@ def main():
     model = T5EncoderModel.from_pretrained(sys.argv[1], subfolder="text_encoder_2",
                                            torch_dtype=dtype).eval()
     ids = torch.arange(2, tokens + 2)[None]
-    seconds = []
-    for _ in range(repeats + 1):  # the first one warms up
-        start = time.perf_counter()
+
+    def encode():
         with torch.inference_mode():
             model(ids)
-        seconds.append(time.perf_counter() - start)
-    print(json.dumps({"seconds": seconds[1:]}))
+
+    encode()
+    print(json.dumps({"seconds": timed_runs(repeats, encode)}))
 
 
 if __name__ == "__main__":

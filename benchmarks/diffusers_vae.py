@@ -1,8 +1,8 @@
 """The peer of vae_bench: diffusers' decoder at FLUX.1's size with random weights, one JSON line.
 
-Use: diffusers_vae.py SIZE plain|tiled [THREADS [bf16|fp32]]
+Use: diffusers_vae.py SIZE plain|tiled [THREADS [bf16|fp32 [REPEATS]]]
 Memory is that of the first run, above what was resident when it began; the time is that of the
-fastest of two.
+fastest, by default of two; 0 REPEATS: of one, then turns (turns.py).
 """
 import json
 import pathlib
@@ -13,6 +13,8 @@ import time
 import torch
 from diffusers import AutoencoderKL
 
+from turns import timed_runs
+
 
 def status(key):
     text = pathlib.Path("/proc/self/status").read_text()
@@ -22,7 +24,8 @@ def status(key):
 def main():
     size, mode = int(sys.argv[1]), sys.argv[2]
     torch.set_num_threads(int(sys.argv[3]) if len(sys.argv) > 3 else 2)
-    dtype = torch.float32 if sys.argv[4:] == ["fp32"] else torch.bfloat16
+    dtype = torch.float32 if sys.argv[4:5] == ["fp32"] else torch.bfloat16
+    repeats = int(sys.argv[5]) if len(sys.argv) > 5 else 1
     torch.manual_seed(1)
     vae = AutoencoderKL(
         in_channels=3, out_channels=3, block_out_channels=(128, 256, 512, 512), layers_per_block=2,
@@ -32,16 +35,18 @@ def main():
     if mode == "tiled":
         vae.enable_tiling()
     latents = torch.randn(1, 16, size // 8, size // 8).to(dtype)
-    seconds, peak = [], 0
-    for run in range(2):
-        pathlib.Path("/proc/self/clear_refs").write_text("5")
-        before, start = status("VmRSS"), time.perf_counter()
+
+    def decode():
         with torch.inference_mode():
             vae.decode(latents)
-        seconds.append(time.perf_counter() - start)
-        if run == 0:
-            peak = status("VmHWM") - before
-    print(json.dumps({"seconds": min(seconds), "peak_rss_delta": peak}))
+
+    pathlib.Path("/proc/self/clear_refs").write_text("5")
+    before, start = status("VmRSS"), time.perf_counter()
+    decode()
+    first = time.perf_counter() - start
+    peak = status("VmHWM") - before
+    print(json.dumps({"seconds": min([first, *timed_runs(repeats, decode)]),
+                      "peak_rss_delta": peak}))
 
 
 if __name__ == "__main__":

@@ -1,16 +1,15 @@
 // Times denoising steps of a transformer on disk, and the machine's GEMM roof in the same process.
 // Prints one JSON line. Use: step_bench TRANSFORMER WIDTH HEIGHT TEXT_TOKENS REPEATS THREADS
 // [DTYPE [COMPUTE]], where TRANSFORMER is a component folder or a single file, packed or not,
-// computed with in bf16 or fp32, with products of blocks as --compute has them. The inputs are
-// random; only the time counts. One step more tells which share of it each operator takes.
-// benchmarks/compare.sh runs it beside diffusers.
+// computed with in bf16 or fp32, with products of blocks as --compute has them; 0 REPEATS are turns
+// (turns.h). The inputs are random; only the time counts. One step more tells which share of it
+// each operator takes. benchmarks/compare.sh runs it beside diffusers.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdlib>
 #include <nlohmann/json.hpp>
 #include <string_view>
@@ -20,17 +19,11 @@
 #include "nn/load.h"
 #include "operator_times.h"
 #include "transformer/flux_transformer.h"
+#include "turns.h"
 
 using namespace steadyflux;
 
 namespace {
-
-template <typename F>
-double seconds(F f) {
-  const auto start = std::chrono::steady_clock::now();
-  f();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
 
 // Best GFLOP/s of a GEMM of the block's own shape: [tokens, dim] x [dim, 4 dim].
 double gemm_roof(std::int64_t tokens, std::int64_t dim, at::ScalarType dtype) {
@@ -85,8 +78,7 @@ int main(int argc, char** argv) {
     transformer.forward(FluxTransformer::Input{x, prompt, modulations, rope});
   };
   const double first = seconds(step);
-  std::vector<double> times;
-  for (int i = 0; i < std::atoi(argv[5]); ++i) times.push_back(seconds(step));
+  const auto times = timed_runs(std::atoi(argv[5]), step);
   nlohmann::json profile;
   {
     const OperatorTimes operators;
@@ -95,7 +87,7 @@ int main(int argc, char** argv) {
       if (share > 5e-4 * profiled) profile[name] = share / profiled;
     }
   }
-  const double best = *std::min_element(times.begin(), times.end());
+  const double best = times.empty() ? first : *std::min_element(times.begin(), times.end());
   const double roof = gemm_roof(tokens + text, config.inner_dim(), options.dtype);
   const double rate =
       step_flops(config, static_cast<double>(tokens), static_cast<double>(text)) / best / 1e9;

@@ -1,20 +1,19 @@
 // Times encodings of the T5 encoder of a model on disk, weights resident. Prints one JSON line.
-// Use: text_bench MODEL_FOLDER TEXT_TOKENS REPEATS THREADS [bf16|fp32]
-// benchmarks/compare.sh runs it beside transformers (diffusers_text.py).
+// Use: text_bench MODEL_FOLDER TEXT_TOKENS REPEATS THREADS [bf16|fp32]; 0 REPEATS are turns
+// (turns.h). benchmarks/compare.sh runs it beside transformers (diffusers_text.py).
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>
 #include <fmt/format.h>
 
-#include <chrono>
 #include <cstdlib>
 #include <nlohmann/json.hpp>
 #include <string_view>
-#include <vector>
 
 #include "checkpoints/open_model.h"
 #include "nn/load.h"
 #include "text_encoder/t5_encoder.h"
+#include "turns.h"
 
 using namespace steadyflux;
 
@@ -32,13 +31,9 @@ int main(int argc, char** argv) {
   load_slots(ComponentWeights::open(model.paths.text_encoder_2, Component::kTextEncoder2),
              encoder.slots(), options);
   const auto ids = at::arange(2, std::atoll(argv[2]) + 2, at::kLong).unsqueeze(0);
-  std::vector<double> seconds;
-  for (int i = 0; i <= std::atoi(argv[3]); ++i) {  // the first one warms up
-    const auto start = std::chrono::steady_clock::now();
-    encoder.forward(ids);
-    const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
-    if (i > 0) seconds.push_back(taken.count());
-  }
-  fmt::print("{}\n", nlohmann::json{{"seconds", seconds}}.dump());
+  const auto encode = [&] { encoder.forward(ids); };
+  encode();
+  const auto taken = timed_runs(std::atoi(argv[3]), encode);
+  fmt::print("{}\n", nlohmann::json{{"seconds", taken}}.dump());
   return 0;
 }

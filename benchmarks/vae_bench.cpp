@@ -2,13 +2,12 @@
 // picture's bits, which has to be the same however the picture is cut into bands:
 //   vae_bench --size 1024 --dtype bf16 --band-bytes 67108864 --threads 2 --repeat 2 [--encode]
 // One JSON object on standard output. Memory is that of the first run, above what was resident when
-// it began; the time is that of the fastest.
+// it began; the time is that of the fastest. --repeat 0: one, then turns (turns.h).
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdlib>
 #include <ctime>
 #include <fstream>
@@ -20,6 +19,7 @@
 #include <malloc.h>
 #endif
 
+#include "turns.h"
 #include "vae/autoencoder_kl.h"
 
 namespace {
@@ -99,29 +99,29 @@ int main(int argc, char** argv) {
                              : at::randn({1, config.latent_channels, size / 8, size / 8}))
                          .to(dtype);
 
-  double seconds = 0, cpu_seconds = 0;
-  std::int64_t peak = 0;
   at::Tensor result;
-  for (int run = 0; run < std::stoi(options["repeat"]); ++run) {
+  const auto run = [&] {
     result.reset();
-    std::ofstream("/proc/self/clear_refs") << "5";  // the peak starts anew
-    const auto before = status_bytes("VmRSS");
-    const auto cpu_start = std::clock();
-    const auto start = std::chrono::steady_clock::now();
     result = encode ? encoder.encode(input, mode) : decoder.decode(input, mode);
-    const auto taken =
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    const auto cpu = static_cast<double>(std::clock() - cpu_start) / CLOCKS_PER_SEC;
-    cpu_seconds = run == 0 ? cpu : std::min(cpu_seconds, cpu);
-    seconds = run == 0 ? taken : std::min(seconds, taken);
-    if (run == 0) peak = status_bytes("VmHWM") - before;
+  };
+  std::ofstream("/proc/self/clear_refs") << "5";  // the peak starts anew
+  const auto before = status_bytes("VmRSS");
+  const auto cpu_start = std::clock();
+  const double first = seconds(run);
+  const auto cpu_seconds = static_cast<double>(std::clock() - cpu_start) / CLOCKS_PER_SEC;
+  const auto peak = status_bytes("VmHWM") - before;
+  double fastest = first;
+  if (const int repeat = std::stoi(options["repeat"]); repeat != 1) {
+    for (const auto taken : timed_runs(std::max(repeat - 1, 0), run)) {
+      fastest = std::min(fastest, taken);
+    }
   }
   std::cout << nlohmann::json{{"what", encode ? "encode" : "decode"},
                               {"size", size},
                               {"dtype", options["dtype"]},
                               {"band_bytes", mode.band_bytes},
                               {"threads", at::get_num_threads()},
-                              {"seconds", seconds},
+                              {"seconds", fastest},
                               {"cpu_seconds", cpu_seconds},
                               {"peak_rss_delta", peak},
                               {"hash", hash_bits(result)}}

@@ -68,8 +68,9 @@ def parse_arguments(arguments):
                         help="compute with a copy in bf16 (default: on a GPU)")  # fmt: skip
     parser.add_argument("--record", action=argparse.BooleanOptionalAction, default=True,
                         help="steps as CUDA graphs on a GPU (with --half-copy)")  # fmt: skip
-    parser.add_argument("--plain-attention", action="store_true",
-                        help="without fused kernels for attention on a GPU")  # fmt: skip
+    parser.add_argument("--plain-attention", action=argparse.BooleanOptionalAction,
+                        help="without fused kernels for attention, whose gradients in bf16 are slow on a "
+                        "CPU (default: on a CPU)")  # fmt: skip
     return parser.parse_args(arguments)
 
 
@@ -82,6 +83,8 @@ def set_defaults(args):
     gpu = args.device.type == "cuda"
     if args.half_copy is None:
         args.half_copy = gpu
+    if args.plain_attention is None:
+        args.plain_attention = not gpu
     args.record = args.record and gpu and args.half_copy
     defaults = dict(
         batch_tokens=(32768 if args.record else 65536) if gpu else 900,
@@ -170,7 +173,7 @@ def main(arguments=None):
         [dict(params=matrices, weight_decay=0.01), dict(params=vectors, weight_decay=0)],
         lr=args.lr,
         betas=(0.9, 0.98),
-        fused=device.type == "cuda",
+        fused=True,
         capturable=args.record,
     )
     ema = training.Ema(model.parameters(), decay=args.ema, warmup=0.1)

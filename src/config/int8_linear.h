@@ -9,7 +9,8 @@
 
 namespace steadyflux {
 
-constexpr std::int64_t kInt8Outputs = 64;   // of a weight, that a thread packs at once
+constexpr std::int64_t kInt8Outputs = 64;   // of a weight, that a thread packs as one panel
+constexpr std::int64_t kInt8Panels = 4;     // that it holds at once
 constexpr std::int64_t kInt8Rows = 128;     // of x, that it multiplies them with at once,
 constexpr std::int64_t kInt8Inputs = 2048;  // so many of their values at a time
 constexpr std::int64_t kInt8RowGap = 64;    // bytes between rows of x in 8 bits
@@ -24,7 +25,7 @@ inline bool fits_int8_linear(std::int64_t in_features) {
 
 // Bytes beside x [rows, in] and the result: x in 8 bits; for each thread packed weights and sums.
 inline std::int64_t int8_linear_bytes(std::int64_t rows, std::int64_t in_features, int threads) {
-  const auto of_a_thread = kInt8Outputs * (in_features + 4 * rows);
+  const auto of_a_thread = kInt8Panels * kInt8Outputs * (in_features + 4 * rows);
   return rows * (in_features + kInt8RowGap + 8) + std::max(threads, 1) * of_a_thread;
 }
 

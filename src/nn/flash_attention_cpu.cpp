@@ -5,11 +5,16 @@
 #include <ATen/native/CPUBlas.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <numbers>
 #include <vector>
+
+#include "nn/aligned_buffer.h"
+#include "nn/transpose_words.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #ifndef __clang__
@@ -27,7 +32,7 @@ namespace {
 using BFloat16 = at::BFloat16;
 
 constexpr std::int64_t kQueryBlock = 64;
-constexpr std::int64_t kKeyBlock = 256;
+constexpr std::int64_t kKeyBlock = 512;
 constexpr std::int64_t kPad = 32;  // key blocks are padded to this; the padding gets weight 0
 
 std::int64_t padded(std::int64_t n) { return (n + kPad - 1) / kPad * kPad; }
@@ -42,78 +47,87 @@ struct Rows {
 // Keys for scores = Q K^T: the GEMM's right side is K^T with pairs of rows side by side,
 // [head_dim / 2][n_pad][2]. A pair is 32 bits, so this is a transpose of 32-bit words.
 void pack_keys(const Rows& keys, std::int64_t n, std::int64_t head_dim, BFloat16* out) {
-  const auto n_pad = padded(n);
-  const auto pairs = head_dim / 2;
+  const auto n_pad = padded(n), pairs = head_dim / 2;
   auto* words = reinterpret_cast<std::uint32_t*>(out);
-  for (std::int64_t begin = 0; begin < n_pad; begin += 16) {
-    const auto end = std::min(begin + 16, n_pad);
-    for (std::int64_t pair = 0; pair < pairs; ++pair) {
-      for (std::int64_t j = begin; j < end; ++j) {
-        std::uint32_t word = 0;
-        if (j < n) std::memcpy(&word, keys.row(j) + 2 * pair, sizeof word);
-        words[pair * n_pad + j] = word;
-      }
+  transpose_words(reinterpret_cast<const std::uint32_t*>(keys.data), keys.stride / 2, n, pairs,
+                  words, n_pad);
+  for (std::int64_t pair = 0; n < n_pad && pair < pairs; ++pair) {
+    std::fill(words + pair * n_pad + n, words + (pair + 1) * n_pad, 0u);
+  }
+}
+
+// Values for out = P V: [n_pad / 2][head_dim][2], two rows interleaved; rows that are not there
+// are 0. head_dim is a multiple of 32.
+STEADYFLUX_AVX512 void pack_values(const Rows& values, std::int64_t n, std::int64_t head_dim,
+                                   BFloat16* out) {
+  const auto row = [&](std::int64_t j, std::int64_t i) STEADYFLUX_AVX512 {
+    return j < n ? _mm512_loadu_si512(values.row(j) + i) : _mm512_setzero_si512();
+  };
+  // Of two rows of 32 numbers: 0 of the first, 0 of the second, 1 of the first ...
+  alignas(64) std::uint16_t order[64];
+  for (std::uint16_t i = 0; i < 32; ++i) {
+    order[2 * i] = i;
+    order[2 * i + 1] = i + 32;
+  }
+  const __m512i first = _mm512_load_si512(order), second = _mm512_load_si512(order + 32);
+  for (std::int64_t j = 0; j < padded(n); j += 2) {
+    for (std::int64_t i = 0; i < head_dim; i += 32) {
+      const __m512i even = row(j, i), odd = row(j + 1, i);
+      auto* to = out + j * head_dim + 2 * i;
+      _mm512_storeu_si512(to, _mm512_permutex2var_epi16(even, first, odd));
+      _mm512_storeu_si512(to + 32, _mm512_permutex2var_epi16(even, second, odd));
     }
   }
 }
 
-// Values for out = P V: [n_pad / 2][head_dim][2], two rows interleaved.
-void pack_values(const Rows& values, std::int64_t n, std::int64_t head_dim, BFloat16* out) {
-  const auto n_pad = padded(n);
-  for (std::int64_t j = 0; j < n_pad; j += 2) {
-    const auto* even = j < n ? values.row(j) : nullptr;
-    const auto* odd = j + 1 < n ? values.row(j + 1) : nullptr;
-    auto* to = out + j * head_dim;
-    for (std::int64_t i = 0; i < head_dim; ++i) {
-      to[2 * i] = even ? even[i] : BFloat16(0.0f);
-      to[2 * i + 1] = odd ? odd[i] : BFloat16(0.0f);
-    }
-  }
-}
-
-// exp(x) for x <= 0: 2^round(x log2 e) times a polynomial, relative error below 1e-6.
-STEADYFLUX_AVX512 inline __m512 exp512(__m512 x) {
-  x = _mm512_max_ps(x, _mm512_set1_ps(-104.0f));
-  const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)),
-                                        _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
-  r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
-  __m512 p = _mm512_set1_ps(1.0f / 720);  // Taylor series on |r| <= ln 2 / 2
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f / 120));
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f / 24));
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f / 6));
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.5f));
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
+// 2^x for x <= 0, relative error below 4e-5, a fiftieth of what rounding to bf16 leaves: 2^round(x)
+// times a polynomial.
+STEADYFLUX_AVX512 inline __m512 exp2_512(__m512 x) {
+  x = _mm512_max_ps(x, _mm512_set1_ps(-150.0f));
+  const __m512 n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  const __m512 r = _mm512_sub_ps(x, n);
+  __m512 p = _mm512_set1_ps(9.6181291e-3f);  // Taylor series of exp(r ln 2) on |r| <= 1/2
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.5504109e-2f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(2.4022651e-1f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(6.9314718e-1f));
   p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
   return _mm512_scalef_ps(p, n);
 }
 
+STEADYFLUX_AVX512 inline __mmask16 first_lanes(std::int64_t n) {
+  return static_cast<__mmask16>(n >= 16 ? 0xffff : n <= 0 ? 0 : (1u << n) - 1);
+}
+
 // One row of the running softmax: scores[0..n) become probabilities (bf16, zero up to n_pad)
-// relative to the largest score so far; what was summed before is rescaled to it.
+// relative to the largest score so far; what was summed before is rescaled to it. `scale` > 0 makes
+// scores exponents of 2, as `largest` is.
 STEADYFLUX_AVX512 void softmax_row(const float* scores, std::int64_t n, std::int64_t n_pad,
                                    float scale, BFloat16* probabilities, float& largest, float& sum,
                                    float* out, std::int64_t head_dim) {
-  const __m512 vscale = _mm512_set1_ps(scale);
-  const __m512 none = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
-  __m512 vmax = none;
-  for (std::int64_t j = 0; j < n; j += 16) {
-    const auto mask = static_cast<__mmask16>(n - j >= 16 ? 0xffff : (1u << (n - j)) - 1);
-    vmax = _mm512_max_ps(vmax, _mm512_mask_mul_ps(none, mask, _mm512_loadu_ps(scores + j), vscale));
+  const auto whole = n / 16 * 16;
+  __m512 vmax = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
+  for (std::int64_t j = 0; j < whole; j += 16) {
+    vmax = _mm512_max_ps(vmax, _mm512_loadu_ps(scores + j));
   }
-  const float now = std::max(largest, _mm512_reduce_max_ps(vmax));
-  const __m512 vnow = _mm512_set1_ps(now);
+  if (whole < n) {
+    vmax = _mm512_mask_max_ps(vmax, first_lanes(n - whole), vmax, _mm512_loadu_ps(scores + whole));
+  }
+  const float now = std::max(largest, _mm512_reduce_max_ps(vmax) * scale);
+  const __m512 vnow = _mm512_set1_ps(now), vscale = _mm512_set1_ps(scale);
   __m512 vsum = _mm512_setzero_ps();
-  for (std::int64_t j = 0; j < n_pad; j += 16) {
-    const auto rest = n - j;
-    const auto mask =
-        static_cast<__mmask16>(rest >= 16 ? 0xffff : (rest <= 0 ? 0 : (1u << rest) - 1));
-    const __m512 x = _mm512_fmsub_ps(_mm512_loadu_ps(scores + j), vscale, vnow);
-    const __m512 p = _mm512_maskz_mov_ps(mask, exp512(x));
+  const auto store = [&](std::int64_t j, __m512 p) STEADYFLUX_AVX512 {
     vsum = _mm512_add_ps(vsum, p);
     const __m256bh half = _mm512_cvtneps_pbh(p);
     std::memcpy(probabilities + j, &half, sizeof half);
+  };
+  for (std::int64_t j = 0; j < whole; j += 16) {
+    store(j, exp2_512(_mm512_fmsub_ps(_mm512_loadu_ps(scores + j), vscale, vnow)));
   }
-  const float before = std::exp(largest - now);  // 0 for the first block
+  for (auto j = whole; j < n_pad; j += 16) {
+    const __m512 x = _mm512_fmsub_ps(_mm512_loadu_ps(scores + j), vscale, vnow);
+    store(j, _mm512_maskz_mov_ps(first_lanes(n - j), exp2_512(x)));
+  }
+  const float before = std::exp2(largest - now);  // 0 for the first block
   sum = sum * before + _mm512_reduce_add_ps(vsum);
   largest = now;
   if (before == 1.0f) return;
@@ -139,17 +153,16 @@ void gemm(std::int64_t m, std::int64_t n, std::int64_t k, const BFloat16* a, std
 // Packed keys and values of one head, block by block, and room for one query block.
 struct Workspace {
   Workspace(std::int64_t keys, std::int64_t head_dim)
-      : packed_keys(static_cast<std::size_t>(padded(keys) * head_dim)),
-        packed_values(static_cast<std::size_t>(padded(keys) * head_dim)),
-        scores(static_cast<std::size_t>(kQueryBlock * kKeyBlock)),
-        probabilities(static_cast<std::size_t>(kQueryBlock * kKeyBlock)),
-        out(static_cast<std::size_t>(kQueryBlock * head_dim)),
-        largest(kQueryBlock),
-        sum(kQueryBlock) {}
-  std::vector<BFloat16> packed_keys, packed_values;
-  std::vector<float> scores;
-  std::vector<BFloat16> probabilities;
-  std::vector<float> out, largest, sum;
+      : packed_keys(padded(keys) * head_dim),
+        packed_values(padded(keys) * head_dim),
+        scores(kQueryBlock * kKeyBlock),
+        probabilities(kQueryBlock * kKeyBlock),
+        out(kQueryBlock * head_dim) {}
+  AlignedBuffer<BFloat16> packed_keys, packed_values;
+  AlignedBuffer<float> scores;
+  AlignedBuffer<BFloat16> probabilities;
+  AlignedBuffer<float> out;
+  std::array<float, kQueryBlock> largest, sum;
 };
 
 void pack_head(const Rows& k, const Rows& v, std::int64_t keys, std::int64_t head_dim,
@@ -165,9 +178,9 @@ void pack_head(const Rows& k, const Rows& v, std::int64_t keys, std::int64_t hea
 // m <= kQueryBlock queries of one head against all its keys; writes rows of `to`.
 void attend(const Rows& q, std::int64_t m, std::int64_t keys, std::int64_t head_dim, float scale,
             Workspace& work, BFloat16* to, std::int64_t to_stride) {
-  std::fill(work.largest.begin(), work.largest.end(), -std::numeric_limits<float>::infinity());
-  std::fill(work.sum.begin(), work.sum.end(), 0.0f);
-  std::fill(work.out.begin(), work.out.end(), 0.0f);
+  work.largest.fill(-std::numeric_limits<float>::infinity());
+  work.sum.fill(0.0f);
+  std::fill_n(work.out.data(), m * head_dim, 0.0f);
   for (std::int64_t begin = 0; begin < keys; begin += kKeyBlock) {
     const auto n = std::min(kKeyBlock, keys - begin);
     const auto n_pad = padded(n);
@@ -206,9 +219,11 @@ bool probe_gemm() {
   }
 }
 
+// Also: pairs of numbers are words of 32 bits, which lie where such words do.
 bool rows_contiguous(const at::Tensor& x) {
   return x.device().is_cpu() && x.scalar_type() == at::kBFloat16 && x.dim() == 4 &&
-         x.stride(3) == 1;
+         x.stride(3) == 1 && x.stride(2) % 2 == 0 && x.stride(1) % 2 == 0 && x.stride(0) % 2 == 0 &&
+         x.storage_offset() % 2 == 0;
 }
 
 }  // namespace
@@ -244,7 +259,7 @@ at::Tensor flash_attention_cpu(const at::Tensor& q, const at::Tensor& k, const a
       const auto end = std::min(queries, (part + 1) * part_size);
       for (auto begin = part * part_size; begin < end; begin += kQueryBlock) {
         attend({query_rows.row(begin), query_rows.stride}, std::min(kQueryBlock, end - begin), keys,
-               head_dim, static_cast<float>(scale), work,
+               head_dim, static_cast<float>(scale * std::numbers::log2e), work,
                out + (b * queries + begin) * heads * head_dim + h * head_dim, heads * head_dim);
       }
     }

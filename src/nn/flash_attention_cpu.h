@@ -10,7 +10,7 @@ namespace steadyflux {
 // dimension contiguous and a multiple of 32.
 bool flash_attention_cpu_usable(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v);
 
-// softmax(q k^T * scale) v. q, k, v [B, heads, S, head_dim] -> [B, S, heads * head_dim].
+// softmax(q k^T * scale) v, scale > 0. q, k, v [B, heads, S, head_dim] -> [B, S, heads * head_dim].
 // Scores, sums and the output are accumulated in fp32; probabilities are rounded to bf16 for the
 // second product, as in libtorch's kernel. The result does not depend on the number of threads.
 at::Tensor flash_attention_cpu(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,

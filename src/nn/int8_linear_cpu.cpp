@@ -6,9 +6,12 @@
 
 #include <algorithm>
 #include <cstring>
+#include <span>
 #include <vector>
 
 #include "config/int8_linear.h"
+#include "nn/aligned_buffer.h"
+#include "nn/transpose_words.h"
 #include "nn/vector_loops.h"
 
 namespace steadyflux {
@@ -95,9 +98,8 @@ struct RoundRows {
 // Rows [first, first + kInt8Outputs) of a weight as the product takes them: groups of four inputs
 // of all outputs side by side, [in / 4][kInt8Outputs][4]. Outputs that are not there are 0.
 struct PackedOutputs {
-  explicit PackedOutputs(std::int64_t in_features)
-      : values(static_cast<std::size_t>(in_features * kInt8Outputs)) {}
-  std::vector<std::int8_t> values;
+  explicit PackedOutputs(std::int64_t in_features) : values(in_features * kInt8Outputs) {}
+  AlignedBuffer<std::int8_t> values;
   float scale[kInt8Outputs];
   std::int32_t sum[kInt8Outputs];  // of each output's values
 };
@@ -124,13 +126,10 @@ struct PackOutputs {
       for (std::int64_t o = 0; o < kInt8Outputs; ++o) {
         to.sum[o] += round_part(o, begin, width, per_step[o], part + o * kPackedInputs);
       }
-      auto* words = to.values.data() + begin * kInt8Outputs;
-      for (std::int64_t group = 0; group < width; group += kInt8Group) {
-        for (std::int64_t o = 0; o < kInt8Outputs; ++o) {
-          std::memcpy(words + (group * kInt8Outputs + o * kInt8Group),
-                      part + o * kPackedInputs + group, kInt8Group);
-        }
-      }
+      transpose_words(reinterpret_cast<const std::uint32_t*>(part), kPackedInputs / kInt8Group,
+                      kInt8Outputs, width / kInt8Group,
+                      reinterpret_cast<std::uint32_t*>(to.values.data() + begin * kInt8Outputs),
+                      kInt8Outputs);
     }
   }
 
@@ -151,6 +150,15 @@ struct PackOutputs {
     }
     return sum;
   }
+};
+
+// Outputs of a weight with their sums [rows, kInt8Outputs].
+struct Panel {
+  Panel(std::int64_t rows, std::int64_t in_features)
+      : packed(in_features), sums(rows * kInt8Outputs) {}
+  PackedOutputs packed;
+  AlignedBuffer<std::int32_t> sums;
+  std::int64_t first = 0, count = 0;
 };
 
 // Sums [rows, kInt8Outputs] back to numbers.
@@ -260,23 +268,34 @@ void multiply_all(const Int8Rows& x, const at::Tensor& weight, const at::Tensor&
   auto* results = out.mutable_data_ptr<T>();
   const auto panels = (outputs + kInt8Outputs - 1) / kInt8Outputs;
   at::parallel_for(0, panels, 1, [&](std::int64_t begin, std::int64_t end) {
-    PackedOutputs packed(in_features);
-    std::vector<std::int32_t> sums(static_cast<std::size_t>(rows * kInt8Outputs));
-    for (std::int64_t panel = begin; panel < end; ++panel) {
-      const auto first = panel * kInt8Outputs;
-      const auto count = std::min(kInt8Outputs, outputs - first);
-      with_best_instructions(PackOutputs<T>{weights + first * weight.stride(0), weight.stride(0),
-                                            count, in_features, packed});
+    std::vector<Panel> room;
+    for (std::int64_t i = 0; i < std::min(kInt8Panels, end - begin); ++i) {
+      room.emplace_back(rows, in_features);
+    }
+    for (auto next = begin; next < end;) {
+      const std::span together(room.data(), std::min(room.size(), std::size_t(end - next)));
+      for (auto& panel : together) {
+        panel.first = next++ * kInt8Outputs;
+        panel.count = std::min(kInt8Outputs, outputs - panel.first);
+        with_best_instructions(PackOutputs<T>{weights + panel.first * weight.stride(0),
+                                              weight.stride(0), panel.count, in_features,
+                                              panel.packed});
+      }
+      // Values of a block of rows come from the second cache for all panels but the first.
       for (std::int64_t k = 0; k < in_features; k += kInt8Inputs) {
         for (std::int64_t row = 0; row < rows; row += kInt8Rows) {
-          multiply({std::min(kInt8Rows, rows - row), std::min(kInt8Inputs, in_features - k),
-                    values + row * ld + k, ld, packed.values.data() + k * kInt8Outputs,
-                    sums.data() + row * kInt8Outputs, k > 0});
+          for (auto& panel : together) {
+            multiply({std::min(kInt8Rows, rows - row), std::min(kInt8Inputs, in_features - k),
+                      values + row * ld + k, ld, panel.packed.values.data() + k * kInt8Outputs,
+                      panel.sums.data() + row * kInt8Outputs, k > 0});
+          }
         }
       }
-      with_best_instructions(ScaleSums<T>{sums.data(), scales, zeros, packed,
-                                          offsets != nullptr ? offsets + first : nullptr,
-                                          results + first, outputs, rows, count});
+      for (auto& panel : together) {
+        with_best_instructions(ScaleSums<T>{panel.sums.data(), scales, zeros, panel.packed,
+                                            offsets != nullptr ? offsets + panel.first : nullptr,
+                                            results + panel.first, outputs, rows, panel.count});
+      }
     }
     at::native::cpublas::brgemm_release();
   });

@@ -162,19 +162,29 @@ class QuantizeTest(CliTest):
     def test_interrupted(self):
         source = self.large_t5()
         for number, code in [(signal.SIGINT, 130), (signal.SIGTERM, 143)]:
-            process = subprocess.Popen([PROGRAM, "quantize", source, "a.gguf", "--type",
-                                        "q4_k", "--threads", "1"], cwd=self.folder,
-                                       env=environment(), stderr=subprocess.PIPE)
-            deadline = time.monotonic() + 60
-            while not any(name.endswith(".tmp") for name in self.files()):
-                self.assertLess(time.monotonic(), deadline)
-                self.assertIsNone(process.poll())
-                time.sleep(0.001)
+            process, _ = self.writing("quantize", source, "a.gguf", "--type", "q4_k", "--threads",
+                                      "1")
             process.send_signal(number)
             error = process.communicate(timeout=60)[1]
             self.assertEqual(process.returncode, code, error)
             self.assertIn(b"interrupted", error)
             self.assertEqual(self.files(), ["t5.safetensors"])
+
+    def writing(self, *arguments):
+        """A process that has begun to write, and the name of its temporary file. That has bytes in
+        it: before its first byte it may not be locked yet, and an unlocked one is anybody's to
+        remove."""
+        process = subprocess.Popen([PROGRAM, *map(str, arguments)], cwd=self.folder,
+                                   env=environment(), stderr=subprocess.PIPE)
+        deadline = time.monotonic() + 60
+        while not (written := [file.name for file in self.folder.glob(".*.tmp")
+                               if file.stat().st_size > 0]):
+            self.assertLess(time.monotonic(), deadline)
+            self.assertIsNone(process.poll())
+            time.sleep(0.001)
+        [temporary] = written
+        self.assertTrue(temporary.startswith(".steadyflux-quantize-"), temporary)
+        return process, temporary
 
     def large_t5(self):
         """The bundled encoder with a large vocabulary, all zeros: takes a while."""
@@ -192,18 +202,7 @@ class QuantizeTest(CliTest):
         """The second says so and leaves the first alone; what the first wrote is whole."""
         source = self.large_t5()
         arguments = ["quantize", source, "a.gguf", "--type", "q4_k", "--threads", "1", "-q"]
-        first = subprocess.Popen([PROGRAM, *map(str, arguments)], cwd=self.folder,
-                                 env=environment(), stderr=subprocess.PIPE)
-        deadline = time.monotonic() + 60
-        # With bytes in it: before its first byte it may not be locked yet, and an unlocked one is
-        # anybody's to remove.
-        while not (written := [file.name for file in self.folder.glob(".*.tmp")
-                               if file.stat().st_size > 0]):
-            self.assertLess(time.monotonic(), deadline)
-            self.assertIsNone(first.poll())
-            time.sleep(0.001)
-        [temporary] = written
-        self.assertTrue(temporary.startswith(".steadyflux-quantize-"), temporary)
+        first, temporary = self.writing(*arguments)
         first.send_signal(signal.SIGSTOP)  # so that the second comes in time
         try:
             self.fail_with(5, *arguments, says=["a.gguf", "another process is writing it"])

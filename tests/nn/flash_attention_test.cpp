@@ -70,7 +70,8 @@ TEST_P(FlashAttention, DoesNotDependOnThreads) {
 INSTANTIATE_TEST_SUITE_P(Shapes, FlashAttention,
                          testing::Values(Shape{1, 1, 1, 1, 32}, Shape{1, 2, 64, 256, 64},
                                          Shape{2, 3, 65, 257, 32}, Shape{1, 2, 63, 33, 128},
-                                         Shape{1, 1, 300, 511, 96}, Shape{1, 1, 7, 1000, 512}));
+                                         Shape{1, 1, 300, 511, 96}, Shape{1, 1, 7, 1000, 512},
+                                         Shape{1, 2, 65, 513, 64}, Shape{2, 1, 64, 1057, 32}));
 
 }  // namespace
 }  // namespace steadyflux

@@ -192,7 +192,7 @@ class SceneMaker:
         if things[0] == things[1] or is_held_out(*(thing.key() for thing in things)):
             return None
         upright = min(2.0, height / width)  # the taller, the more often one above the other
-        stacked = rng.random() < 0.35 * upright and width <= height * 1.4
+        stacked = rng.random() < 0.5 * upright and width <= height * 1.4
         relation = rng.choice(words.STACKED if stacked else words.SIDE_BY_SIDE)
         names = [self._named(self.noun(thing, rng), rng) for thing in things]
         return relation.format(*names), things, self.layouts.pair(width, height, stacked)

@@ -207,15 +207,26 @@ class PromptEmbedsStore {
   virtual void use_loras(const std::vector<LoraUse>& loras, bool change_embeds) = 0;
 };
 
-// A picture after some of its steps.
+// A picture after some of its steps. Bytes stay where they are, in tensors or a file, and are not
+// copied: `owner` keeps them.
 struct SavedLatents {
+  using Bytes = std::span<const std::byte>;
   std::int64_t steps_done = 0;
-  std::string dtype;                // bf16, fp16, fp32
+  std::string dtype;                // bf16, fp16, fp32, of all that follows
   std::vector<std::int64_t> shape;  // packed: [1, S, out_channels]
-  std::vector<std::byte> values;
+  Bytes values;
   // What the last step took the finished picture to be, in the same shape, where the next one needs
   // it (dpmpp_2m); else empty.
-  std::vector<std::byte> prediction = {};
+  Bytes prediction = {};
+  // Of step caching, where there is some: what blocks added to the picture's tokens in the last
+  // whole pass, one for each text, in each tile, at each evaluation of a step.
+  struct StepCache {
+    std::vector<std::int64_t> shape;  // [1, tokens, dim]
+    Bytes first_residual, rest_residual;
+  };
+  std::vector<StepCache> step_caches = {};
+  PassCounts passes = {};
+  std::shared_ptr<const void> owner = {};
 };
 
 // Where unfinished pictures are kept, to go on from there in another run. With a store an interrupt

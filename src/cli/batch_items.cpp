@@ -81,13 +81,7 @@ std::vector<BatchItem> BatchItems::add(const PromptEntry& prompt, const std::str
     if (is_new) continue;
     bad_entry(place, fmt::format("output {}: {} has the same", item.output, other->second));
   }
-  auto warnings = guidance_warnings(entry.request);
-  if (job_.checkpoint_every > 0 && entry.request.sampling.cache_threshold > 0) {
-    warnings.emplace_back(
-        "--checkpoint-every saves no picture with a --cache-threshold: one that is broken off "
-        "begins anew");
-  }
-  for (const auto& warning : warnings) {
+  for (const auto& warning : guidance_warnings(entry.request)) {
     if (warned_of_.insert(warning).second) {
       warnings_.push_back(fmt::format("{}: {}", place, warning));
     }

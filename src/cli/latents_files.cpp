@@ -3,7 +3,7 @@
 #include <fmt/format.h>
 
 #include <charconv>
-#include <cstring>
+#include <memory>
 
 #include "batch/settings_key.h"
 #include "image/output_file.h"
@@ -20,6 +20,14 @@ constexpr const char* kTensor = "latents";
 constexpr const char* kPrediction = "prediction";
 constexpr const char* kSettings = "settings";
 constexpr const char* kStepsDone = "steps_done";
+constexpr const char* kFirstResidual = "first_residual";
+constexpr const char* kRestResidual = "rest_residual";
+constexpr const char* kComputed = "passes_computed";
+constexpr const char* kReused = "passes_reused";
+
+std::string cache_name(std::size_t number, const char* part) {
+  return fmt::format("step_cache.{}.{}", number, part);
+}
 
 DType dtype_of(const std::string& name) { return dtype_of_compute_name(name).value(); }
 
@@ -52,27 +60,30 @@ std::optional<SavedLatents> LatentsFiles::find(std::size_t request, std::int64_t
   std::error_code error;
   if (!fs::exists(entry.path, error)) return std::nullopt;
   try {
-    const auto file = SafetensorsFile::open(entry.path);
-    const auto settings = file.metadata.find(kSettings);
-    const auto steps = file.metadata.find(kStepsDone);
-    const auto tensor = file.tensors.find(kTensor);
-    if (settings == file.metadata.end() || settings->second != entry.settings ||
-        steps == file.metadata.end() || tensor == file.tensors.end() ||
-        tensor->second.dtype != dtype_of(dtype_)) {
-      return std::nullopt;
-    }
-    const auto values_of = [](const auto& stored) {
-      std::vector<std::byte> bytes(stored.nbytes);
-      std::memcpy(bytes.data(), stored.data, bytes.size());
-      return bytes;
+    const auto file = std::make_shared<const SafetensorsFile>(SafetensorsFile::open(entry.path));
+    const auto word = [&](const char* name) {
+      const auto found = file->metadata.find(name);
+      return found == file->metadata.end() ? std::string() : found->second;
     };
-    SavedLatents saved;
-    saved.steps_done = number(steps->second);
-    saved.dtype = dtype_;
-    saved.shape = tensor->second.shape;
-    saved.values = values_of(tensor->second);
-    const auto prediction = file.tensors.find(kPrediction);
-    if (prediction != file.tensors.end()) saved.prediction = values_of(prediction->second);
+    const auto tensor = [&](const std::string& name) -> const TensorView* {
+      const auto found = file->tensors.find(name);
+      const bool fits = found != file->tensors.end() && found->second.dtype == dtype_of(dtype_);
+      return fits ? &found->second : nullptr;
+    };
+    const auto bytes = [](const auto* stored) {
+      return stored == nullptr ? SavedLatents::Bytes()
+                               : SavedLatents::Bytes(stored->data, stored->nbytes);
+    };
+    const auto* latents = tensor(kTensor);
+    if (word(kSettings) != entry.settings || latents == nullptr) return std::nullopt;
+    SavedLatents saved{number(word(kStepsDone)), dtype_, latents->shape, bytes(latents)};
+    saved.prediction = bytes(tensor(kPrediction));
+    while (const auto* first = tensor(cache_name(saved.step_caches.size(), kFirstResidual))) {
+      const auto* rest = tensor(cache_name(saved.step_caches.size(), kRestResidual));
+      saved.step_caches.push_back({first->shape, bytes(first), bytes(rest)});
+    }
+    saved.passes = {number(word(kComputed)), number(word(kReused))};
+    saved.owner = file;
     return saved;
   } catch (const Error&) {  // damaged: the picture is made from the beginning
     return std::nullopt;
@@ -81,15 +92,28 @@ std::optional<SavedLatents> LatentsFiles::find(std::size_t request, std::int64_t
 
 void LatentsFiles::put(std::size_t request, std::int64_t, const SavedLatents& latents) {
   const auto& entry = entries_[request];
-  const auto dtype = dtype_of(latents.dtype);
-  std::vector<TensorToWrite> tensors{{{kTensor, dtype, latents.shape}, latents.values}};
-  if (!latents.prediction.empty()) {
-    tensors.push_back({{kPrediction, dtype, latents.shape}, latents.prediction});
+  std::vector<TensorLayout> layouts;
+  std::vector<std::span<const std::uint8_t>> parts(1);  // the header
+  const auto add = [&](const std::string& name, const std::vector<std::int64_t>& shape,
+                       SavedLatents::Bytes bytes) {
+    if (bytes.empty()) return;
+    layouts.push_back({name, dtype_of(latents.dtype), shape});
+    parts.emplace_back(reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size());
+  };
+  add(kTensor, latents.shape, latents.values);
+  add(kPrediction, latents.shape, latents.prediction);
+  for (std::size_t i = 0; i < latents.step_caches.size(); ++i) {
+    const auto& cache = latents.step_caches[i];
+    add(cache_name(i, kFirstResidual), cache.shape, cache.first_residual);
+    add(cache_name(i, kRestResidual), cache.shape, cache.rest_residual);
   }
-  write_file_atomically(
-      entry.path,
-      safetensors_bytes(tensors, {{kSettings, entry.settings},
-                                  {kStepsDone, fmt::format("{}", latents.steps_done)}}));
+  const auto header =
+      safetensors_header(layouts, {{kSettings, entry.settings},
+                                   {kStepsDone, fmt::format("{}", latents.steps_done)},
+                                   {kComputed, fmt::format("{}", latents.passes.computed)},
+                                   {kReused, fmt::format("{}", latents.passes.reused)}});
+  parts.front() = header;
+  write_file_atomically(entry.path, FileParts(parts));
 }
 
 }  // namespace steadyflux::cli

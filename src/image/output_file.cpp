@@ -96,11 +96,15 @@ class SigpipeBlocked {
   bool was_pending_;
 };
 
-void write_straight(const fs::path& path, std::span<const std::uint8_t> bytes) {
+void write_parts(int fd, FileParts parts, const fs::path& path) {
+  for (const auto part : parts) write_all(fd, std::as_bytes(part), path);
+}
+
+void write_straight(const fs::path& path, FileParts parts) {
   const SigpipeBlocked blocked;
   FileDescriptor fd(::open(path.c_str(), O_WRONLY | O_CLOEXEC));
   if (fd.get() < 0) throw io_error(path, "cannot open for writing", errno);
-  write_all(fd.get(), std::as_bytes(bytes), path);
+  write_parts(fd.get(), parts, path);
   if (const int error = fd.close()) throw io_error(path, "cannot write", error);
 }
 
@@ -141,8 +145,8 @@ bool has_no_name(int fd) {
 
 // All of it on the disk. The descriptor stays open, and with it the lock; what some file systems
 // say only when a file is closed, they say of a copy as well.
-void write_and_flush(int fd, std::span<const std::uint8_t> bytes, const fs::path& path) {
-  write_all(fd, std::as_bytes(bytes), path);
+void write_and_flush(int fd, FileParts parts, const fs::path& path) {
+  write_parts(fd, parts, path);
   if (::fsync(fd) != 0) throw io_error(path, "cannot flush to the disk", errno);
   FileDescriptor copy(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
   if (copy.get() < 0) return;
@@ -175,13 +179,12 @@ void rename_or_throw(const fs::path& temporary, const fs::path& target, const fs
 
 // The file has no name until it is complete: nothing can be left of it. False where that is not to
 // be had (file systems without O_TMPFILE): the way below tells what is wrong, if anything is.
-bool write_nameless(const fs::path& target, std::span<const std::uint8_t> bytes, mode_t mode,
-                    const fs::path& path) {
+bool write_nameless(const fs::path& target, FileParts parts, mode_t mode, const fs::path& path) {
   const fs::path folder = parent_of(target);
   const FileDescriptor fd(open_nameless(folder, mode));
   if (fd.get() < 0) return false;
   lock_as_owner(fd.get());
-  write_and_flush(fd.get(), bytes, path);
+  write_and_flush(fd.get(), parts, path);
   if (link_nameless(fd.get(), target)) return true;
   const fs::path temporary = folder / temporary_name();
   if (!link_nameless(fd.get(), temporary)) return false;
@@ -193,15 +196,14 @@ bool write_nameless(const fs::path& target, std::span<const std::uint8_t> bytes,
 
 // False if the temporary file was taken for stale by another process, which can happen between its
 // creation and its lock, and on network file systems whose locks do not reach other machines.
-bool write_named(const fs::path& target, std::span<const std::uint8_t> bytes, mode_t mode,
-                 const fs::path& path) {
+bool write_named(const fs::path& target, FileParts parts, mode_t mode, const fs::path& path) {
   const fs::path temporary = parent_of(target) / temporary_name();
   const FileDescriptor fd(open_named(temporary, mode));
   if (fd.get() < 0) throw io_error(path, "cannot make a file in its folder", errno);
   TemporaryName name(temporary);
   lock_as_owner(fd.get());
   if (has_no_name(fd.get())) return false;
-  write_and_flush(fd.get(), bytes, path);
+  write_and_flush(fd.get(), parts, path);
   if (has_no_name(fd.get())) return false;
   rename_or_throw(temporary, target, path);
   name.keep();
@@ -266,20 +268,24 @@ void flush_folder(const fs::path& folder) {
 }
 
 void write_file_atomically(const fs::path& path, std::span<const std::uint8_t> bytes) {
+  write_file_atomically(path, FileParts(&bytes, 1));
+}
+
+void write_file_atomically(const fs::path& path, FileParts parts) {
   struct stat info {};
   mode_t mode = 0666;  // less the umask, as for any new file
   fs::path target = path;
   if (::stat(path.c_str(), &info) == 0) {
-    if (!S_ISREG(info.st_mode)) return write_straight(path, bytes);
+    if (!S_ISREG(info.st_mode)) return write_straight(path, parts);
     mode = info.st_mode & 0777;
     target = resolved(path);
   } else if (errno != ENOENT) {
     throw io_error(path, "cannot be written", errno);
   }
-  if (!write_nameless(target, bytes, mode, path)) {
+  if (!write_nameless(target, parts, mode, path)) {
     constexpr int kAttempts = 5;
     int attempts = 0;
-    while (!write_named(target, bytes, mode, path)) {
+    while (!write_named(target, parts, mode, path)) {
       if (++attempts == kAttempts) {
         throw io_error(path, "its temporary file is removed by another program", ENOENT);
       }

@@ -24,6 +24,9 @@ void check_output_path(const std::filesystem::path& path);
 // FIFO) is written straight into; a symbolic link to a file stays, and the file is replaced. Throws
 // Error{kIo} with the path and the system's reason.
 void write_file_atomically(const std::filesystem::path& path, std::span<const std::uint8_t> bytes);
+// The same of bytes that lie apart, one behind the other.
+using FileParts = std::span<const std::span<const std::uint8_t>>;
+void write_file_atomically(const std::filesystem::path& path, FileParts parts);
 
 // Removes temporary files in `folder` (not below it) that were left by a process that was killed;
 // those that are being written stay. What cannot be read or removed stays too, without an error.

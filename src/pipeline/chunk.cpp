@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <map>
 
+#include "scheduler/sampling_schedule.h"
+
 namespace steadyflux {
 namespace {
 
@@ -129,6 +131,20 @@ const ConditionImage* reference_of(const Request& request) {
   const bool is_reference =
       condition != nullptr && condition->role == ConditionImage::Role::kReference;
   return is_reference ? condition : nullptr;
+}
+
+TokenGrid reference_grid(const FluxModel& model, const Request& request) {
+  const auto* reference = reference_of(request);
+  if (reference == nullptr) return {};
+  const auto side = 2 * model.vae.scale_factor();
+  return {reference->height / side, reference->width / side};
+}
+
+std::int64_t step_cache_count(const FluxModel& model, const Request& request,
+                              const ChunkPicture& picture) {
+  if (!(request.sampling.cache_threshold > 0)) return 0;
+  return evaluations_per_step(request.sampling) * tiles_of(model, request).count() *
+         static_cast<std::int64_t>(picture.texts().size());
 }
 
 }  // namespace steadyflux

@@ -12,6 +12,7 @@
 #include "config/model_config.h"
 #include "config/tiles.h"
 #include "steadyflux/pipeline.h"
+#include "transformer/flux_transformer.h"
 
 namespace steadyflux {
 
@@ -103,7 +104,12 @@ std::int64_t tile_seq_len(const FluxModel& model, const Request& request);
 // Tokens of the packed picture, without those of a reference.
 std::int64_t image_seq_len(const FluxModel& model, const Request& request);
 
-// The reference that the model is shown, or nullptr.
+// The reference that the model is shown, or nullptr; and its packed tokens, 0 by 0 without one.
 const ConditionImage* reference_of(const Request& request);
+TokenGrid reference_grid(const FluxModel& model, const Request& request);
+
+// Step caches of a picture: one for each text, in each tile, at each evaluation of a step.
+std::int64_t step_cache_count(const FluxModel& model, const Request& request,
+                              const ChunkPicture& picture);
 
 }  // namespace steadyflux

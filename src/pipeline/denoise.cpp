@@ -168,11 +168,7 @@ class Denoiser {
     }
     Brought brought;
     const auto tiles = tiles_of(model, request);
-    const auto* reference = reference_of(request);
-    Tokens tokens{0, {tiles.tile_height, tiles.tile_width}, {}};
-    if (reference != nullptr) {
-      tokens.reference = {reference->height / factor / 2, reference->width / factor / 2};
-    }
+    Tokens tokens{0, {tiles.tile_height, tiles.tile_width}, reference_grid(model, request)};
     for (const auto& text : picture.texts()) {
       const auto& embeds = embeddings_[text.prompt].prompt_embeds;
       brought.prompt_embeds.push_back(embeds.to(context_.device));
@@ -180,11 +176,9 @@ class Denoiser {
       brought.image_rotary_emb.push_back(rotary_embedding(tokens));
     }
     brought.solver = PictureSolver(request.sampling.scheduler, sigmas_to_do(model, request));
-    if (const auto threshold = request.sampling.cache_threshold; threshold > 0) {
-      const auto count = evaluations_per_step(request.sampling) * tiles.count() *
-                         static_cast<std::int64_t>(brought.prompt_embeds.size());
-      state_.step_caches[number].resize(static_cast<std::size_t>(count), StepCache{threshold});
-    }
+    state_.step_caches[number].resize(
+        static_cast<std::size_t>(step_cache_count(model, request, picture)),
+        StepCache{request.sampling.cache_threshold});
     brought_[number] = std::move(brought);
   }
 
@@ -362,11 +356,9 @@ class Denoiser {
     for (const auto number : group) {
       const auto done = state_.steps_done[number];
       const auto& picture = chunk_.pictures[number];
-      if (!state_.step_caches[number].empty()) continue;  // they would have to be kept as well
       const bool is_time = done % context_.latents->every() == 0;
       if ((!is_time && !last_chance) || done == chunk_.steps(picture)) continue;
-      context_.latents->put(picture.request, picture.index,
-                            to_saved(state_.latents[number], state_.predictions[number], done));
+      context_.latents->put(picture.request, picture.index, to_saved(state_, number));
     }
   }
 

@@ -48,15 +48,18 @@ Denoising begin_denoising(const Chunk& chunk, LatentsStore* latents, const FluxM
   state.latents.resize(chunk.pictures.size());
   state.steps_done.resize(chunk.pictures.size(), 0);
   state.predictions.resize(chunk.pictures.size());
+  state.step_caches.resize(chunk.pictures.size());
+  state.passes.resize(chunk.pictures.size());
   for (std::size_t i = 0; latents != nullptr && i < chunk.pictures.size(); ++i) {
     const auto& picture = chunk.pictures[i];
-    if (chunk.request(picture).sampling.cache_threshold > 0) continue;  // none is kept
     const auto saved = latents->find(picture.request, picture.index);
     if (!saved) continue;
-    const auto tensors = from_saved(*saved, model, chunk.request(picture), dtype);
-    if (!tensors) continue;
-    state.latents[i] = tensors->latents;
-    state.predictions[i] = tensors->prediction;
+    auto so_far = from_saved(*saved, model, chunk.request(picture), picture, dtype);
+    if (!so_far) continue;
+    state.latents[i] = std::move(so_far->latents);
+    state.predictions[i] = std::move(so_far->prediction);
+    state.step_caches[i] = std::move(so_far->step_caches);
+    state.passes[i] = saved->passes;
     state.steps_done[i] = saved->steps_done;
   }
   return state;

@@ -5,6 +5,8 @@
 #include <fmt/ranges.h>
 
 #include <cstring>
+#include <iterator>
+#include <memory>
 
 #include "pipeline/dtypes.h"
 #include "scheduler/sampling_schedule.h"
@@ -19,7 +21,7 @@ std::vector<std::byte> bytes_of(const at::Tensor& tensor) {
   return bytes;
 }
 
-at::Tensor tensor_of(const std::vector<std::byte>& bytes, const std::vector<std::int64_t>& shape,
+at::Tensor tensor_of(std::span<const std::byte> bytes, const std::vector<std::int64_t>& shape,
                      const std::vector<std::int64_t>& wanted, const char* name,
                      at::ScalarType stored, at::ScalarType dtype) {
   if (shape != wanted) {
@@ -74,16 +76,29 @@ PromptEmbeddings from_stored(const StoredEmbeds& stored, const FluxModel& model,
   return embeddings;
 }
 
-SavedLatents to_saved(const at::Tensor& latents, const at::Tensor& prediction,
-                      std::int64_t steps_done) {
-  SavedLatents saved{steps_done, dtype_name(latents.scalar_type()), latents.sizes().vec(),
-                     bytes_of(latents)};
-  if (prediction.defined()) saved.prediction = bytes_of(prediction);
+SavedLatents to_saved(const Denoising& state, std::size_t number) {
+  auto owned = std::make_shared<std::vector<at::Tensor>>();
+  const auto bytes = [&](const at::Tensor& tensor) {
+    if (!tensor.defined()) return SavedLatents::Bytes();
+    const auto& values = owned->emplace_back(tensor.contiguous());
+    return SavedLatents::Bytes(static_cast<const std::byte*>(values.const_data_ptr()),
+                               values.nbytes());
+  };
+  const auto& latents = state.latents[number];
+  SavedLatents saved{state.steps_done[number], dtype_name(latents.scalar_type()),
+                     latents.sizes().vec(), bytes(latents), bytes(state.predictions[number])};
+  for (const auto& cache : state.step_caches[number]) {
+    saved.step_caches.push_back({cache.first_residual.sizes().vec(), bytes(cache.first_residual),
+                                 bytes(cache.rest_residual)});
+  }
+  saved.passes = state.passes[number];
+  saved.owner = owned;
   return saved;
 }
 
 std::optional<LatentsSoFar> from_saved(const SavedLatents& saved, const FluxModel& model,
-                                       const Request& request, at::ScalarType dtype) {
+                                       const Request& request, const ChunkPicture& picture,
+                                       at::ScalarType dtype) {
   const std::vector<std::int64_t> wanted{1, image_seq_len(model, request),
                                          model.transformer.out_channels};
   if (saved.shape != wanted || dtype_of_name(saved.dtype) != dtype || saved.steps_done < 1 ||
@@ -92,9 +107,23 @@ std::optional<LatentsSoFar> from_saved(const SavedLatents& saved, const FluxMode
   }
   LatentsSoFar result;
   result.latents = tensor_of(saved.values, saved.shape, wanted, "latents", dtype, dtype);
-  if (!looks_back(request.sampling)) return result;
-  if (saved.prediction.empty()) return std::nullopt;
-  result.prediction = tensor_of(saved.prediction, saved.shape, wanted, "latents", dtype, dtype);
+  if (looks_back(request.sampling)) {
+    if (saved.prediction.empty()) return std::nullopt;
+    result.prediction = tensor_of(saved.prediction, saved.shape, wanted, "latents", dtype, dtype);
+  }
+  if (std::ssize(saved.step_caches) != step_cache_count(model, request, picture)) {
+    return std::nullopt;
+  }
+  const std::vector<std::int64_t> of_cache{
+      1, tile_seq_len(model, request) + reference_grid(model, request).tokens(),
+      model.transformer.inner_dim()};
+  for (const auto& cache : saved.step_caches) {
+    const auto residual = [&](SavedLatents::Bytes bytes) {
+      return tensor_of(bytes, cache.shape, of_cache, "step caches", dtype, dtype);
+    };
+    result.step_caches.push_back({request.sampling.cache_threshold, residual(cache.first_residual),
+                                  residual(cache.rest_residual)});
+  }
   return result;
 }
 

@@ -19,17 +19,18 @@ StoredEmbeds to_stored(const ChunkPrompt& prompt, const std::string& dtype,
 PromptEmbeddings from_stored(const StoredEmbeds& stored, const FluxModel& model,
                              std::int64_t max_sequence_length, at::ScalarType dtype);
 
-// `prediction`: PictureSolver::Step::prediction; may be undefined.
-SavedLatents to_saved(const at::Tensor& latents, const at::Tensor& prediction,
-                      std::int64_t steps_done);
+// Of picture `number`, between two steps. Its tensors are shared, not copied.
+SavedLatents to_saved(const Denoising& state, std::size_t number);
 
 struct LatentsSoFar {
   at::Tensor latents;
   at::Tensor prediction;
+  std::vector<StepCache> step_caches;
 };
 // Nothing if they are not [1, S, out_channels] of the request in this dtype, or of more steps than
 // it has, or lack what its next step needs.
 std::optional<LatentsSoFar> from_saved(const SavedLatents& saved, const FluxModel& model,
-                                       const Request& request, at::ScalarType dtype);
+                                       const Request& request, const ChunkPicture& picture,
+                                       at::ScalarType dtype);
 
 }  // namespace steadyflux

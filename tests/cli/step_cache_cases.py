@@ -122,15 +122,21 @@ class StepCacheBatchTest(BatchTest):
         wrong = self.write("w.jsonl", '{"prompt": "a"}\n{"prompt": "b", "cache-threshold": 2}\n')
         self.refuse(3, wrong, *SMALL, says=["w.jsonl:2: ", "--cache-threshold 2"])
 
-    def test_pictures_that_were_broken_off_begin_anew(self):
-        options = [self.write("p.txt", "one\ntwo\n"), "-W", "64", "-H", "64", "--device", "cpu",
-                   "--steps", "40", "--cache-threshold", "0.1"]
-        self.batch(*options, "-o", "whole")
-        checkpoints = [*options, "--checkpoint-every", "1"]
-        with self.running(*checkpoints) as (process, stream):
-            self.wait_for(stream, lambda e: e.get("phase") == "denoise" and e.get("step", 0) > 47)
-            process.kill()
-        self.assertEqual(self.count_temporaries(), 0)
-        _, said = self.batch(*checkpoints)
-        self.assertEqual(said.count("begins anew"), 1)
-        self.assertEqual(self.pictures(), self.pictures("whole"))
+    def test_pictures_that_were_broken_off_go_on(self):
+        """To the same bytes, so with what was kept of earlier passes, and with all passes counted."""
+        prompts = self.write("p.txt", "one\ntwo\n")
+        for number, others in enumerate([
+                [], ["--scheduler", "heun", "--true-cfg-scale", "2", "--negative-prompt", "red"],
+                ["--tile", "64", "-W", "96", "-H", "64"]]):
+            options = [prompts, "-W", "64", "-H", "64", "--device", "cpu", "--steps", "40",
+                       "--cache-threshold", "0.1", *others]
+            folder = f"out{number}"
+            self.check_goes_on_after_a_kill(*options, step=47, folder=folder)
+            whole, _ = self.batch(*options, "-o", f"{folder}-again", "--json")
+            made = {e["output"].rsplit("/")[-1]: e["passes"]
+                    for e in of(self.events(f"{folder}.jsonl"), "picture")}
+            self.assertTrue(made)
+            for answer in whole:
+                name = answer["output"].rsplit("/")[-1]
+                self.assertGreater(answer["passes"]["reused"], 0)
+                self.assertEqual(made.get(name, answer["passes"]), answer["passes"])

@@ -177,6 +177,7 @@ class Comparison:
                     sys.exit(f"{o.sd_cpp} made no picture")
                 return told(run)
 
+            ours(), theirs()
             self.compare(f"picture {side} x {side}, {threads} thread(s), beside "
                          "stable-diffusion.cpp", ours, theirs)
 

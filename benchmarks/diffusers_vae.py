@@ -2,7 +2,7 @@
 
 Use: diffusers_vae.py SIZE plain|tiled [THREADS [bf16|fp32 [REPEATS]]]
 Memory is that of the first run, above what was resident when it began; the time is that of the
-fastest, by default of two; 0 REPEATS: of one, then turns (turns.py).
+fastest of it and REPEATS others (1); 0: then turns (turns.py).
 """
 import json
 import pathlib

@@ -8,12 +8,13 @@ TEXT_TOKENS = 256
 
 
 def single_files(model, work):
-    """{part: file} of a folder in the diffusers layout, written into `work` unless they are there."""
-    files = {name: work / f"{name}.safetensors" for name in FILES.values()}
-    if not all(path.exists() for path in files.values()):
-        work.mkdir(parents=True, exist_ok=True)
-        write_all(model, work)
-    return files
+    """{part: file} of a folder in the diffusers layout, written into `work` unless that is there."""
+    if not work.exists():
+        unfinished = work.with_name(work.name + ".unfinished")
+        unfinished.mkdir(parents=True, exist_ok=True)
+        write_all(model, unfinished)
+        unfinished.rename(work)
+    return {name: work / f"{name}.safetensors" for name in FILES.values()}
 
 
 def command(program, files, prompt, width, height, steps, seed, threads, picture):

@@ -3,8 +3,6 @@
 // turns.py; compare.py holds both ends.
 #pragma once
 
-#include <fmt/format.h>
-
 #include <chrono>
 #include <iostream>
 #include <string>

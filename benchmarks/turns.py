@@ -33,13 +33,16 @@ class Player:
         self.messages = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, text=True,
                                         stdout=subprocess.PIPE, stderr=self.messages)
-        self._expect(lambda line: line == "ready")
+        self._next(lambda line: line == "ready" or None)
 
     def turn(self):
         """Seconds of one run."""
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-        return self._expect(float)
+        try:
+            self.process.stdin.write("\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            self._fail()
+        return self._next(float)
 
     def end(self):
         """What it says at the end, as JSON."""
@@ -49,10 +52,11 @@ class Player:
             self._fail()
         return json.loads(lines[-1])
 
-    def _expect(self, read):
-        for line in self.process.stdout:  # libraries may print something before
+    def _next(self, read):
+        """What `read` makes of the first line that it takes; libraries may print others."""
+        for line in self.process.stdout:
             try:
-                if value := read(line.strip()):
+                if (value := read(line.strip())) is not None:
                     return value
             except ValueError:
                 continue

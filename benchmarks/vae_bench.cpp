@@ -9,7 +9,6 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <ctime>
 #include <fstream>
 #include <iostream>
 #include <map>
@@ -106,9 +105,7 @@ int main(int argc, char** argv) {
   };
   std::ofstream("/proc/self/clear_refs") << "5";  // the peak starts anew
   const auto before = status_bytes("VmRSS");
-  const auto cpu_start = std::clock();
   const double first = seconds(run);
-  const auto cpu_seconds = static_cast<double>(std::clock() - cpu_start) / CLOCKS_PER_SEC;
   const auto peak = status_bytes("VmHWM") - before;
   double fastest = first;
   if (const int repeat = std::stoi(options["repeat"]); repeat != 1) {
@@ -122,7 +119,6 @@ int main(int argc, char** argv) {
                               {"band_bytes", mode.band_bytes},
                               {"threads", at::get_num_threads()},
                               {"seconds", fastest},
-                              {"cpu_seconds", cpu_seconds},
                               {"peak_rss_delta", peak},
                               {"hash", hash_bits(result)}}
             << "\n";

@@ -207,8 +207,8 @@ class PromptEmbedsStore {
   virtual void use_loras(const std::vector<LoraUse>& loras, bool change_embeds) = 0;
 };
 
-// A picture after some of its steps. Bytes stay where they are, in tensors or a file, and are not
-// copied: `owner` keeps them.
+// A picture after some of its steps. Bytes stay where they are, in tensors or a mapped file, and
+// are not copied: `owner` keeps them.
 struct SavedLatents {
   using Bytes = std::span<const std::byte>;
   std::int64_t steps_done = 0;
@@ -237,6 +237,7 @@ class LatentsStore {
   virtual std::int64_t every() const = 0;  // steps between two times of keeping; >= 1
   // Of picture `index` of request number `request`; nothing if there is none that fits.
   virtual std::optional<SavedLatents> find(std::size_t request, std::int64_t index) = 0;
+  // The next step writes over the bytes: a store that wants them for later copies them.
   virtual void put(std::size_t request, std::int64_t index, const SavedLatents& latents) = 0;
 };
 

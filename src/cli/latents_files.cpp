@@ -4,6 +4,7 @@
 
 #include <charconv>
 #include <memory>
+#include <span>
 
 #include "batch/settings_key.h"
 #include "image/output_file.h"
@@ -16,7 +17,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kTensor = "latents";
+constexpr const char* kLatents = "latents";
 constexpr const char* kPrediction = "prediction";
 constexpr const char* kSettings = "settings";
 constexpr const char* kStepsDone = "steps_done";
@@ -61,7 +62,7 @@ std::optional<SavedLatents> LatentsFiles::find(std::size_t request, std::int64_t
   if (!fs::exists(entry.path, error)) return std::nullopt;
   try {
     const auto file = std::make_shared<const SafetensorsFile>(SafetensorsFile::open(entry.path));
-    const auto word = [&](const char* name) {
+    const auto metadata = [&](const char* name) {
       const auto found = file->metadata.find(name);
       return found == file->metadata.end() ? std::string() : found->second;
     };
@@ -74,15 +75,15 @@ std::optional<SavedLatents> LatentsFiles::find(std::size_t request, std::int64_t
       return stored == nullptr ? SavedLatents::Bytes()
                                : SavedLatents::Bytes(stored->data, stored->nbytes);
     };
-    const auto* latents = tensor(kTensor);
-    if (word(kSettings) != entry.settings || latents == nullptr) return std::nullopt;
-    SavedLatents saved{number(word(kStepsDone)), dtype_, latents->shape, bytes(latents)};
+    const auto* latents = tensor(kLatents);
+    if (metadata(kSettings) != entry.settings || latents == nullptr) return std::nullopt;
+    SavedLatents saved{number(metadata(kStepsDone)), dtype_, latents->shape, bytes(latents)};
     saved.prediction = bytes(tensor(kPrediction));
     while (const auto* first = tensor(cache_name(saved.step_caches.size(), kFirstResidual))) {
       const auto* rest = tensor(cache_name(saved.step_caches.size(), kRestResidual));
       saved.step_caches.push_back({first->shape, bytes(first), bytes(rest)});
     }
-    saved.passes = {number(word(kComputed)), number(word(kReused))};
+    saved.passes = {number(metadata(kComputed)), number(metadata(kReused))};
     saved.owner = file;
     return saved;
   } catch (const Error&) {  // damaged: the picture is made from the beginning
@@ -92,27 +93,27 @@ std::optional<SavedLatents> LatentsFiles::find(std::size_t request, std::int64_t
 
 void LatentsFiles::put(std::size_t request, std::int64_t, const SavedLatents& latents) {
   const auto& entry = entries_[request];
-  std::vector<TensorLayout> layouts;
-  std::vector<std::span<const std::uint8_t>> parts(1);  // the header
+  std::vector<TensorToWrite> tensors;
   const auto add = [&](const std::string& name, const std::vector<std::int64_t>& shape,
                        SavedLatents::Bytes bytes) {
-    if (bytes.empty()) return;
-    layouts.push_back({name, dtype_of(latents.dtype), shape});
-    parts.emplace_back(reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size());
+    tensors.push_back({{name, dtype_of(latents.dtype), shape}, bytes});
   };
-  add(kTensor, latents.shape, latents.values);
-  add(kPrediction, latents.shape, latents.prediction);
+  add(kLatents, latents.shape, latents.values);
+  if (!latents.prediction.empty()) add(kPrediction, latents.shape, latents.prediction);
   for (std::size_t i = 0; i < latents.step_caches.size(); ++i) {
     const auto& cache = latents.step_caches[i];
     add(cache_name(i, kFirstResidual), cache.shape, cache.first_residual);
     add(cache_name(i, kRestResidual), cache.shape, cache.rest_residual);
   }
-  const auto header =
-      safetensors_header(layouts, {{kSettings, entry.settings},
-                                   {kStepsDone, fmt::format("{}", latents.steps_done)},
-                                   {kComputed, fmt::format("{}", latents.passes.computed)},
-                                   {kReused, fmt::format("{}", latents.passes.reused)}});
-  parts.front() = header;
+  const auto file =
+      safetensors_parts(tensors, {{kSettings, entry.settings},
+                                  {kStepsDone, fmt::format("{}", latents.steps_done)},
+                                  {kComputed, fmt::format("{}", latents.passes.computed)},
+                                  {kReused, fmt::format("{}", latents.passes.reused)}});
+  std::vector<std::span<const std::uint8_t>> parts{file.header};
+  for (const auto part : file.data) {
+    parts.emplace_back(reinterpret_cast<const std::uint8_t*>(part.data()), part.size());
+  }
   write_file_atomically(entry.path, FileParts(parts));
 }
 

@@ -7,6 +7,13 @@
 
 namespace steadyflux {
 
+// Rows and columns of packed tokens.
+struct TokenGrid {
+  std::int64_t height = 0, width = 0;
+  std::int64_t tokens() const { return height * width; }
+  bool operator==(const TokenGrid&) const = default;
+};
+
 // Neighbouring tiles have at least this part of a tile in common.
 constexpr std::int64_t kTileOverlapShare = 4;
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/bytes.h"
+#include "config/flash_attention.h"
 #include "config/int8_linear.h"
 #include "config/row_chunks.h"
 #include "config/transfer_sizes.h"
@@ -318,8 +319,9 @@ std::int64_t transformer_activations(const FluxTransformerConfig& config, const 
   // q or k, normalised in fp32: the values, their squares, the product.
   // On a device then rotated in fp32: values, products, and the rotated values before.
   const auto norm = std::min(seq_len, kElementRows) * dim * ((workers > 0 ? 12 : 16) + e);
-  // Packed keys and values of one head, for each thread.
-  const auto workspace = workers * seq_len * config.attention_head_dim * 2 * e;
+  // For each thread keys and values of one head. In fp32 libtorch's kernel takes as much.
+  const auto workspace =
+      workers * flash_attention_bytes(seq_len, config.attention_head_dim) * (e / 2);
   const auto rows = row_chunk(seq_len, kGemmRows);
   const auto double_rows = row_chunk(std::max(text_len, image_len), kGemmRows);
   const auto projecting = 3 * joint + 2 * std::max(chunk, double_chunk) +

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "config/flash_attention.h"
 #include "config/vae_bands.h"
 #include "config/widened.h"
 
@@ -204,7 +205,9 @@ class VaeTape {
                                                                       positions, x_.channels)
                                             : 0);
       const bool packed = !has_device_ && element_size_ != kFp32 && !widened_;
-      const Held packed_kv(computing(), packed ? 2 * std::int64_t{num_threads_} * bytes(x_) : 0);
+      const Held packed_kv(
+          computing(),
+          packed ? std::int64_t{num_threads_} * flash_attention_bytes(positions, x_.channels) : 0);
     }
     fetch(rows);
     moments(rows);

@@ -13,6 +13,7 @@
 #include <numbers>
 #include <vector>
 
+#include "config/flash_attention.h"
 #include "nn/aligned_buffer.h"
 #include "nn/transpose_words.h"
 
@@ -31,12 +32,6 @@ namespace {
 
 using BFloat16 = at::BFloat16;
 
-constexpr std::int64_t kQueryBlock = 64;
-constexpr std::int64_t kKeyBlock = 512;
-constexpr std::int64_t kPad = 32;  // key blocks are padded to this; the padding gets weight 0
-
-std::int64_t padded(std::int64_t n) { return (n + kPad - 1) / kPad * kPad; }
-
 // One head's keys or values in memory: rows of head_dim values, `stride` values apart.
 struct Rows {
   const BFloat16* data;
@@ -47,10 +42,10 @@ struct Rows {
 // Keys for scores = Q K^T: the GEMM's right side is K^T with pairs of rows side by side,
 // [head_dim / 2][n_pad][2]. A pair is 32 bits, so this is a transpose of 32-bit words.
 void pack_keys(const Rows& keys, std::int64_t n, std::int64_t head_dim, BFloat16* out) {
-  const auto n_pad = padded(n), pairs = head_dim / 2;
-  auto* words = reinterpret_cast<std::uint32_t*>(out);
-  transpose_words(reinterpret_cast<const std::uint32_t*>(keys.data), keys.stride / 2, n, pairs,
-                  words, n_pad);
+  const auto n_pad = flash_padded(n), pairs = head_dim / 2;
+  auto* words = reinterpret_cast<Word*>(out);
+  transpose_words(reinterpret_cast<const Word*>(keys.data), keys.stride / 2, n, pairs, words,
+                  n_pad);
   for (std::int64_t pair = 0; n < n_pad && pair < pairs; ++pair) {
     std::fill(words + pair * n_pad + n, words + (pair + 1) * n_pad, 0u);
   }
@@ -70,7 +65,7 @@ STEADYFLUX_AVX512 void pack_values(const Rows& values, std::int64_t n, std::int6
     order[2 * i + 1] = i + 32;
   }
   const __m512i first = _mm512_load_si512(order), second = _mm512_load_si512(order + 32);
-  for (std::int64_t j = 0; j < padded(n); j += 2) {
+  for (std::int64_t j = 0; j < flash_padded(n); j += 2) {
     for (std::int64_t i = 0; i < head_dim; i += 32) {
       const __m512i even = row(j, i), odd = row(j + 1, i);
       auto* to = out + j * head_dim + 2 * i;
@@ -80,8 +75,8 @@ STEADYFLUX_AVX512 void pack_values(const Rows& values, std::int64_t n, std::int6
   }
 }
 
-// 2^x for x <= 0, relative error below 4e-5, a fiftieth of what rounding to bf16 leaves: 2^round(x)
-// times a polynomial.
+// 2^x for x <= 0, relative error below 6e-5, a thirtieth of what rounding to bf16 leaves:
+// 2^round(x) times a polynomial.
 STEADYFLUX_AVX512 inline __m512 exp2_512(__m512 x) {
   x = _mm512_max_ps(x, _mm512_set1_ps(-150.0f));
   const __m512 n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -153,37 +148,37 @@ void gemm(std::int64_t m, std::int64_t n, std::int64_t k, const BFloat16* a, std
 // Packed keys and values of one head, block by block, and room for one query block.
 struct Workspace {
   Workspace(std::int64_t keys, std::int64_t head_dim)
-      : packed_keys(padded(keys) * head_dim),
-        packed_values(padded(keys) * head_dim),
-        scores(kQueryBlock * kKeyBlock),
-        probabilities(kQueryBlock * kKeyBlock),
-        out(kQueryBlock * head_dim) {}
+      : packed_keys(flash_padded(keys) * head_dim),
+        packed_values(flash_padded(keys) * head_dim),
+        scores(kFlashQueries * kFlashKeys),
+        probabilities(kFlashQueries * kFlashKeys),
+        out(kFlashQueries * head_dim) {}
   AlignedBuffer<BFloat16> packed_keys, packed_values;
   AlignedBuffer<float> scores;
   AlignedBuffer<BFloat16> probabilities;
   AlignedBuffer<float> out;
-  std::array<float, kQueryBlock> largest, sum;
+  std::array<float, kFlashQueries> largest, sum;
 };
 
 void pack_head(const Rows& k, const Rows& v, std::int64_t keys, std::int64_t head_dim,
                Workspace& work) {
-  for (std::int64_t begin = 0; begin < keys; begin += kKeyBlock) {
-    const auto n = std::min(kKeyBlock, keys - begin);
+  for (std::int64_t begin = 0; begin < keys; begin += kFlashKeys) {
+    const auto n = std::min(kFlashKeys, keys - begin);
     pack_keys({k.row(begin), k.stride}, n, head_dim, work.packed_keys.data() + begin * head_dim);
     pack_values({v.row(begin), v.stride}, n, head_dim,
                 work.packed_values.data() + begin * head_dim);
   }
 }
 
-// m <= kQueryBlock queries of one head against all its keys; writes rows of `to`.
+// m <= kFlashQueries queries of one head against all its keys; writes rows of `to`.
 void attend(const Rows& q, std::int64_t m, std::int64_t keys, std::int64_t head_dim, float scale,
             Workspace& work, BFloat16* to, std::int64_t to_stride) {
   work.largest.fill(-std::numeric_limits<float>::infinity());
   work.sum.fill(0.0f);
   std::fill_n(work.out.data(), m * head_dim, 0.0f);
-  for (std::int64_t begin = 0; begin < keys; begin += kKeyBlock) {
-    const auto n = std::min(kKeyBlock, keys - begin);
-    const auto n_pad = padded(n);
+  for (std::int64_t begin = 0; begin < keys; begin += kFlashKeys) {
+    const auto n = std::min(kFlashKeys, keys - begin);
+    const auto n_pad = flash_padded(n);
     gemm(m, n_pad, head_dim, q.data, q.stride, work.packed_keys.data() + begin * head_dim, n_pad,
          work.scores.data(), n_pad, false);
     for (std::int64_t i = 0; i < m; ++i) {
@@ -219,8 +214,8 @@ bool probe_gemm() {
   }
 }
 
-// Also: pairs of numbers are words of 32 bits, which lie where such words do.
-bool rows_contiguous(const at::Tensor& x) {
+// Pairs of numbers are read as words of 32 bits, which lie where such words do.
+bool rows_fit(const at::Tensor& x) {
   return x.device().is_cpu() && x.scalar_type() == at::kBFloat16 && x.dim() == 4 &&
          x.stride(3) == 1 && x.stride(2) % 2 == 0 && x.stride(1) % 2 == 0 && x.stride(0) % 2 == 0 &&
          x.storage_offset() % 2 == 0;
@@ -229,7 +224,7 @@ bool rows_contiguous(const at::Tensor& x) {
 }  // namespace
 
 bool flash_attention_cpu_usable(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
-  if (!rows_contiguous(q) || !rows_contiguous(k) || !rows_contiguous(v)) return false;
+  if (!rows_fit(q) || !rows_fit(k) || !rows_fit(v)) return false;
   if (q.size(3) % 32 != 0 || k.size(2) == 0) return false;
   static const bool usable = probe_gemm();
   return usable;
@@ -245,10 +240,10 @@ at::Tensor flash_attention_cpu(const at::Tensor& q, const at::Tensor& k, const a
   };
   // A task is one head, or a part of its queries where there are more threads than heads.
   const auto threads = static_cast<std::int64_t>(at::get_num_threads());
-  const auto blocks = (queries + kQueryBlock - 1) / kQueryBlock;
+  const auto blocks = (queries + kFlashQueries - 1) / kFlashQueries;
   const auto parts =
       std::clamp((threads + batch * heads - 1) / (batch * heads), std::int64_t{1}, blocks);
-  const auto part_size = (blocks + parts - 1) / parts * kQueryBlock;
+  const auto part_size = (blocks + parts - 1) / parts * kFlashQueries;
   auto* out = result.mutable_data_ptr<BFloat16>();
   at::parallel_for(0, batch * heads * parts, 1, [&](std::int64_t first, std::int64_t last) {
     Workspace work(keys, head_dim);
@@ -257,9 +252,9 @@ at::Tensor flash_attention_cpu(const at::Tensor& q, const at::Tensor& k, const a
       const auto query_rows = rows(q, b, h);
       pack_head(rows(k, b, h), rows(v, b, h), keys, head_dim, work);
       const auto end = std::min(queries, (part + 1) * part_size);
-      for (auto begin = part * part_size; begin < end; begin += kQueryBlock) {
-        attend({query_rows.row(begin), query_rows.stride}, std::min(kQueryBlock, end - begin), keys,
-               head_dim, static_cast<float>(scale * std::numbers::log2e), work,
+      for (auto begin = part * part_size; begin < end; begin += kFlashQueries) {
+        attend({query_rows.row(begin), query_rows.stride}, std::min(kFlashQueries, end - begin),
+               keys, head_dim, static_cast<float>(scale * std::numbers::log2e), work,
                out + (b * queries + begin) * heads * head_dim + h * head_dim, heads * head_dim);
       }
     }

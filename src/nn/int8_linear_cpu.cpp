@@ -126,9 +126,9 @@ struct PackOutputs {
       for (std::int64_t o = 0; o < kInt8Outputs; ++o) {
         to.sum[o] += round_part(o, begin, width, per_step[o], part + o * kPackedInputs);
       }
-      transpose_words(reinterpret_cast<const std::uint32_t*>(part), kPackedInputs / kInt8Group,
-                      kInt8Outputs, width / kInt8Group,
-                      reinterpret_cast<std::uint32_t*>(to.values.data() + begin * kInt8Outputs),
+      transpose_words(reinterpret_cast<const Word*>(part), kPackedInputs / kInt8Group, kInt8Outputs,
+                      width / kInt8Group,
+                      reinterpret_cast<Word*>(to.values.data() + begin * kInt8Outputs),
                       kInt8Outputs);
     }
   }

@@ -17,8 +17,8 @@ namespace {
 
 constexpr std::int64_t kSide = 16;
 
-void transpose_one_by_one(const std::uint32_t* from, std::int64_t from_stride, std::int64_t rows,
-                          std::int64_t columns, std::uint32_t* to, std::int64_t to_stride) {
+void transpose_one_by_one(const Word* from, std::int64_t from_stride, std::int64_t rows,
+                          std::int64_t columns, Word* to, std::int64_t to_stride) {
   for (std::int64_t j = 0; j < columns; ++j) {
     for (std::int64_t i = 0; i < rows; ++i) to[j * to_stride + i] = from[i * from_stride + j];
   }
@@ -32,10 +32,8 @@ bool has_avx512() {
 
 // 16 x 16 words. Rows are interleaved with their neighbours, then with those two further, so that
 // quarters of registers hold four rows' words of one column; two rounds put quarters in place.
-__attribute__((target("avx512f"))) void transpose_square(const std::uint32_t* from,
-                                                         std::int64_t from_stride,
-                                                         std::uint32_t* to,
-                                                         std::int64_t to_stride) {
+__attribute__((target("avx512f"))) void transpose_square(const Word* from, std::int64_t from_stride,
+                                                         Word* to, std::int64_t to_stride) {
   __m512i a[kSide], b[kSide];
   for (int i = 0; i < kSide; ++i) a[i] = _mm512_loadu_si512(from + i * from_stride);
   for (int i = 0; i < kSide; i += 2) {
@@ -56,18 +54,17 @@ __attribute__((target("avx512f"))) void transpose_square(const std::uint32_t* fr
     }
   }
   for (int i = 0; i < 8; ++i) {
-    // Columns 0 to 3 are quarter 0, 4 to 7 quarter 1: even quarters first, then odd ones.
-    const int column = i % 4 + (i / 4) * 4;
-    _mm512_storeu_si512(to + column * to_stride, _mm512_shuffle_i32x4(b[i], b[i + 8], kEven));
-    _mm512_storeu_si512(to + (column + 8) * to_stride, _mm512_shuffle_i32x4(b[i], b[i + 8], kOdd));
+    _mm512_storeu_si512(to + i * to_stride, _mm512_shuffle_i32x4(b[i], b[i + 8], kEven));
+    _mm512_storeu_si512(to + (i + 8) * to_stride, _mm512_shuffle_i32x4(b[i], b[i + 8], kOdd));
   }
 }
 #endif
 
 }  // namespace
 
-void transpose_words(const std::uint32_t* from, std::int64_t from_stride, std::int64_t rows,
-                     std::int64_t columns, std::uint32_t* to, std::int64_t to_stride) {
+void transpose_words(const Word* from, std::int64_t from_stride, std::int64_t rows,
+                     std::int64_t columns, Word* to, std::int64_t to_stride) {
+  if (rows == 0 || columns == 0) return;
 #ifdef STEADYFLUX_X86
   if (has_avx512()) {
     const auto whole_rows = rows / kSide * kSide, whole_columns = columns / kSide * kSide;

@@ -5,8 +5,11 @@
 
 namespace steadyflux {
 
+// 32 bits of whatever lies there, such as a pair of bf16 numbers or four of 8 bits.
+using Word __attribute__((may_alias)) = std::uint32_t;
+
 // to[j * to_stride + i] = from[i * from_stride + j] for i < rows, j < columns. Strides in words.
-void transpose_words(const std::uint32_t* from, std::int64_t from_stride, std::int64_t rows,
-                     std::int64_t columns, std::uint32_t* to, std::int64_t to_stride);
+void transpose_words(const Word* from, std::int64_t from_stride, std::int64_t rows,
+                     std::int64_t columns, Word* to, std::int64_t to_stride);
 
 }  // namespace steadyflux

@@ -12,7 +12,6 @@
 #include "config/model_config.h"
 #include "config/tiles.h"
 #include "steadyflux/pipeline.h"
-#include "transformer/flux_transformer.h"
 
 namespace steadyflux {
 

@@ -176,9 +176,13 @@ class Denoiser {
       brought.image_rotary_emb.push_back(rotary_embedding(tokens));
     }
     brought.solver = PictureSolver(request.sampling.scheduler, sigmas_to_do(model, request));
-    state_.step_caches[number].resize(
-        static_cast<std::size_t>(step_cache_count(model, request, picture)),
-        StepCache{request.sampling.cache_threshold});
+    auto& caches = state_.step_caches[number];
+    if (auto& saved = state_.saved[number]) {
+      caches = saved_step_caches(*saved, request);
+      saved.reset();
+    }
+    caches.resize(static_cast<std::size_t>(step_cache_count(model, request, picture)),
+                  StepCache{request.sampling.cache_threshold});
     brought_[number] = std::move(brought);
   }
 
@@ -417,6 +421,7 @@ void denoise(const PhaseContext& context, const Chunk& chunk,
   state.steps_done.resize(chunk.pictures.size(), 0);
   state.predictions.resize(chunk.pictures.size());
   state.step_caches.resize(chunk.pictures.size());
+  state.saved.resize(chunk.pictures.size());
   state.passes.resize(chunk.pictures.size());
   Denoiser(context, chunk, embeddings, tables, state).run();
 }

@@ -48,19 +48,19 @@ Denoising begin_denoising(const Chunk& chunk, LatentsStore* latents, const FluxM
   state.latents.resize(chunk.pictures.size());
   state.steps_done.resize(chunk.pictures.size(), 0);
   state.predictions.resize(chunk.pictures.size());
-  state.step_caches.resize(chunk.pictures.size());
+  state.saved.resize(chunk.pictures.size());
   state.passes.resize(chunk.pictures.size());
   for (std::size_t i = 0; latents != nullptr && i < chunk.pictures.size(); ++i) {
     const auto& picture = chunk.pictures[i];
-    const auto saved = latents->find(picture.request, picture.index);
+    auto saved = latents->find(picture.request, picture.index);
     if (!saved) continue;
     auto so_far = from_saved(*saved, model, chunk.request(picture), picture, dtype);
     if (!so_far) continue;
     state.latents[i] = std::move(so_far->latents);
     state.predictions[i] = std::move(so_far->prediction);
-    state.step_caches[i] = std::move(so_far->step_caches);
     state.passes[i] = saved->passes;
     state.steps_done[i] = saved->steps_done;
+    if (!saved->step_caches.empty()) state.saved[i] = std::move(saved);
   }
   return state;
 }
@@ -96,6 +96,7 @@ void generate_pictures(
     // There is no leaner plan any more; what is finished is given all the same.
     state.latents.resize(finished_pictures(state, chunk));
     state.step_caches.clear();
+    state.saved.clear();
     if (state.latents.empty() || !out_of_memory_detail(error)) throw;
     failure = std::current_exception();
   }

@@ -7,6 +7,7 @@
 #include <c10/core/Device.h>
 
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -123,6 +124,8 @@ struct Denoising {
   // Of pictures with step caching, while their steps are under way: one for each text, in each
   // tile, at each evaluation of a step. And what came of it.
   std::vector<std::vector<StepCache>> step_caches;
+  // Where they are until then, of pictures that go on from an earlier run.
+  std::vector<std::optional<SavedLatents>> saved;
   std::vector<PassCounts> passes;
 };
 

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <cstring>
 #include <iterator>
 #include <memory>
@@ -111,20 +112,34 @@ std::optional<LatentsSoFar> from_saved(const SavedLatents& saved, const FluxMode
     if (saved.prediction.empty()) return std::nullopt;
     result.prediction = tensor_of(saved.prediction, saved.shape, wanted, "latents", dtype, dtype);
   }
-  if (std::ssize(saved.step_caches) != step_cache_count(model, request, picture)) {
-    return std::nullopt;
-  }
   const std::vector<std::int64_t> of_cache{
       1, tile_seq_len(model, request) + reference_grid(model, request).tokens(),
       model.transformer.inner_dim()};
-  for (const auto& cache : saved.step_caches) {
-    const auto residual = [&](SavedLatents::Bytes bytes) {
-      return tensor_of(bytes, cache.shape, of_cache, "step caches", dtype, dtype);
-    };
-    result.step_caches.push_back({request.sampling.cache_threshold, residual(cache.first_residual),
-                                  residual(cache.rest_residual)});
+  const auto size = static_cast<std::size_t>(of_cache[1] * of_cache[2]) * c10::elementSize(dtype);
+  const auto fits = [&](const SavedLatents::StepCache& cache) {
+    return cache.shape == of_cache && cache.first_residual.size() == size &&
+           cache.rest_residual.size() == size;
+  };
+  const auto& caches = saved.step_caches;
+  if (std::ssize(caches) != step_cache_count(model, request, picture) ||
+      !std::all_of(caches.begin(), caches.end(), fits)) {
+    return std::nullopt;
   }
   return result;
+}
+
+std::vector<StepCache> saved_step_caches(const SavedLatents& saved, const Request& request) {
+  std::vector<StepCache> caches;
+  for (const auto& cache : saved.step_caches) {
+    const auto copy = [&](SavedLatents::Bytes bytes) {
+      auto tensor = at::empty(cache.shape, dtype_of_name(saved.dtype).value());
+      std::memcpy(tensor.mutable_data_ptr(), bytes.data(), bytes.size());
+      return tensor;
+    };
+    caches.push_back(
+        {request.sampling.cache_threshold, copy(cache.first_residual), copy(cache.rest_residual)});
+  }
+  return caches;
 }
 
 }  // namespace steadyflux

@@ -25,12 +25,14 @@ SavedLatents to_saved(const Denoising& state, std::size_t number);
 struct LatentsSoFar {
   at::Tensor latents;
   at::Tensor prediction;
-  std::vector<StepCache> step_caches;
 };
 // Nothing if they are not [1, S, out_channels] of the request in this dtype, or of more steps than
-// it has, or lack what its next step needs.
+// it has, or lack what its next step needs, step caches among it.
 std::optional<LatentsSoFar> from_saved(const SavedLatents& saved, const FluxModel& model,
                                        const Request& request, const ChunkPicture& picture,
                                        at::ScalarType dtype);
+
+// Those of latents that from_saved has taken, in RAM.
+std::vector<StepCache> saved_step_caches(const SavedLatents& saved, const Request& request);
 
 }  // namespace steadyflux

@@ -7,6 +7,7 @@
 #include <span>
 #include <vector>
 
+#include "config/tiles.h"
 #include "transformer/blocks.h"
 #include "transformer/step_cache.h"
 
@@ -111,13 +112,6 @@ struct FluxTransformer {
 
 // cos first, then sin; t [B] -> [B, 256], fp32.
 at::Tensor sinusoidal_embedding(const at::Tensor& t);
-
-// Rows and columns of packed tokens.
-struct TokenGrid {
-  std::int64_t height = 0, width = 0;
-  std::int64_t tokens() const { return height * width; }
-  bool operator==(const TokenGrid&) const = default;
-};
 
 // Position ids of text_len text tokens (all zero), then of the picture's (0, row, column), then of
 // a reference's (1, row, column): [text_len + tokens, 3], fp32.

@@ -7,6 +7,7 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <utility>
 
 #include "base/utf8.h"
 #include "steadyflux/error.h"
@@ -83,12 +84,13 @@ std::vector<std::uint8_t> safetensors_header(std::span<const TensorLayout> tenso
   return bytes;
 }
 
-std::vector<std::uint8_t> safetensors_bytes(std::vector<TensorToWrite> tensors,
-                                            const std::map<std::string, std::string>& metadata) {
+SafetensorsParts safetensors_parts(std::vector<TensorToWrite> tensors,
+                                   const std::map<std::string, std::string>& metadata) {
   std::stable_sort(tensors.begin(), tensors.end(),
                    [](const TensorToWrite& a, const TensorToWrite& b) {
                      return item_size(a.layout.dtype) > item_size(b.layout.dtype);
                    });
+  SafetensorsParts parts;
   std::vector<TensorLayout> layouts;
   for (const TensorToWrite& tensor : tensors) {
     layouts.push_back(tensor.layout);
@@ -99,13 +101,20 @@ std::vector<std::uint8_t> safetensors_bytes(std::vector<TensorToWrite> tensors,
                               shape_to_string(tensor.layout.shape), tensor_bytes(tensor.layout),
                               tensor.data.size()));
     }
+    parts.data.push_back(tensor.data);
   }
-  std::vector<std::uint8_t> bytes = safetensors_header(layouts, metadata);
-  for (const TensorToWrite& tensor : tensors) {
-    const auto* data = reinterpret_cast<const std::uint8_t*>(tensor.data.data());
-    bytes.insert(bytes.end(), data, data + tensor.data.size());
+  parts.header = safetensors_header(layouts, metadata);
+  return parts;
+}
+
+std::vector<std::uint8_t> safetensors_bytes(std::vector<TensorToWrite> tensors,
+                                            const std::map<std::string, std::string>& metadata) {
+  auto [bytes, parts] = safetensors_parts(std::move(tensors), metadata);
+  for (const auto part : parts) {
+    const auto* data = reinterpret_cast<const std::uint8_t*>(part.data());
+    bytes.insert(bytes.end(), data, data + part.size());
   }
-  return bytes;
+  return std::move(bytes);
 }
 
 }  // namespace steadyflux

@@ -35,7 +35,16 @@ struct TensorToWrite {
   std::span<const std::byte> data;  // tensor_bytes(layout)
 };
 
-// A whole small file, its tensors in such an order that all are aligned.
+// A whole file, its tensors in such an order that all are aligned; `data` are those that were
+// given. Throws Error{kInternal} also where data is not of its layout's size.
+struct SafetensorsParts {
+  std::vector<std::uint8_t> header;
+  std::vector<std::span<const std::byte>> data;
+};
+SafetensorsParts safetensors_parts(std::vector<TensorToWrite> tensors,
+                                   const std::map<std::string, std::string>& metadata);
+
+// The same in one piece, for small files.
 std::vector<std::uint8_t> safetensors_bytes(std::vector<TensorToWrite> tensors,
                                             const std::map<std::string, std::string>& metadata);
 

@@ -135,7 +135,7 @@ class StepCacheBatchTest(BatchTest):
             whole, _ = self.batch(*options, "-o", f"{folder}-again", "--json")
             made = {e["output"].rsplit("/")[-1]: e["passes"]
                     for e in of(self.events(f"{folder}.jsonl"), "picture")}
-            self.assertTrue(made)
+            self.assertTrue(made.keys() & {"0001.png", "0002.png"}, made)
             for answer in whole:
                 name = answer["output"].rsplit("/")[-1]
                 self.assertGreater(answer["passes"]["reused"], 0)

@@ -94,11 +94,12 @@ TEST_P(Int8Linear, ARowIsTheSameAmongAnyOthersOnAnyThreads) {
   at::set_num_threads(threads);
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    OddShapes, Int8Linear,
-    testing::Combine(testing::Values(Shape{1, 4, 1}, Shape{3, 12, 5}, Shape{17, 260, 63},
-                                     Shape{129, 64, 64}, Shape{70, 516, 65}, Shape{300, 1028, 130}),
-                     testing::Values(at::kFloat, at::kBFloat16, at::kHalf)));
+INSTANTIATE_TEST_SUITE_P(OddShapes, Int8Linear,
+                         testing::Combine(testing::Values(Shape{1, 4, 1}, Shape{3, 12, 5},
+                                                          Shape{17, 260, 63}, Shape{129, 64, 64},
+                                                          Shape{70, 516, 65}, Shape{300, 1028, 130},
+                                                          Shape{5, 64, 600}, Shape{130, 2052, 330}),
+                                          testing::Values(at::kFloat, at::kBFloat16, at::kHalf)));
 
 TEST(Int8Rows, AreWithinAStepAndMostlyHalfOfOne) {
   for (const auto dtype : {at::kFloat, at::kBFloat16, at::kHalf}) {

@@ -22,7 +22,7 @@ constexpr int kLeanestStep = 4;  // PlanOptions::leaner at which nothing is left
 // stacks, compiled kernels, scratch. Measured (docs/memory.md).
 constexpr std::int64_t kEncodeOverhead = 24 * kMiB;
 constexpr std::int64_t kModulateOverhead = 32 * kMiB;
-constexpr std::int64_t kDenoiseOverhead = 36 * kMiB;
+constexpr std::int64_t kDenoiseOverhead = 38 * kMiB;
 constexpr std::int64_t kDecodeOverhead = 44 * kMiB;
 constexpr std::int64_t kWarmOverhead = 4 * kMiB;  // of any phase, from the second run on
 

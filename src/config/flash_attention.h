@@ -17,7 +17,7 @@ constexpr std::int64_t flash_padded(std::int64_t keys) {
 // Bytes of a thread: packed keys and values of a head; of a block of queries scores and sums in
 // fp32, probabilities in bf16.
 constexpr std::int64_t flash_attention_bytes(std::int64_t keys, std::int64_t head_dim) {
-  return 2 * 2 * flash_padded(keys) * head_dim + kFlashQueries * (6 * kFlashKeys + 4 * head_dim);
+  return 4 * flash_padded(keys) * head_dim + kFlashQueries * (6 * kFlashKeys + 4 * head_dim);
 }
 
 }  // namespace steadyflux

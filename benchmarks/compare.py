@@ -22,23 +22,26 @@ median = statistics.median
 
 
 class Run:
-    """A process that has ended: its last line as JSON, wall seconds, and the peaks of its memory."""
+    """A process that has ended: what it said, wall seconds, and the peaks of its memory."""
 
-    def __init__(self, command, reads_json=True):
+    def __init__(self, command):
         self.begin = time.time()
         self.peak_rss = self.peak_anon = 0
         process = subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE,
                                    stderr=subprocess.PIPE, text=True)
         watch = threading.Thread(target=self.watch, args=(process.pid,), daemon=True)
         watch.start()
-        out, error = process.communicate()
+        self.out, error = process.communicate()
         self.seconds = time.time() - self.begin
         watch.join()
         if process.returncode != 0:
             sys.exit(f"{' '.join(map(str, command))}: {error.strip()[-500:]}")
-        # All of it, or what other libraries left for the last line.
-        if reads_json:
-            self.told = json.loads(out if out.startswith("{\n") else out.strip().splitlines()[-1])
+
+    @property
+    def told(self):
+        """The JSON: all of it, or what other libraries left for the last line."""
+        out = self.out
+        return json.loads(out if out.startswith("{\n") else out.strip().splitlines()[-1])
 
     def watch(self, pid):
         path = pathlib.Path(f"/proc/{pid}/status")
@@ -161,21 +164,19 @@ class Comparison:
         with tempfile.TemporaryDirectory() as folder:
             folder = pathlib.Path(folder)
 
-            def told(run):
-                return {": in all": run.seconds, " peak RSS, anonymous": run.peak_anon / 2**30}
-
             def ours():
-                return told(self.our_picture(side, threads, sd_cpp.TEXT_TOKENS, False, folder,
-                                             "--no-cache")[0])
+                run, _ = self.our_picture(side, threads, sd_cpp.TEXT_TOKENS, False, folder,
+                                          "--no-cache")
+                return self.of_process(run)
 
             def theirs():
                 picture = folder / "theirs.png"
                 picture.unlink(missing_ok=True)
                 run = Run(sd_cpp.command(o.sd_cpp, files, PROMPT, side, side, PICTURE_STEPS, 1,
-                                         threads, picture), reads_json=False)
+                                         threads, picture))
                 if not picture.exists():
                     sys.exit(f"{o.sd_cpp} made no picture")
-                return told(run)
+                return self.of_process(run)
 
             ours(), theirs()
             self.compare(f"picture {side} x {side}, {threads} thread(s), beside "
@@ -198,9 +199,11 @@ class Comparison:
         return run, begun - run.begin
 
     @staticmethod
-    def of_picture(run, until_first_step):
-        return {": until the first step": until_first_step, ": in all": run.seconds,
-                " peak RSS, anonymous": run.peak_anon / 2**30}
+    def of_process(run):
+        return {": in all": run.seconds, " peak RSS, anonymous": run.peak_anon / 2**30}
+
+    def of_picture(self, run, until_first_step):
+        return {": until the first step": until_first_step} | self.of_process(run)
 
     def run(self):
         o = self.options

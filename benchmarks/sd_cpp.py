@@ -8,13 +8,16 @@ TEXT_TOKENS = 256
 
 
 def single_files(model, work):
-    """{part: file} of a folder in the diffusers layout, written into `work` unless that is there."""
-    if not work.exists():
-        unfinished = work.with_name(work.name + ".unfinished")
+    """{part: file} of a folder in the diffusers layout, written into `work` unless they are there."""
+    files = {name: work / f"{name}.safetensors" for name in FILES.values()}
+    if not all(path.exists() for path in files.values()):
+        unfinished = work / "unfinished"
         unfinished.mkdir(parents=True, exist_ok=True)
         write_all(model, unfinished)
-        unfinished.rename(work)
-    return {name: work / f"{name}.safetensors" for name in FILES.values()}
+        for path in files.values():
+            (unfinished / path.name).replace(path)
+        unfinished.rmdir()
+    return files
 
 
 def command(program, files, prompt, width, height, steps, seed, threads, picture):

@@ -4,19 +4,19 @@
 
 #include <cstdint>
 
+#include "base/bytes.h"
+
 namespace steadyflux {
 
 constexpr std::int64_t kFlashQueries = 64;  // of a head, at once,
 constexpr std::int64_t kFlashKeys = 512;    // with so many of its keys
 constexpr std::int64_t kFlashPad = 32;      // keys of a block are padded to a multiple of this
 
-constexpr std::int64_t flash_padded(std::int64_t keys) {
-  return (keys + kFlashPad - 1) / kFlashPad * kFlashPad;
-}
+inline std::int64_t flash_padded(std::int64_t keys) { return rounded_up(keys, kFlashPad); }
 
 // Bytes of a thread: packed keys and values of a head; of a block of queries scores and sums in
 // fp32, probabilities in bf16.
-constexpr std::int64_t flash_attention_bytes(std::int64_t keys, std::int64_t head_dim) {
+inline std::int64_t flash_attention_bytes(std::int64_t keys, std::int64_t head_dim) {
   return 4 * flash_padded(keys) * head_dim + kFlashQueries * (6 * kFlashKeys + 4 * head_dim);
 }
 

@@ -414,15 +414,19 @@ class Denoiser {
 
 }  // namespace
 
+void Denoising::resize(std::size_t pictures) {
+  latents.resize(pictures);
+  steps_done.resize(pictures, 0);
+  predictions.resize(pictures);
+  step_caches.resize(pictures);
+  saved.resize(pictures);
+  passes.resize(pictures);
+}
+
 void denoise(const PhaseContext& context, const Chunk& chunk,
              const std::vector<PromptEmbeddings>& embeddings, const ModulationTables& tables,
              Denoising& state) {
-  state.latents.resize(chunk.pictures.size());
-  state.steps_done.resize(chunk.pictures.size(), 0);
-  state.predictions.resize(chunk.pictures.size());
-  state.step_caches.resize(chunk.pictures.size());
-  state.saved.resize(chunk.pictures.size());
-  state.passes.resize(chunk.pictures.size());
+  state.resize(chunk.pictures.size());
   Denoiser(context, chunk, embeddings, tables, state).run();
 }
 

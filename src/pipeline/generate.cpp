@@ -45,11 +45,7 @@ void encode_missing(const FluxModel& model, const Chunk& chunk, PhaseRunner& run
 Denoising begin_denoising(const Chunk& chunk, LatentsStore* latents, const FluxModel& model,
                           at::ScalarType dtype) {
   Denoising state;
-  state.latents.resize(chunk.pictures.size());
-  state.steps_done.resize(chunk.pictures.size(), 0);
-  state.predictions.resize(chunk.pictures.size());
-  state.saved.resize(chunk.pictures.size());
-  state.passes.resize(chunk.pictures.size());
+  state.resize(chunk.pictures.size());
   for (std::size_t i = 0; latents != nullptr && i < chunk.pictures.size(); ++i) {
     const auto& picture = chunk.pictures[i];
     auto saved = latents->find(picture.request, picture.index);

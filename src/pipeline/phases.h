@@ -115,6 +115,9 @@ struct Conditioning {
 
 // How far the pictures of a chunk are.
 struct Denoising {
+  // Room for so many pictures; what there is of them stays.
+  void resize(std::size_t pictures);
+
   std::vector<at::Tensor> latents;         // packed, [1, S, out_channels], in RAM; one per picture
   std::vector<std::int64_t> steps_done;    // one per picture
   std::vector<Inpainting> inpainting;      // one per picture, or none at all

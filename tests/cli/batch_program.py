@@ -117,7 +117,7 @@ class BatchTest(CliTest):
     def check_goes_on_after_a_kill(self, *options, step, folder="out", temporaries=1):
         """A batch that is killed behind this step of denoising leaves so many temporaries at least;
         run again, it goes on there, to the bytes of a batch that nobody disturbed."""
-        self.batch(*options, "-o", f"{folder}-whole")
+        self.batch(*options, "-o", f"{folder}-whole", "--events", f"{folder}-whole.jsonl")
         checkpoints = [*options, "--checkpoint-every", "1", "-o", folder]
 
         def in_denoise(event, least=0):

@@ -22,8 +22,11 @@ constexpr int kLeanestStep = 4;  // PlanOptions::leaner at which nothing is left
 // stacks, compiled kernels, scratch. Measured (docs/memory.md).
 constexpr std::int64_t kEncodeOverhead = 24 * kMiB;
 constexpr std::int64_t kModulateOverhead = 32 * kMiB;
-constexpr std::int64_t kDenoiseOverhead = 38 * kMiB;
+constexpr std::int64_t kDenoiseOverhead = 40 * kMiB;
 constexpr std::int64_t kDecodeOverhead = 44 * kMiB;
+// From the first step on, where a sequence is so long that it goes in chunks: products of other
+// shapes, for each of which oneDNN compiles kernels and keeps them.
+constexpr std::int64_t kChunkKernels = 8 * kMiB;
 constexpr std::int64_t kWarmOverhead = 4 * kMiB;  // of any phase, from the second run on
 
 // On a device; a converting CPU has the chunk too.
@@ -148,6 +151,11 @@ class Planner {
   bool on_device() const { return budget_.has_device; }
   std::int64_t overhead(std::int64_t of_first_run) const {
     return budget_.warm ? kWarmOverhead : of_first_run;
+  }
+
+  std::int64_t with_chunk_kernels(std::int64_t of_first_run) const {
+    const auto seq_len = workload_.text_len() + tile_len_ + reference_len_;
+    return of_first_run + (!on_device() && seq_len > kGemmRows ? kChunkKernels : 0);
   }
 
   std::int64_t disk_bytes() const {
@@ -433,8 +441,8 @@ class Planner {
     add_weights(denoise, transformer_weights(config, workload_.dtype, workload_.stored.transformer),
                 workload_.stored.transformer, passes,
                 activations + inputs * brought + more_positions,
-                overhead(kDenoiseOverhead) + table_bytes(rows) + latents_ + parked_embeds_ +
-                    blended + step_caches(rows, group),
+                overhead(with_chunk_kernels(kDenoiseOverhead)) + table_bytes(rows) + latents_ +
+                    parked_embeds_ + blended + step_caches(rows, group),
                 workload_.num_step_caches > 0 ? first_block_units(config) : 0);
     return denoise;
   }
@@ -526,7 +534,7 @@ class Planner {
   void plan_decode() {
     const auto weight_bytes = vae_decoder_weight_bytes(model_.vae, element_);
     const auto latents = tiles_.scaled(2);
-    const auto host = vae_host(kDecodeOverhead) + latents_ +
+    const auto host = vae_host(with_chunk_kernels(kDecodeOverhead)) + latents_ +
                       2 * workload_.width * workload_.height * 3 +
                       blend_bytes(latents.scaled(model_.vae.scale_factor()), 3);
     plan_.vae = plan_vae("decode", weight_bytes, host, [&](auto bands, bool parked) {

@@ -15,7 +15,7 @@ void release_host_memory() {
 
 void return_large_blocks_at_once() {
 #if defined(__GLIBC__)
-  mallopt(M_MMAP_THRESHOLD, 1 << 20);
+  mallopt(M_MMAP_THRESHOLD, 1 << 19);
   mallopt(M_TRIM_THRESHOLD, 4 << 20);
 #endif
 }

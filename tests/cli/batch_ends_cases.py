@@ -102,12 +102,8 @@ class BatchFailuresTest(BatchTest):
     def test_a_line_whose_picture_is_too_large_to_read(self):
         write_png(self.folder / "large.png", 4000, 4000, bytes(3 * 4000 * 4000))
         plain, with_picture = '{"prompt": "a"}\n', '{"prompt": "a", "image": "large.png"}\n'
-
-        def least(*options):  # bytes of --max-ram
-            done = self.run_program("plan", "--json", *SMALL, *options, "--max-ram", "1MiB")
-            return json.loads(done.stdout)["alternatives"]["ram"]
-
-        limit = f"{(least() + least('--image', 'large.png')) // 2 >> 20}MiB"
+        plain_ram = self.least_ram(*SMALL)
+        limit = (plain_ram + self.least_ram(*SMALL, "--image", "large.png")) // 2
         prompts = self.write("p.jsonl", plain + with_picture)
         self.refuse(4, prompts, *SMALL, "--max-ram", limit, says=["p.jsonl:2"])
 

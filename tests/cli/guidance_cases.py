@@ -129,8 +129,7 @@ class GuidanceTest(PromptsTest):
     def test_little_memory_changes_nothing(self):
         whole = self.draw(*GUIDED)
         plan = json.loads(self.succeed("plan", "--json", *SHORT, *GUIDED).stdout)
-        least = self.run_program("plan", "--json", *SHORT, *GUIDED, "--max-ram", "1MiB").stdout
-        limit = json.loads(least)["alternatives"]["ram"] + (8 << 20)
+        limit = self.least_ram(*SHORT, *GUIDED) + (8 << 20)
         self.assertLess(limit, plan["ram_peak_bytes"] + (64 << 20))
         self.assertEqual(self.draw(*GUIDED, "--max-ram", limit), whole)
 

@@ -2,6 +2,7 @@
 reads the command line of the test: PROGRAM MODEL_FOLDER [unittest arguments]"""
 
 import atexit
+import json
 import os
 import pathlib
 import pty
@@ -73,6 +74,12 @@ class CliTest(unittest.TestCase):
         os.close(main)
         self.assertEqual(process.wait(60), 0, shown)
         return shown
+
+    def least_ram(self, *options):
+        """The smallest --max-ram that will do for a plan, in bytes. What a process holds before it
+        plans, and so this, differs by up to 2 MiB from run to run, by more from machine to machine."""
+        done = self.run_program("plan", "--json", *options, "--max-ram", "1MiB")
+        return json.loads(done.stdout)["alternatives"]["ram"]
 
     def files(self):
         return sorted(p.name for p in self.folder.iterdir())

@@ -91,11 +91,23 @@ class SizeTest(CliTest):
                          "--max-ram", "64MiB")
 
     def test_a_picture_of_the_largest_size_stays_below_the_limit(self):
-        done = self.succeed("a red apple", "--size", "auto", "--steps", "1", "--device", "cpu",
-                            "--max-ram", "230MiB", "--json", "-o", "out.png")
+        options = ["--steps", "1", "--device", "cpu"]
+        limit = self.least_ram("-W", "256", "-H", "256", *options)
+        done = self.succeed("a red apple", "--size", "auto", *options, "--max-ram", limit, "--json",
+                            "-o", "out.png")
         told = json.loads(done.stdout)
         self.assertGreater(told["width"], 64)
-        self.assertLess(max(phase["peak_rss"] for phase in told["phases"]), 230 << 20)
+        self.assertLess(max(phase["peak_rss"] for phase in told["phases"]), limit)
+
+    def test_larger_sizes_take_what_is_planned(self):
+        """Also where sequences go in chunks (from 720 x 720), and where many tensors are just below
+        what goes back to the system one by one."""
+        for side in [512, 704, 848]:
+            with self.subTest(side):
+                done = self.succeed("x", "-W", side, "-H", side, "--steps", "1", "--device", "cpu",
+                                    "--no-cache", "--json")
+                for phase in json.loads(done.stdout)["phases"]:
+                    self.assertLessEqual(phase["peak_rss"], phase["predicted_ram"], phase)
 
     def test_a_batch_wants_a_size(self):
         (self.folder / "prompts.txt").write_text("a red apple\n")

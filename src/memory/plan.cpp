@@ -27,6 +27,8 @@ constexpr std::int64_t kDecodeOverhead = 44 * kMiB;
 // From the first step on, where a sequence is so long that it goes in chunks: products of other
 // shapes, for each of which oneDNN compiles kernels and keeps them.
 constexpr std::int64_t kChunkKernels = 8 * kMiB;
+// Of each thread but the first, in the heap: buffers that are too small to go back one by one.
+constexpr std::int64_t kThreadHeap = 2 * kMiB;
 constexpr std::int64_t kWarmOverhead = 4 * kMiB;  // of any phase, from the second run on
 
 // On a device; a converting CPU has the chunk too.
@@ -153,9 +155,12 @@ class Planner {
     return budget_.warm ? kWarmOverhead : of_first_run;
   }
 
-  std::int64_t with_chunk_kernels(std::int64_t of_first_run) const {
+  // An overhead of the first run, from the first step on.
+  std::int64_t with_kernels(std::int64_t of_first_run) const {
+    if (on_device()) return of_first_run;
     const auto seq_len = workload_.text_len() + tile_len_ + reference_len_;
-    return of_first_run + (!on_device() && seq_len > kGemmRows ? kChunkKernels : 0);
+    return of_first_run + (workload_.num_threads - 1) * kThreadHeap +
+           (seq_len > kGemmRows ? kChunkKernels : 0);
   }
 
   std::int64_t disk_bytes() const {
@@ -441,7 +446,7 @@ class Planner {
     add_weights(denoise, transformer_weights(config, workload_.dtype, workload_.stored.transformer),
                 workload_.stored.transformer, passes,
                 activations + inputs * brought + more_positions,
-                overhead(with_chunk_kernels(kDenoiseOverhead)) + table_bytes(rows) + latents_ +
+                overhead(with_kernels(kDenoiseOverhead)) + table_bytes(rows) + latents_ +
                     parked_embeds_ + blended + step_caches(rows, group),
                 workload_.num_step_caches > 0 ? first_block_units(config) : 0);
     return denoise;
@@ -534,7 +539,7 @@ class Planner {
   void plan_decode() {
     const auto weight_bytes = vae_decoder_weight_bytes(model_.vae, element_);
     const auto latents = tiles_.scaled(2);
-    const auto host = vae_host(with_chunk_kernels(kDecodeOverhead)) + latents_ +
+    const auto host = vae_host(with_kernels(kDecodeOverhead)) + latents_ +
                       2 * workload_.width * workload_.height * 3 +
                       blend_bytes(latents.scaled(model_.vae.scale_factor()), 3);
     plan_.vae = plan_vae("decode", weight_bytes, host, [&](auto bands, bool parked) {

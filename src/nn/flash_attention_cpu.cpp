@@ -145,50 +145,62 @@ void gemm(std::int64_t m, std::int64_t n, std::int64_t k, const BFloat16* a, std
   at::native::cpublas::brgemm(m, n, k, ld_a, ld_b, ld_c, add, a, b, c, /*is_vnni=*/true);
 }
 
-// Packed keys and values of one head, block by block, and room for one query block.
-struct Workspace {
-  Workspace(std::int64_t keys, std::int64_t head_dim)
-      : packed_keys(flash_padded(keys) * head_dim),
-        packed_values(flash_padded(keys) * head_dim),
-        scores(kFlashQueries * kFlashKeys),
+// Keys and values of one head, packed block by block.
+class PackedHead {
+ public:
+  PackedHead(std::int64_t n, std::int64_t dim)
+      : count(n), head_dim(dim), keys_(flash_padded(n) * dim), values_(flash_padded(n) * dim) {}
+
+  void pack_block(std::int64_t begin, const Rows& k, const Rows& v) {
+    const auto n = std::min(kFlashKeys, count - begin);
+    pack_keys({k.row(begin), k.stride}, n, head_dim, keys_.data() + begin * head_dim);
+    pack_values({v.row(begin), v.stride}, n, head_dim, values_.data() + begin * head_dim);
+  }
+  void pack(const Rows& k, const Rows& v) {
+    for (std::int64_t begin = 0; begin < count; begin += kFlashKeys) pack_block(begin, k, v);
+  }
+
+  const BFloat16* keys(std::int64_t begin) const { return keys_.data() + begin * head_dim; }
+  const BFloat16* values(std::int64_t begin) const { return values_.data() + begin * head_dim; }
+
+  const std::int64_t count, head_dim;
+
+ private:
+  AlignedBuffer<BFloat16> keys_, values_;
+};
+
+// Room for one block of queries.
+struct QueryBlock {
+  explicit QueryBlock(std::int64_t head_dim)
+      : scores(kFlashQueries * kFlashKeys),
         probabilities(kFlashQueries * kFlashKeys),
         out(kFlashQueries * head_dim) {}
-  AlignedBuffer<BFloat16> packed_keys, packed_values;
   AlignedBuffer<float> scores;
   AlignedBuffer<BFloat16> probabilities;
   AlignedBuffer<float> out;
   std::array<float, kFlashQueries> largest, sum;
 };
 
-void pack_head(const Rows& k, const Rows& v, std::int64_t keys, std::int64_t head_dim,
-               Workspace& work) {
-  for (std::int64_t begin = 0; begin < keys; begin += kFlashKeys) {
-    const auto n = std::min(kFlashKeys, keys - begin);
-    pack_keys({k.row(begin), k.stride}, n, head_dim, work.packed_keys.data() + begin * head_dim);
-    pack_values({v.row(begin), v.stride}, n, head_dim,
-                work.packed_values.data() + begin * head_dim);
-  }
-}
-
 // m <= kFlashQueries queries of one head against all its keys; writes rows of `to`.
-void attend(const Rows& q, std::int64_t m, std::int64_t keys, std::int64_t head_dim, float scale,
-            Workspace& work, BFloat16* to, std::int64_t to_stride) {
+void attend(const Rows& q, std::int64_t m, const PackedHead& head, float scale, QueryBlock& work,
+            BFloat16* to, std::int64_t to_stride) {
+  const auto keys = head.count, head_dim = head.head_dim;
   work.largest.fill(-std::numeric_limits<float>::infinity());
   work.sum.fill(0.0f);
   std::fill_n(work.out.data(), m * head_dim, 0.0f);
   for (std::int64_t begin = 0; begin < keys; begin += kFlashKeys) {
     const auto n = std::min(kFlashKeys, keys - begin);
     const auto n_pad = flash_padded(n);
-    gemm(m, n_pad, head_dim, q.data, q.stride, work.packed_keys.data() + begin * head_dim, n_pad,
-         work.scores.data(), n_pad, false);
+    gemm(m, n_pad, head_dim, q.data, q.stride, head.keys(begin), n_pad, work.scores.data(), n_pad,
+         false);
     for (std::int64_t i = 0; i < m; ++i) {
       const auto row = static_cast<std::size_t>(i);
       softmax_row(work.scores.data() + i * n_pad, n, n_pad, scale,
                   work.probabilities.data() + i * n_pad, work.largest[row], work.sum[row],
                   work.out.data() + i * head_dim, head_dim);
     }
-    gemm(m, head_dim, n_pad, work.probabilities.data(), n_pad,
-         work.packed_values.data() + begin * head_dim, head_dim, work.out.data(), head_dim, true);
+    gemm(m, head_dim, n_pad, work.probabilities.data(), n_pad, head.values(begin), head_dim,
+         work.out.data(), head_dim, true);
   }
   for (std::int64_t i = 0; i < m; ++i) {
     store_row(work.out.data() + i * head_dim, work.sum[static_cast<std::size_t>(i)],
@@ -238,28 +250,48 @@ at::Tensor flash_attention_cpu(const at::Tensor& q, const at::Tensor& k, const a
   const auto rows = [](const at::Tensor& x, std::int64_t b, std::int64_t h) {
     return Rows{x.const_data_ptr<BFloat16>() + b * x.stride(0) + h * x.stride(1), x.stride(2)};
   };
-  // A task is one head, or a part of its queries where there are more threads than heads.
-  const auto threads = static_cast<std::int64_t>(at::get_num_threads());
-  const auto blocks = (queries + kFlashQueries - 1) / kFlashQueries;
-  const auto parts =
-      std::clamp((threads + batch * heads - 1) / (batch * heads), std::int64_t{1}, blocks);
-  const auto part_size = (blocks + parts - 1) / parts * kFlashQueries;
   auto* out = result.mutable_data_ptr<BFloat16>();
-  at::parallel_for(0, batch * heads * parts, 1, [&](std::int64_t first, std::int64_t last) {
-    Workspace work(keys, head_dim);
-    for (std::int64_t task = first; task < last; ++task) {
-      const auto b = task / (heads * parts), h = task / parts % heads, part = task % parts;
-      const auto query_rows = rows(q, b, h);
-      pack_head(rows(k, b, h), rows(v, b, h), keys, head_dim, work);
-      const auto end = std::min(queries, (part + 1) * part_size);
-      for (auto begin = part * part_size; begin < end; begin += kFlashQueries) {
-        attend({query_rows.row(begin), query_rows.stride}, std::min(kFlashQueries, end - begin),
-               keys, head_dim, static_cast<float>(scale * std::numbers::log2e), work,
-               out + (b * queries + begin) * heads * head_dim + h * head_dim, heads * head_dim);
+  const auto attend_block = [&](std::int64_t b, std::int64_t h, std::int64_t begin,
+                                const PackedHead& head, QueryBlock& work) {
+    const auto query_rows = rows(q, b, h);
+    attend({query_rows.row(begin), query_rows.stride}, std::min(kFlashQueries, queries - begin),
+           head, static_cast<float>(scale * std::numbers::log2e), work,
+           out + (b * queries + begin) * heads * head_dim + h * head_dim, heads * head_dim);
+  };
+  if (batch * heads >= at::get_num_threads()) {  // each thread has heads of its own
+    at::parallel_for(0, batch * heads, 1, [&](std::int64_t first, std::int64_t last) {
+      PackedHead head(keys, head_dim);
+      QueryBlock work(head_dim);
+      for (std::int64_t task = first; task < last; ++task) {
+        const auto b = task / heads, h = task % heads;
+        head.pack(rows(k, b, h), rows(v, b, h));
+        for (std::int64_t begin = 0; begin < queries; begin += kFlashQueries) {
+          attend_block(b, h, begin, head, work);
+        }
       }
-    }
-    at::native::cpublas::brgemm_release();
-  });
+      at::native::cpublas::brgemm_release();
+    });
+    return result;
+  }
+  // Fewer heads than threads: all of them share one head after the other.
+  PackedHead head(keys, head_dim);
+  const auto blocks = [](std::int64_t n, std::int64_t of) { return (n + of - 1) / of; };
+  for (std::int64_t task = 0; task < batch * heads; ++task) {
+    const auto b = task / heads, h = task % heads;
+    at::parallel_for(0, blocks(keys, kFlashKeys), 1, [&](std::int64_t first, std::int64_t last) {
+      for (auto block = first; block < last; ++block) {
+        head.pack_block(block * kFlashKeys, rows(k, b, h), rows(v, b, h));
+      }
+    });
+    at::parallel_for(0, blocks(queries, kFlashQueries), 1,
+                     [&](std::int64_t first, std::int64_t last) {
+                       QueryBlock work(head_dim);
+                       for (auto block = first; block < last; ++block) {
+                         attend_block(b, h, block * kFlashQueries, head, work);
+                       }
+                       at::native::cpublas::brgemm_release();
+                     });
+  }
   return result;
 }
 

@@ -1,5 +1,5 @@
-// at::parallel_for is a template of libtorch's headers: how this program is compiled decides whether
-// it has threads at all.
+// at::parallel_for is a template of libtorch's headers: how this program is compiled decides
+// whether it has threads at all.
 #include <ATen/Parallel.h>
 #include <gtest/gtest.h>
 

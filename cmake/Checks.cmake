@@ -12,7 +12,9 @@ if(STEADYFLUX_CLANG_FORMAT)
   add_custom_target(format-check COMMAND ${STEADYFLUX_CLANG_FORMAT} --dry-run --Werror ${_formatted})
 endif()
 if(STEADYFLUX_RUN_CLANG_TIDY)
-  set(_tidy ${STEADYFLUX_RUN_CLANG_TIDY} -quiet -j2 -extra-arg=-Wno-unknown-warning-option -p ${CMAKE_BINARY_DIR})
+  # clang has no header of OpenMP's here.
+  set(_tidy ${STEADYFLUX_RUN_CLANG_TIDY} -quiet -j2 -extra-arg=-Wno-unknown-warning-option
+            -extra-arg=-fno-openmp -p ${CMAKE_BINARY_DIR})
   string(REPLACE ";" "|" _torch_free "${STEADYFLUX_TORCH_FREE_MODULES}")
   add_custom_target(tidy COMMAND ${_tidy} "${CMAKE_SOURCE_DIR}/src/(${_torch_free})/" VERBATIM)
   add_custom_target(tidy-all COMMAND ${_tidy} "${CMAKE_SOURCE_DIR}/src/" VERBATIM)

@@ -50,14 +50,19 @@ endforeach()
 target_include_directories(libtorch::libtorch SYSTEM INTERFACE ${_torch_include})
 target_link_libraries(libtorch::libtorch INTERFACE libtorch::torch_cpu libtorch::c10)
 # at::parallel_for is a template: compiled without OpenMP it is a plain loop. Its threads have to be
-# libtorch's own, so the library is the one that libtorch_cpu has loaded (same name as the system's).
-find_package(OpenMP REQUIRED COMPONENTS CXX)
-target_compile_options(libtorch::libtorch INTERFACE ${OpenMP_CXX_FLAGS})
-file(GLOB _openmp ${_torch_root}/lib/libgomp*.so* ${_torch_root}/lib/libomp*.so*)
-if(NOT _openmp)
-  set(_openmp ${OpenMP_CXX_LIBRARIES})
+# libtorch's own, so the library is the one that libtorch_cpu has loaded: GNU's, under the name that
+# the system's has too. Clang's code wants another one, whose threads would be others.
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  find_package(OpenMP REQUIRED COMPONENTS CXX)
+  target_compile_options(libtorch::libtorch INTERFACE ${OpenMP_CXX_FLAGS})
+  file(GLOB _openmp ${_torch_root}/lib/libgomp*.so*)
+  if(NOT _openmp)
+    set(_openmp ${OpenMP_CXX_LIBRARIES})
+  endif()
+  target_link_libraries(libtorch::libtorch INTERFACE ${_openmp})
+else()
+  message(WARNING "Without g++ attention and what lies between products have one thread on the CPU.")
 endif()
-target_link_libraries(libtorch::libtorch INTERFACE ${_openmp})
 
 # What libtorch_cpu itself links lies in the wheel's nvidia packages; the linker wants to see it.
 get_filename_component(_site ${_torch_root} DIRECTORY)

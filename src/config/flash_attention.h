@@ -14,8 +14,8 @@ constexpr std::int64_t kFlashPad = 32;      // keys of a block are padded to a m
 
 inline std::int64_t flash_padded(std::int64_t keys) { return rounded_up(keys, kFlashPad); }
 
-// Bytes of a thread: packed keys and values of a head; of a block of queries scores and sums in
-// fp32, probabilities in bf16.
+// Bytes of a thread that has a head of its own (with fewer heads than threads these share one):
+// packed keys and values; of a block of queries scores and sums in fp32, probabilities in bf16.
 inline std::int64_t flash_attention_bytes(std::int64_t keys, std::int64_t head_dim) {
   return 4 * flash_padded(keys) * head_dim + kFlashQueries * (6 * kFlashKeys + 4 * head_dim);
 }

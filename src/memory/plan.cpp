@@ -544,7 +544,7 @@ class Planner {
                       blend_bytes(latents.scaled(model_.vae.scale_factor()), 3);
     plan_.vae = plan_vae("decode", weight_bytes, host, [&](auto bands, bool parked) {
       return vae_decode_footprint(model_.vae, latents.tile_height, latents.tile_width, element_,
-                                  bands, on_device(), parked, /*num_threads=*/1, widened());
+                                  bands, on_device(), parked, widened());
     });
   }
 

@@ -56,13 +56,12 @@ struct UpChannels {
 class VaeTape {
  public:
   VaeTape(const AutoencoderKlConfig& config, std::int64_t element_size, std::int64_t band_bytes,
-          bool has_device, bool park_on_host, int num_threads, bool widened)
+          bool has_device, bool park_on_host, bool widened)
       : config_(config),
         element_size_(element_size),
         band_bytes_(band_bytes),
         has_device_(has_device),
         parked_(has_device && park_on_host),
-        num_threads_(num_threads),
         widened_(widened) {}
 
   VaeFootprint decode(std::int64_t latent_h, std::int64_t latent_w) {
@@ -205,9 +204,7 @@ class VaeTape {
                                                                       positions, x_.channels)
                                             : 0);
       const bool packed = !has_device_ && element_size_ != kFp32 && !widened_;
-      const Held packed_kv(
-          computing(),
-          packed ? std::int64_t{num_threads_} * flash_attention_bytes(positions, x_.channels) : 0);
+      const Held packed_kv(computing(), packed ? flash_attention_bytes(positions, x_.channels) : 0);
     }
     fetch(rows);
     moments(rows);
@@ -248,7 +245,6 @@ class VaeTape {
   const AutoencoderKlConfig& config_;
   std::int64_t element_size_, band_bytes_;
   bool has_device_, parked_;
-  int num_threads_;
   bool widened_;
   Meter device_, host_;
   Size x_{};                   // what lies between two layers
@@ -271,10 +267,9 @@ std::int64_t resnet_values(std::int64_t in, std::int64_t out) {
 VaeFootprint vae_decode_footprint(const AutoencoderKlConfig& config, std::int64_t latent_h,
                                   std::int64_t latent_w, std::int64_t element_size,
                                   std::int64_t band_bytes, bool has_device, bool park_on_host,
-                                  int num_threads, bool widened) {
-  auto footprint =
-      VaeTape(config, element_size, band_bytes, has_device, park_on_host, num_threads, widened)
-          .decode(latent_h, latent_w);
+                                  bool widened) {
+  auto footprint = VaeTape(config, element_size, band_bytes, has_device, park_on_host, widened)
+                       .decode(latent_h, latent_w);
   footprint.weight_bytes = vae_decoder_weight_bytes(config, element_size);
   return footprint;
 }
@@ -283,8 +278,7 @@ VaeFootprint vae_encode_footprint(const AutoencoderKlConfig& config, std::int64_
                                   std::int64_t width, std::int64_t element_size,
                                   std::int64_t band_bytes, bool has_device, bool park_on_host,
                                   bool widened) {
-  auto footprint = VaeTape(config, element_size, band_bytes, has_device, park_on_host,
-                           /*num_threads=*/1, widened)
+  auto footprint = VaeTape(config, element_size, band_bytes, has_device, park_on_host, widened)
                        .encode(height, width);
   footprint.weight_bytes = vae_encoder_weight_bytes(config, element_size);
   return footprint;

@@ -20,14 +20,14 @@ struct VaeFootprint {
 };
 
 // latents [1, latent_channels, latent_h, latent_w]; element_size: bytes of a value. On a device the
-// attention is taken to need no score matrix; on the CPU in 16 bits `num_threads` keep copies of
-// all keys and values (one, as long as there is one head); `widened`: it multiplies them in fp32
-// only. Not counted: what the libraries behind libtorch take for themselves (on the CPU, a
-// convolution's weights once more, see vae_largest_weight_bytes).
+// attention is taken to need no score matrix; on the CPU in 16 bits there is a copy of all keys and
+// values, which its threads share; `widened`: it multiplies them in fp32 only. Not counted: what
+// the libraries behind libtorch take for themselves (on the CPU, a convolution's weights once more,
+// see vae_largest_weight_bytes).
 VaeFootprint vae_decode_footprint(const AutoencoderKlConfig& config, std::int64_t latent_h,
                                   std::int64_t latent_w, std::int64_t element_size,
                                   std::int64_t band_bytes, bool has_device, bool park_on_host,
-                                  int num_threads = 1, bool widened = false);
+                                  bool widened = false);
 
 // What encoding one picture of height x width pixels takes, the picture's tensor included.
 VaeFootprint vae_encode_footprint(const AutoencoderKlConfig& config, std::int64_t height,

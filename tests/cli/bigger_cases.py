@@ -110,8 +110,11 @@ class UpscaleTest(PictureTest):
     def test_tiles_do_not_depend_on_the_memory_there_is(self):
         options = ["upscale", "apple.png", "--to", "256x192", "--tile", "64", "--device", "cpu"]
         self.succeed(*options, "-o", "a.png")
-        limit = self.least_ram("--device", "cpu", "--tile", "64", "--size", "256x192", "--image",
-                               "apple.png", "--steps", "4") + (8 << 20)
+        planned = ["--device", "cpu", "--tile", "64", "--size", "256x192", "--image", "apple.png",
+                   "--steps", "4"]
+        limit = self.least_ram(*planned) + (8 << 20)
+        plan = self.succeed("plan", "--json", *planned, "--max-ram", limit)
+        self.assertTrue(json.loads(plan.stdout)["fits"])
         self.succeed(*options, "--max-ram", limit, "-o", "b.png")
         self.assertSamePixels("a.png", "b.png")
 

@@ -26,7 +26,7 @@ def main(arguments=None):
     if args.out.exists():
         raise SystemExit(f"{args.out} exists already: remove it or choose another folder")
     clip_tokenizer, t5_tokenizer = models.load_tokenizers(args.tokenizers)
-    weights = load_file(args.weights)
+    weights = {n: w for n, w in load_file(args.weights).items() if not n.startswith("reader.")}
     model = models.TextToLatents.of_shape(weights)
     model.load_state_dict(weights)
     pipeline = FluxPipeline(

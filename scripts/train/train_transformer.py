@@ -51,6 +51,9 @@ def parse_arguments(arguments):
     parser.add_argument("--without-clip", type=float, default=0, metavar="PART",
                         help="of the samples, for which CLIP reads an empty caption, so that what they "
                         "show has to come from T5")  # fmt: skip
+    parser.add_argument("--reader", type=float, default=0, metavar="WEIGHT",
+                        help="of the loss of a linear reader, which says of every token behind the double "
+                        "blocks which thing is there")  # fmt: skip
     parser.add_argument("--batch-tokens", type=int,
                         help="of picture and text in a step (CPU 900, GPU 32768, not recorded "
                         "65536)")  # fmt: skip
@@ -111,9 +114,10 @@ class GradientStep:
         self.noise = torch.zeros(self.n, tokens, 64, device=device)
         self.normal = torch.zeros(self.n, device=device)
         self.uniform = torch.zeros(3, self.n, device=device)
-        self.without_clip = options.without_clip
+        self.without_clip, self.reader_weight = options.without_clip, options.reader
         self.empty = torch.from_numpy(empty_clip_ids[:text_length]).long().to(device)
         self.loss = torch.zeros((), device=device)
+        self.read = torch.zeros((), device=device)  # the part of the tokens that the reader reads right
         self.compute = graphs.Recorded(self._compute, device, options.record, self._results)
 
     def __call__(self):
@@ -126,19 +130,24 @@ class GradientStep:
         return self.loss
 
     def _results(self):
-        return [self.loss, *(p.grad for p in self.model.parameters)]
+        return [self.loss, self.read, *(p.grad for p in self.model.parameters)]
 
     def _compute(self):
-        picture, t5_ids, clip_ids = self.pool.take(self.size, self.text_length, self.index)
+        picture, t5_ids, clip_ids, cells = self.pool.take(self.size, self.text_length, self.index)
         empty = self.uniform[2] < self.without_clip
         clip_ids = torch.where(empty[:, None], self.empty, clip_ids)
         t = noise_levels(self.normal, self.uniform, self.shift)
         mixed = torch.lerp(picture, self.noise, t[:, None, None])
         velocity = self.model(mixed, t, t5_ids, clip_ids, self.rows, self.columns)
         loss = ((velocity - (self.noise - picture)) ** 2).mean()
+        self.loss.copy_(loss.detach())
+        if self.reader_weight:
+            logits = self.model.model.cell_logits.flatten(0, 1)
+            things = torch.nn.functional.cross_entropy(logits, cells.flatten())
+            loss = loss + self.reader_weight * things
+            self.read.copy_((logits.argmax(1) == cells.flatten()).float().mean())
         loss.backward()
         self.model.take_gradients()
-        self.loss.copy_(loss.detach())
 
 
 def main(arguments=None):
@@ -166,6 +175,8 @@ def main(arguments=None):
     model = models.TextToLatents(*args.blocks)
     if args.init and not args.resume:
         model.load_pipeline(args.init, *tokenizers)
+    if args.reader:
+        model.add_reader(len(maker.thing_numbers))
     model.to(device)
     matrices = [p for p in model.parameters() if p.dim() >= 2]
     vectors = [p for p in model.parameters() if p.dim() < 2]
@@ -243,7 +254,7 @@ def main(arguments=None):
         run.set_rate(args.lr * run.schedule(args.constant, args.floor, warmup=100))
         update()
         ema.update(run.step + 1)
-        run.advance(step.n, loss)
+        run.advance(step.n, loss, lambda: f"read {100 * step.read:.1f} %" if args.reader else "")
 
     pictures.close()
     run.save()

@@ -29,11 +29,15 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// What the program may still take: the machine's free memory, or what its cgroup leaves.
+// What the program may still take: the machine's free memory, or what its cgroup or ulimit -v
+// leaves.
 std::int64_t usable_memory(const HostMemory& memory) {
-  if (!memory.cgroup_limit) return memory.available;
-  const std::int64_t left = *memory.cgroup_limit - memory.cgroup_used.value_or(0);
-  return std::max<std::int64_t>(0, std::min(memory.available, left));
+  std::int64_t usable = memory.available;
+  if (memory.cgroup_limit) {
+    usable = std::min(usable, *memory.cgroup_limit - memory.cgroup_used.value_or(0));
+  }
+  if (memory.address_space_left) usable = std::min(usable, *memory.address_space_left);
+  return std::max<std::int64_t>(0, usable);
 }
 
 struct Report {
@@ -66,9 +70,11 @@ void examine_host(Report& report) {
   report.facts["hardware_threads"] = std::thread::hardware_concurrency();
   Json facts = {{"total", memory.total},           {"available", memory.available},
                 {"swap_total", memory.swap_total}, {"swap_free", memory.swap_free},
-                {"cgroup_limit", nullptr},         {"cgroup_used", nullptr}};
+                {"cgroup_limit", nullptr},         {"cgroup_used", nullptr},
+                {"address_space_left", nullptr}};
   if (memory.cgroup_limit) facts["cgroup_limit"] = *memory.cgroup_limit;
   if (memory.cgroup_used) facts["cgroup_used"] = *memory.cgroup_used;
+  if (memory.address_space_left) facts["address_space_left"] = *memory.address_space_left;
   facts["usable"] = usable_memory(memory);
   report.facts["memory"] = facts;
 }
@@ -180,6 +186,10 @@ std::string as_text(const Report& report) {
   if (!memory["cgroup_limit"].is_null()) {
     text += fmt::format("cgroup   {} used of {}\n", bytes_of(memory["cgroup_used"]),
                         bytes_of(memory["cgroup_limit"]));
+  }
+  if (!memory["address_space_left"].is_null()) {
+    text += fmt::format("ulimit   {} of address space left (ulimit -v)\n",
+                        bytes_of(memory["address_space_left"]));
   }
   text += fmt::format("swap     {} free of {}\n", bytes_of(memory["swap_free"]),
                       bytes_of(memory["swap_total"]));

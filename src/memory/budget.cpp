@@ -62,10 +62,25 @@ MemoryLimit group_limit(std::int64_t limit, std::int64_t used, const MemorySampl
   const std::int64_t margin = kRamMargin.of(limit);
   const std::int64_t left = std::max<std::int64_t>(0, limit - used);
   const std::int64_t bytes = std::clamp<std::int64_t>(left + own.rss - margin, 0, limit);
-  return {bytes, explain(bytes, fmt::format("{} left of the control group's limit of {} and {} "
-                                            "held already, less a margin of {}",
-                                            format_bytes(left), format_bytes(limit),
-                                            format_bytes(own.rss), format_bytes(margin)))};
+  return {bytes,
+          explain(bytes, fmt::format("{} left of the control group's limit of {} and {} "
+                                     "held already, less a margin of {}",
+                                     format_bytes(left), format_bytes(limit), format_bytes(own.rss),
+                                     format_bytes(margin))),
+          "control group"};
+}
+
+// What `ulimit -v` leaves. Address space is also taken by what never becomes RSS: the heaps that
+// threads reserve, and the rest of every mapping.
+MemoryLimit address_space_limit(std::int64_t left, const MemorySample& own) {
+  constexpr std::int64_t kReserved = 128 * kMiB;
+  const std::int64_t bytes = std::max<std::int64_t>(0, left + own.rss - kReserved);
+  return {bytes,
+          explain(bytes, fmt::format("{} left of the address space (ulimit -v) and {} held "
+                                     "already, less a margin of {}",
+                                     format_bytes(std::max<std::int64_t>(0, left)),
+                                     format_bytes(own.rss), format_bytes(kReserved))),
+          "ulimit -v"};
 }
 
 }  // namespace
@@ -78,6 +93,10 @@ MemoryLimit ram_limit(const HostMemory& host, const MemorySample& own,
   if (host.cgroup_limit) {
     MemoryLimit group = group_limit(*host.cgroup_limit, host.cgroup_used.value_or(0), own);
     if (group.bytes < limit.bytes) limit = std::move(group);
+  }
+  if (host.address_space_left) {
+    MemoryLimit space = address_space_limit(*host.address_space_left, own);
+    if (space.bytes < limit.bytes) limit = std::move(space);
   }
   return capped(std::move(limit), max_ram, "--max-ram");
 }
@@ -103,6 +122,7 @@ Budget make_budget(const MemoryLimit& ram, std::int64_t ram_base,
                    const std::optional<MemoryLimit>& vram, std::int64_t device_context) {
   Budget budget;
   budget.ram = ram.bytes;
+  budget.ram_set_by = ram.set_by;
   budget.ram_base = ram_base;
   budget.has_device = vram.has_value();
   if (vram) {

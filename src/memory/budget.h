@@ -16,6 +16,8 @@ namespace steadyflux {
 struct MemoryLimit {
   std::int64_t bytes = 0;
   std::string reason;  // "13.10 GiB: 14.10 GiB of RAM available, less a margin of 1.00 GiB"
+  // What sets it, where that is neither the machine nor an option: "ulimit -v".
+  std::string set_by = {};
 };
 
 // What --max-ram and --max-vram mean.

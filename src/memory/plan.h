@@ -18,10 +18,11 @@ namespace steadyflux {
 
 // What the process may take. Margins are taken off already.
 struct Budget {
-  bool has_device = false;    // false: everything happens in RAM
-  std::int64_t vram = 0;      // bytes on the device, its context included; 0 without a device
-  std::int64_t ram = 0;       // bytes of RSS
-  std::int64_t ram_base = 0;  // RSS of the process before it loads anything
+  bool has_device = false;      // false: everything happens in RAM
+  std::int64_t vram = 0;        // bytes on the device, its context included; 0 without a device
+  std::int64_t ram = 0;         // bytes of RSS
+  std::string ram_set_by = {};  // MemoryLimit::set_by
+  std::int64_t ram_base = 0;    // RSS of the process before it loads anything
   // All phases have been run in this process before, and what its libraries took for that is in
   // ram_base.
   bool warm = false;

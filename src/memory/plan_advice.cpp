@@ -113,18 +113,19 @@ std::string does_not_fit_text(const Plan& plan, const Remedies& remedies) {
   std::string text = fmt::format("{} x {} does not fit", plan.workload.width, plan.workload.height);
   std::string separator = ": ";
   const auto say_excess = [&](const std::optional<Excess>& excess, const char* kind,
-                              std::int64_t budget) {
+                              std::int64_t budget, const std::string& set_by) {
     if (!excess) return;
-    text += fmt::format("{}{} needs {} of {}, {} may be used", separator, excess->phase,
-                        at_least(excess->needed), kind, format_bytes(budget));
+    text += fmt::format("{}{} needs {} of {}, {} may be used{}", separator, excess->phase,
+                        at_least(excess->needed), kind, format_bytes(budget),
+                        set_by.empty() ? "" : fmt::format(" ({})", set_by));
     separator = ", ";
   };
   if (plan.budget.has_device) {
     say_excess(find_excess(plan, &PhasePlan::device_peak_bytes, plan.budget.vram), "VRAM",
-               plan.budget.vram);
+               plan.budget.vram, "");
   }
-  say_excess(find_excess(plan, &PhasePlan::ram_peak_bytes, plan.budget.ram), "RAM",
-             plan.budget.ram);
+  say_excess(find_excess(plan, &PhasePlan::ram_peak_bytes, plan.budget.ram), "RAM", plan.budget.ram,
+             plan.budget.ram_set_by);
   const Alternatives& alone = remedies.alone;
   if (alone.vram > 0 && alone.ram > 0) {
     text += fmt::format("; {} of VRAM or {} of RAM would do", at_least(alone.vram),

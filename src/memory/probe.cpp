@@ -10,6 +10,8 @@
 #if defined(__linux__)
 #include <sched.h>
 #endif
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include "memory/proc_text.h"
 
@@ -89,6 +91,22 @@ std::vector<int> allowed_cpus() {
   return cpus;
 }
 
+// libgomp ends the process when it cannot start a thread, and oneDNN does not look whether its own
+// small allocations succeeded: an address space that is nearly full has to be known beforehand.
+std::optional<std::int64_t> address_space_left(const fs::path& root) {
+  rlimit space{};
+  if (getrlimit(RLIMIT_AS, &space) != 0 || space.rlim_cur == RLIM_INFINITY) return std::nullopt;
+  const auto pages = number_in(root / "proc/self/statm");  // the first number: VmSize
+  if (!pages) return std::nullopt;
+  constexpr std::int64_t kUsualStack = std::int64_t{8} << 20;
+  rlimit stack{};
+  const bool known = getrlimit(RLIMIT_STACK, &stack) == 0 && stack.rlim_cur != RLIM_INFINITY;
+  const std::int64_t stack_size = known ? static_cast<std::int64_t>(stack.rlim_cur) : kUsualStack;
+  // One for each core, those that read ahead and watch the memory besides.
+  const std::int64_t stacks = stack_size * (physical_cores(root) + 2);
+  return static_cast<std::int64_t>(space.rlim_cur) - *pages * sysconf(_SC_PAGESIZE) - stacks;
+}
+
 }  // namespace
 
 // Lines of /proc/self/cgroup are "id:controllers:path"; v2 is "0::path".
@@ -131,6 +149,7 @@ HostMemory probe_host_memory(const fs::path& root) {
     memory.cgroup_limit = group->limit;
     memory.cgroup_used = group->used;
   }
+  memory.address_space_left = address_space_left(root);
   return memory;
 }
 

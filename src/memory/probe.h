@@ -16,6 +16,9 @@ struct HostMemory {
   // Of all control groups on the way to the root, the one that leaves least, if any has a limit.
   std::optional<std::int64_t> cgroup_limit;
   std::optional<std::int64_t> cgroup_used;
+  // Of RLIMIT_AS (`ulimit -v`), if it is set, what the process has not mapped yet, less the stacks
+  // of the threads that it is going to start.
+  std::optional<std::int64_t> address_space_left;
 };
 
 struct MemoryGroup {

@@ -51,6 +51,20 @@ TEST(RamLimit, ProcessWhoseKindsOfMemoryAreNotKnown) {
   EXPECT_EQ(ram(machine(64 * kGiB, 60 * kGiB), own), 59 * kGiB + 300 * kMiB);
 }
 
+TEST(RamLimit, TheAddressSpaceIsTighter) {
+  HostMemory host = machine(64 * kGiB, 60 * kGiB);
+  host.address_space_left = 500 * kMiB;
+  const MemorySample own = process(100 * kMiB, 200 * kMiB);
+  const MemoryLimit limit = ram_limit(host, own, std::nullopt, AskedLimit::kCaps);
+  EXPECT_EQ(limit.bytes, (500 + 300 - 128) * kMiB);
+  EXPECT_NE(limit.reason.find("ulimit -v"), std::string::npos) << limit.reason;
+  EXPECT_EQ(make_budget(limit, 0).ram_set_by, "ulimit -v");
+  host.address_space_left = -4 * kGiB;  // the stacks alone are more than is left
+  EXPECT_EQ(ram(host, own), 0);
+  host.address_space_left = 100 * kGiB;
+  EXPECT_EQ(ram(host, own), 59 * kGiB + 100 * kMiB);
+}
+
 TEST(RamLimit, TheControlGroupIsTighter) {
   HostMemory host = machine(64 * kGiB, 60 * kGiB);
   host.cgroup_limit = 8 * kGiB;

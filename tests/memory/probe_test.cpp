@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 #include <sched.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include <thread>
 
@@ -95,6 +97,24 @@ TEST(ProbeHostMemory, TheGroupThatLeavesLeastCounts) {
   ASSERT_TRUE(group);
   EXPECT_EQ(group->usage_file, root / "sys/fs/cgroup/slice/memory.current");
   EXPECT_EQ(group->pressure_file, root / "sys/fs/cgroup/slice/memory.pressure");
+}
+
+TEST(ProbeHostMemory, AddressSpaceLessWhatIsMappedAndStacksToCome) {
+  TempFolder root;
+  const std::int64_t page = sysconf(_SC_PAGESIZE);
+  root.write("proc/self/statm", std::to_string(kGiB / page) + " 1 2 3 0 4 0\n");
+  EXPECT_FALSE(probe_host_memory(root.path()).address_space_left);
+  rlimit before{};
+  ASSERT_EQ(getrlimit(RLIMIT_AS, &before), 0);
+  if (before.rlim_max != RLIM_INFINITY) GTEST_SKIP() << "a hard limit is set already";
+  // So large that nothing in this process notices.
+  const rlimit limited{.rlim_cur = std::uint64_t{1} << 50, .rlim_max = before.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_AS, &limited), 0);
+  const auto left = probe_host_memory(root.path()).address_space_left;
+  ASSERT_EQ(setrlimit(RLIMIT_AS, &before), 0);
+  ASSERT_TRUE(left);
+  EXPECT_LT(*left, (std::int64_t{1} << 50) - kGiB);
+  EXPECT_GT(*left, (std::int64_t{1} << 50) - 200 * kGiB);  // stacks of all cores
 }
 
 TEST(ProbeHostMemory, ContainerSeesItsGroupAsTheRoot) {

@@ -36,6 +36,7 @@ class _Items:
         self.tokens = torch.zeros(limit, tokens, 64, dtype=torch.half, device=device)
         self.t5_ids = torch.zeros(limit, text, dtype=torch.int16, device=device)
         self.clip_ids = torch.zeros(limit, clip, dtype=torch.int16, device=device)
+        self.cells = torch.zeros(limit, tokens, dtype=torch.int16, device=device)
         self.lengths = np.zeros(limit, np.int64)
         self.n = self.next = 0  # when it is full, the oldest give way
 
@@ -95,6 +96,7 @@ class LatentPool:
         items.tokens[index] = encoder.packed
         items.t5_ids[index] = torch.from_numpy(batch.t5_ids).to(self.device)
         items.clip_ids[index] = torch.from_numpy(batch.clip_ids).to(self.device)
+        items.cells[index] = torch.from_numpy(batch.cells).to(self.device)
         items.lengths[places] = batch.lengths
 
     def choose(self, size, text_length, index):
@@ -105,10 +107,11 @@ class LatentPool:
         self.upload_index(places, index)
 
     def take(self, size, text_length, index):
-        """Tokens, T5's ids and CLIP's ids of the items there."""
+        """Tokens, T5's ids, CLIP's ids of the items there, and what is where."""
         items = self.items[size]
         return (
             items.tokens[index].float(),
             items.t5_ids[index, :text_length].long(),
             items.clip_ids[index, :text_length].long(),
+            items.cells[index].long(),
         )

@@ -15,6 +15,7 @@ from . import paths
 VOCABULARY = 2048
 T5_LENGTH = 64  # the tokenizer's model_max_length
 CLIP_LENGTH = 77
+PADDED = dict(padding="max_length", truncation=True, return_tensors="np")
 
 
 def new_vae():
@@ -144,9 +145,8 @@ class Tokenize:
         self.clip_tokenizer, self.t5_tokenizer = clip_tokenizer, t5_tokenizer
 
     def __call__(self, captions):
-        padded = dict(padding="max_length", truncation=True, return_tensors="np")
-        t5 = self.t5_tokenizer(captions, max_length=T5_LENGTH, **padded)
-        clip = self.clip_tokenizer(captions, max_length=CLIP_LENGTH, **padded)
+        t5 = self.t5_tokenizer(captions, max_length=T5_LENGTH, **PADDED)
+        clip = self.clip_tokenizer(captions, max_length=CLIP_LENGTH, **PADDED)
         lengths = np.maximum(t5.attention_mask.sum(1), clip.attention_mask.sum(1))
         return t5.input_ids.astype(np.int16), clip.input_ids.astype(np.int16), lengths
 
@@ -260,6 +260,16 @@ class TextToLatents(torch.nn.Module):
         self.t5, self.clip = new_t5(), new_clip()
         initialize_transformer(self.transformer)
         self._ids = {}
+        self.reader = None
+
+    def add_reader(self, things):
+        """From now on what leaves the last double block also goes, token by token, through a linear
+        layer that says which of the things (or none) is there: `cell_logits` [B, tokens, things + 1]
+        of the last call. Its loss asks the network to know what it is going to draw."""
+        width = self.transformer.inner_dim
+        self.reader = torch.nn.Sequential(
+            torch.nn.LayerNorm(width, elementwise_affine=False), torch.nn.Linear(width, things + 1)
+        )
 
     @classmethod
     def of_shape(cls, state):
@@ -280,7 +290,11 @@ class TextToLatents(torch.nn.Module):
         """[B, rows * columns, 64] noisy at t [B] -> predicted velocity, noise minus picture."""
         img_ids, txt_ids = self._position_ids(rows, columns, t5_ids.shape[1], tokens.device)
         # CLIP is causal: padding after the end token does not change the pooled vector.
-        return self.transformer(
+        seen = []
+        watch = self.transformer.transformer_blocks[-1].register_forward_hook(
+            lambda block, inputs, outputs: seen.append(outputs[1])
+        )
+        velocity = self.transformer(
             hidden_states=tokens,
             encoder_hidden_states=encode_t5(self.t5, t5_ids),
             pooled_projections=encode_clip(self.clip, clip_ids),
@@ -289,6 +303,9 @@ class TextToLatents(torch.nn.Module):
             txt_ids=txt_ids,
             return_dict=False,
         )[0].float()
+        watch.remove()
+        self.cell_logits = self.reader(seen[0]).float() if self.reader else None
+        return velocity
 
     @torch.no_grad()
     def load_pipeline(self, pipeline, clip_tokenizer, t5_tokenizer):

@@ -9,6 +9,8 @@ composes or only remembers.
 import zlib
 from dataclasses import dataclass
 
+import numpy as np
+
 from . import words
 from .pictures import (
     BACKGROUND_COLORS, COLORS, LANDSCAPES, SHAPES, TINTS, Artist, Thing, draw_background,
@@ -116,6 +118,8 @@ class SceneMaker:
         self.layouts = Layouts()
         self.mix = mix or Mix()
         self.artist = Artist(concepts)
+        self.thing_numbers = {c: c for c in range(len(concepts))}
+        self.thing_numbers |= {shape: len(concepts) + i for i, shape in enumerate(SHAPES)}
         self._phrases = {word for concept in concepts for word in concept.synonyms}
 
     def noun(self, thing, rng=None):
@@ -247,7 +251,16 @@ class SceneMaker:
             picture.paste(drawn, (x, y), drawn)
         return picture
 
+    def cells(self, scene):
+        """What is where: a thing's number for every token of 16 x 16 pixels, int16 [tokens]; one more
+        than the last thing's for the background."""
+        cells = np.full((scene.height // 16, scene.width // 16), len(self.thing_numbers), np.int16)
+        for thing, (x, y, size) in zip(scene.things, scene.layout):
+            rows, columns = (slice((z + 8) // 16, (z + size + 8) // 16) for z in (y, x))
+            cells[rows, columns] = self.thing_numbers[thing.what]
+        return cells.ravel()
+
     def sample(self, rng, width, height):
-        """(caption, RGB picture)"""
+        """(caption, RGB picture, what is where)"""
         scene = self.make(rng, width, height)
-        return scene.caption, self.draw(scene, rng)
+        return scene.caption, self.draw(scene, rng), self.cells(scene)

@@ -25,6 +25,7 @@ class Batch:
     pictures: np.ndarray  # uint8 [n, H, W, 3]
     t5_ids: np.ndarray  # int16 [n, 64]
     clip_ids: np.ndarray  # int16 [n, 77]
+    cells: np.ndarray  # int16 [n, tokens], what is where
     lengths: np.ndarray  # tokens of each caption, of T5 or CLIP, whichever are more
 
 
@@ -50,8 +51,10 @@ class Source:
         width, height = size = stage.pick_size(self.rng)
         n = max(1, self.pixels // (width * height))
         samples = [self.maker.sample(self.rng, width, height) for _ in range(n)]
-        ids = self.tokenize([vary(caption, self.rng) for caption, _ in samples])
-        return Batch(size, np.stack([np.asarray(picture) for _, picture in samples]), *ids)
+        captions, drawn, cells = zip(*samples)
+        t5_ids, clip_ids, lengths = self.tokenize([vary(c, self.rng) for c in captions])
+        pictures = np.stack([np.asarray(picture) for picture in drawn])
+        return Batch(size, pictures, t5_ids, clip_ids, np.stack(cells), lengths)
 
     def close(self):
         pass

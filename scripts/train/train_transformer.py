@@ -17,10 +17,11 @@ import torch
 from diffusers import AutoencoderKL
 
 from steadytrain import (
-    concepts, curriculum, graphs, latents, models, scenes, source, training,
+    concepts, curriculum, graphs, latents, models, reading, scenes, source, training,
 )  # fmt: skip
 
 TEXT_LENGTHS = [20] * 55 + [32] * 15 + [64] * 30
+CAPTIONS = 128  # in a step, for the reader of texts
 VAE_INTERVAL = 50  # steps between looks for --next-vae
 
 
@@ -52,8 +53,8 @@ def parse_arguments(arguments):
                         help="of the samples, for which CLIP reads an empty caption, so that what they "
                         "show has to come from T5")  # fmt: skip
     parser.add_argument("--reader", type=float, default=0, metavar="WEIGHT",
-                        help="of the loss of a linear reader, which says of every token behind the double "
-                        "blocks which thing is there")  # fmt: skip
+                        help="of the losses of two linear readers, which say from within the network "
+                        "what is where (see steadytrain/reading.py); not with a copy in bf16")  # fmt: skip
     parser.add_argument("--batch-tokens", type=int,
                         help="of picture and text in a step (CPU 900, GPU 32768, not recorded "
                         "65536)")  # fmt: skip
@@ -117,7 +118,7 @@ class GradientStep:
         self.without_clip, self.reader_weight = options.without_clip, options.reader
         self.empty = torch.from_numpy(empty_clip_ids[:text_length]).long().to(device)
         self.loss = torch.zeros((), device=device)
-        self.read = torch.zeros((), device=device)  # the part of the tokens that the reader reads right
+        self.read = torch.zeros((), device=device)  # part of the tokens that a reader reads right
         self.compute = graphs.Recorded(self._compute, device, options.record, self._results)
 
     def __call__(self):
@@ -130,7 +131,7 @@ class GradientStep:
         return self.loss
 
     def _results(self):
-        return [self.loss, self.read, *(p.grad for p in self.model.parameters)]
+        return [self.loss, *(p.grad for p in self.model.parameters)]
 
     def _compute(self):
         picture, t5_ids, clip_ids, cells = self.pool.take(self.size, self.text_length, self.index)
@@ -142,10 +143,9 @@ class GradientStep:
         loss = ((velocity - (self.noise - picture)) ** 2).mean()
         self.loss.copy_(loss.detach())
         if self.reader_weight:
-            logits = self.model.model.cell_logits.flatten(0, 1)
-            things = torch.nn.functional.cross_entropy(logits, cells.flatten())
-            loss = loss + self.reader_weight * things
-            self.read.copy_((logits.argmax(1) == cells.flatten()).float().mean())
+            model = self.model.model
+            reading_loss, self.read = model.reader["cells"].loss(model.cell_logits, cells)
+            loss = loss + self.reader_weight * reading_loss
         loss.backward()
         self.model.take_gradients()
 
@@ -176,7 +176,10 @@ def main(arguments=None):
     if args.init and not args.resume:
         model.load_pipeline(args.init, *tokenizers)
     if args.reader:
-        model.add_reader(len(maker.thing_numbers))
+        if args.half_copy:
+            raise SystemExit("--reader: not with --half-copy")
+        model.add_readers(len(maker.thing_numbers), reading.Captions.COLOR_COUNT)
+        captions = reading.Captions(maker, tokenizers[0], random.Random(args.seed + 12))
     model.to(device)
     matrices = [p for p in model.parameters() if p.dim() >= 2]
     vectors = [p for p in model.parameters() if p.dim() < 2]
@@ -215,6 +218,16 @@ def main(arguments=None):
             gradient_steps[key] = GradientStep(computing, pool, *key, empty_clip_ids, args)
         return gradient_steps[key]
 
+    def read_captions():
+        """Adds the gradients of the reader of texts."""
+        clip_ids, answers = (x.to(device) for x in captions.make(CAPTIONS))
+        t = torch.rand(len(clip_ids), device=device)
+        with training.autocast(device):
+            made_from = reading.modulation(model, t, clip_ids)
+            loss, right = model.reader["text"].loss(made_from, answers)
+        (args.reader * loss).backward()
+        return right
+
     def fill_pool():
         while max([0, *map(pool.count, pool.items)]) < min(args.warm_pool, args.pool // 2):
             pool.add(pictures.get(run.progress()))
@@ -233,6 +246,8 @@ def main(arguments=None):
           f"{pool.count(first)} latents; from here on training", flush=True)  # fmt: skip
 
     next_vae = args.next_vae
+    read = torch.zeros(2, device=device)  # parts that the readers read right, of the last steps
+    read_text = "read of the picture {:.1f} %, of the text {:.1f} %"
     owed = 0.0  # tokens of new pictures that are due
     while run.going_on():
         progress = run.progress()
@@ -249,12 +264,14 @@ def main(arguments=None):
             owed -= batch.pictures.size / (3 * 16 * 16)
         step = gradient_step(size, rng.choice(TEXT_LENGTHS))
         loss = step()
+        if args.reader:
+            read.lerp_(torch.stack([step.read, read_captions()]), 0.02)
         tokens = step.n * size[0] * size[1] / 16**2
         owed = min(owed + tokens / args.reuse, 4.0 * args.batch_tokens)
         run.set_rate(args.lr * run.schedule(args.constant, args.floor, warmup=100))
         update()
         ema.update(run.step + 1)
-        run.advance(step.n, loss, lambda: f"read {100 * step.read:.1f} %" if args.reader else "")
+        run.advance(step.n, loss, lambda: read_text.format(*(100 * read)) if args.reader else "")
 
     pictures.close()
     run.save()

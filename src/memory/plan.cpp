@@ -20,10 +20,10 @@ constexpr int kLeanestStep = 4;  // PlanOptions::leaner at which nothing is left
 
 // What libtorch, oneDNN and MKL touch in a phase beyond what the process had before: code, threads'
 // stacks, compiled kernels, scratch. Measured (docs/memory.md).
-constexpr std::int64_t kEncodeOverhead = 24 * kMiB;
-constexpr std::int64_t kModulateOverhead = 32 * kMiB;
-constexpr std::int64_t kDenoiseOverhead = 40 * kMiB;
-constexpr std::int64_t kDecodeOverhead = 44 * kMiB;
+constexpr std::int64_t kEncodeOverhead = 30 * kMiB;
+constexpr std::int64_t kModulateOverhead = 36 * kMiB;
+constexpr std::int64_t kDenoiseOverhead = 42 * kMiB;
+constexpr std::int64_t kDecodeOverhead = 46 * kMiB;
 // From the first step on, where a sequence is so long that it goes in chunks: products of other
 // shapes, for each of which oneDNN compiles kernels and keeps them.
 constexpr std::int64_t kChunkKernels = 8 * kMiB;

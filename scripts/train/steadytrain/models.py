@@ -10,7 +10,7 @@ from transformers import (
     CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5TokenizerFast,
 )  # fmt: skip
 
-from . import paths
+from . import paths, reading
 
 VOCABULARY = 2048
 T5_LENGTH = 64  # the tokenizer's model_max_length
@@ -262,13 +262,12 @@ class TextToLatents(torch.nn.Module):
         self._ids = {}
         self.reader = None
 
-    def add_reader(self, things):
-        """From now on what leaves the last double block also goes, token by token, through a linear
-        layer that says which of the things (or none) is there: `cell_logits` [B, tokens, things + 1]
-        of the last call. Its loss asks the network to know what it is going to draw."""
+    def add_readers(self, things, colors):
+        """Linear layers that say which of so many things is where, of what leaves the last double block
+        (`forward` sets `cell_logits`) and of the text's part of the modulations (see `reading`)."""
         width = self.transformer.inner_dim
-        self.reader = torch.nn.Sequential(
-            torch.nn.LayerNorm(width, elementwise_affine=False), torch.nn.Linear(width, things + 1)
+        self.reader = torch.nn.ModuleDict(
+            dict(cells=reading.CellReader(width, things), text=reading.TextReader(width, things, colors))
         )
 
     @classmethod
@@ -304,7 +303,7 @@ class TextToLatents(torch.nn.Module):
             return_dict=False,
         )[0].float()
         watch.remove()
-        self.cell_logits = self.reader(seen[0]).float() if self.reader else None
+        self.cell_logits = self.reader["cells"](seen[0]) if self.reader else None
         return velocity
 
     @torch.no_grad()

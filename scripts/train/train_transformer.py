@@ -21,7 +21,6 @@ from steadytrain import (
 )  # fmt: skip
 
 TEXT_LENGTHS = [20] * 55 + [32] * 15 + [64] * 30
-CAPTIONS = 128  # in a step, for the reader of texts
 VAE_INTERVAL = 50  # steps between looks for --next-vae
 
 
@@ -53,8 +52,11 @@ def parse_arguments(arguments):
                         help="of the samples, for which CLIP reads an empty caption, so that what they "
                         "show has to come from T5")  # fmt: skip
     parser.add_argument("--reader", type=float, default=0, metavar="WEIGHT",
-                        help="of the losses of two linear readers, which say from within the network "
-                        "what is where (see steadytrain/reading.py); not with a copy in bf16")  # fmt: skip
+                        help="of the losses of a linear reader, which says of what leaves the double blocks "
+                        "what is where (steadytrain/reading.py); not with a copy in bf16")  # fmt: skip
+    parser.add_argument("--unsaid", type=float, default=0, metavar="PART",
+                        help="of the samples, in which the modulations of the single blocks hold nothing of "
+                        "the text: what they draw has to come from the tokens")  # fmt: skip
     parser.add_argument("--batch-tokens", type=int,
                         help="of picture and text in a step (CPU 900, GPU 32768, not recorded "
                         "65536)")  # fmt: skip
@@ -114,8 +116,9 @@ class GradientStep:
         self.index = torch.zeros(self.n, dtype=torch.long, device=device)
         self.noise = torch.zeros(self.n, tokens, 64, device=device)
         self.normal = torch.zeros(self.n, device=device)
-        self.uniform = torch.zeros(3, self.n, device=device)
+        self.uniform = torch.zeros(4, self.n, device=device)
         self.without_clip, self.reader_weight = options.without_clip, options.reader
+        self.unsaid = options.unsaid
         self.empty = torch.from_numpy(empty_clip_ids[:text_length]).long().to(device)
         self.loss = torch.zeros((), device=device)
         self.read = torch.zeros((), device=device)  # part of the tokens that a reader reads right
@@ -139,12 +142,12 @@ class GradientStep:
         clip_ids = torch.where(empty[:, None], self.empty, clip_ids)
         t = noise_levels(self.normal, self.uniform, self.shift)
         mixed = torch.lerp(picture, self.noise, t[:, None, None])
-        velocity = self.model(mixed, t, t5_ids, clip_ids, self.rows, self.columns)
+        unsaid = self.uniform[3] < self.unsaid if self.unsaid else None
+        velocity = self.model(mixed, t, t5_ids, clip_ids, self.rows, self.columns, unsaid)
         loss = ((velocity - (self.noise - picture)) ** 2).mean()
         self.loss.copy_(loss.detach())
         if self.reader_weight:
-            model = self.model.model
-            reading_loss, self.read = model.reader["cells"].loss(model.cell_logits, cells)
+            reading_loss, self.read = reading.read(self.model.model.cell_logits, cells)
             loss = loss + self.reader_weight * reading_loss
         loss.backward()
         self.model.take_gradients()
@@ -178,8 +181,8 @@ def main(arguments=None):
     if args.reader:
         if args.half_copy:
             raise SystemExit("--reader: not with --half-copy")
-        model.add_readers(len(maker.thing_numbers), reading.Captions.COLOR_COUNT)
-        captions = reading.Captions(maker, tokenizers[0], random.Random(args.seed + 12))
+        model.add_reader(len(maker.thing_numbers))
+        captions = reading.Captions(maker, tokenize, random.Random(args.seed + 12))
     model.to(device)
     matrices = [p for p in model.parameters() if p.dim() >= 2]
     vectors = [p for p in model.parameters() if p.dim() < 2]
@@ -218,13 +221,10 @@ def main(arguments=None):
             gradient_steps[key] = GradientStep(computing, pool, *key, empty_clip_ids, args)
         return gradient_steps[key]
 
-    def read_captions():
-        """Adds the gradients of the reader of texts."""
-        clip_ids, answers = (x.to(device) for x in captions.make(CAPTIONS))
-        t = torch.rand(len(clip_ids), device=device)
+    def read_noise():
+        """Adds the gradients of reading captions from pure noise."""
         with training.autocast(device):
-            made_from = reading.modulation(model, t, clip_ids)
-            loss, right = model.reader["text"].loss(made_from, answers)
+            loss, right = reading.read_noise(model, captions, device)
         (args.reader * loss).backward()
         return right
 
@@ -247,7 +247,7 @@ def main(arguments=None):
 
     next_vae = args.next_vae
     read = torch.zeros(2, device=device)  # parts that the readers read right, of the last steps
-    read_text = "read of the picture {:.1f} %, of the text {:.1f} %"
+    read_text = "read {:.1f} %, from noise {:.1f} %"
     owed = 0.0  # tokens of new pictures that are due
     while run.going_on():
         progress = run.progress()
@@ -265,7 +265,7 @@ def main(arguments=None):
         step = gradient_step(size, rng.choice(TEXT_LENGTHS))
         loss = step()
         if args.reader:
-            read.lerp_(torch.stack([step.read, read_captions()]), 0.02)
+            read.lerp_(torch.stack([step.read, read_noise()]), 0.02)
         tokens = step.n * size[0] * size[1] / 16**2
         owed = min(owed + tokens / args.reuse, 4.0 * args.batch_tokens)
         run.set_rate(args.lr * run.schedule(args.constant, args.floor, warmup=100))

@@ -245,49 +245,50 @@ bool flash_attention_cpu_usable(const at::Tensor& q, const at::Tensor& k, const 
 at::Tensor flash_attention_cpu(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                double scale) {
   const auto batch = q.size(0), heads = q.size(1), queries = q.size(2), head_dim = q.size(3);
-  const auto keys = k.size(2);
+  const auto keys = k.size(2), tasks = batch * heads;
   auto result = at::empty({batch, queries, heads * head_dim}, q.options());
-  const auto rows = [](const at::Tensor& x, std::int64_t b, std::int64_t h) {
-    return Rows{x.const_data_ptr<BFloat16>() + b * x.stride(0) + h * x.stride(1), x.stride(2)};
+  const auto rows = [heads](const at::Tensor& x, std::int64_t task) {
+    return Rows{
+        x.const_data_ptr<BFloat16>() + task / heads * x.stride(0) + task % heads * x.stride(1),
+        x.stride(2)};
   };
   auto* out = result.mutable_data_ptr<BFloat16>();
-  const auto attend_block = [&](std::int64_t b, std::int64_t h, std::int64_t begin,
-                                const PackedHead& head, QueryBlock& work) {
-    const auto query_rows = rows(q, b, h);
+  const auto attend_block = [&](std::int64_t task, std::int64_t begin, const PackedHead& head,
+                                QueryBlock& work) {
+    const auto query_rows = rows(q, task);
     attend({query_rows.row(begin), query_rows.stride}, std::min(kFlashQueries, queries - begin),
            head, static_cast<float>(scale * std::numbers::log2e), work,
-           out + (b * queries + begin) * heads * head_dim + h * head_dim, heads * head_dim);
+           out + (task / heads * queries + begin) * heads * head_dim + task % heads * head_dim,
+           heads * head_dim);
   };
-  if (batch * heads >= at::get_num_threads()) {  // each thread has heads of its own
-    at::parallel_for(0, batch * heads, 1, [&](std::int64_t first, std::int64_t last) {
-      PackedHead head(keys, head_dim);
-      QueryBlock work(head_dim);
-      for (std::int64_t task = first; task < last; ++task) {
-        const auto b = task / heads, h = task % heads;
-        head.pack(rows(k, b, h), rows(v, b, h));
-        for (std::int64_t begin = 0; begin < queries; begin += kFlashQueries) {
-          attend_block(b, h, begin, head, work);
-        }
+  // As many heads as all threads take in equal parts: each thread has its own.
+  const auto alone = tasks - tasks % at::get_num_threads();
+  at::parallel_for(0, alone, 1, [&](std::int64_t first, std::int64_t last) {
+    PackedHead head(keys, head_dim);
+    QueryBlock work(head_dim);
+    for (std::int64_t task = first; task < last; ++task) {
+      head.pack(rows(k, task), rows(v, task));
+      for (std::int64_t begin = 0; begin < queries; begin += kFlashQueries) {
+        attend_block(task, begin, head, work);
       }
-      at::native::cpublas::brgemm_release();
-    });
-    return result;
-  }
-  // Fewer heads than threads: all of them share one head after the other.
+    }
+    at::native::cpublas::brgemm_release();
+  });
+  if (alone == tasks) return result;
+  // All threads share what is left, one head after the other.
   PackedHead head(keys, head_dim);
   const auto blocks = [](std::int64_t n, std::int64_t of) { return (n + of - 1) / of; };
-  for (std::int64_t task = 0; task < batch * heads; ++task) {
-    const auto b = task / heads, h = task % heads;
+  for (std::int64_t task = alone; task < tasks; ++task) {
     at::parallel_for(0, blocks(keys, kFlashKeys), 1, [&](std::int64_t first, std::int64_t last) {
       for (auto block = first; block < last; ++block) {
-        head.pack_block(block * kFlashKeys, rows(k, b, h), rows(v, b, h));
+        head.pack_block(block * kFlashKeys, rows(k, task), rows(v, task));
       }
     });
     at::parallel_for(0, blocks(queries, kFlashQueries), 1,
                      [&](std::int64_t first, std::int64_t last) {
                        QueryBlock work(head_dim);
                        for (auto block = first; block < last; ++block) {
-                         attend_block(b, h, block * kFlashQueries, head, work);
+                         attend_block(task, block * kFlashQueries, head, work);
                        }
                        at::native::cpublas::brgemm_release();
                      });

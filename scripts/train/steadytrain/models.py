@@ -262,13 +262,9 @@ class TextToLatents(torch.nn.Module):
         self._ids = {}
         self.reader = None
 
-    def add_readers(self, things, colors):
-        """Linear layers that say which of so many things is where, of what leaves the last double block
-        (`forward` sets `cell_logits`) and of the text's part of the modulations (see `reading`)."""
-        width = self.transformer.inner_dim
-        self.reader = torch.nn.ModuleDict(
-            dict(cells=reading.CellReader(width, things), text=reading.TextReader(width, things, colors))
-        )
+    def add_reader(self, things):
+        """What leaves the double blocks is also read, see `reading`: `forward` sets `cell_logits`."""
+        self.reader = reading.CellReader(self.transformer.inner_dim, things)
 
     @classmethod
     def of_shape(cls, state):
@@ -285,14 +281,27 @@ class TextToLatents(torch.nn.Module):
             self._ids[key] = image_ids(rows, columns).to(device), text
         return self._ids[key]
 
-    def forward(self, tokens, t, t5_ids, clip_ids, rows, columns):
-        """[B, rows * columns, 64] noisy at t [B] -> predicted velocity, noise minus picture."""
+    def forward(self, tokens, t, t5_ids, clip_ids, rows, columns, unsaid=None):
+        """[B, rows * columns, 64] noisy at t [B] -> predicted velocity, noise minus picture. `unsaid`
+        [B]: samples in which the single blocks' modulations hold the time only, nothing of the text."""
         img_ids, txt_ids = self._position_ids(rows, columns, t5_ids.shape[1], tokens.device)
-        # CLIP is causal: padding after the end token does not change the pooled vector.
-        seen = []
-        watch = self.transformer.transformer_blocks[-1].register_forward_hook(
-            lambda block, inputs, outputs: seen.append(outputs[1])
+        between, time, watches = [], [], []
+        double, single = (
+            self.transformer.transformer_blocks, self.transformer.single_transformer_blocks,
+        )  # fmt: skip
+        watches.append(
+            double[-1].register_forward_hook(lambda _, __, outputs: between.append(outputs[1]))
         )
+        if unsaid is not None:
+            embedder = self.transformer.time_text_embed.timestep_embedder
+            watches.append(embedder.register_forward_hook(lambda _, __, out: time.append(out)))
+
+            def leave_out(block, args, kwargs):
+                temb = torch.where(unsaid[:, None], time[0], kwargs["temb"])
+                return args, kwargs | dict(temb=temb)
+
+            watches += [b.register_forward_pre_hook(leave_out, with_kwargs=True) for b in single]
+        # CLIP is causal: padding after the end token does not change the pooled vector.
         velocity = self.transformer(
             hidden_states=tokens,
             encoder_hidden_states=encode_t5(self.t5, t5_ids),
@@ -302,9 +311,18 @@ class TextToLatents(torch.nn.Module):
             txt_ids=txt_ids,
             return_dict=False,
         )[0].float()
-        watch.remove()
-        self.cell_logits = self.reader["cells"](seen[0]) if self.reader else None
+        for watch in watches:
+            watch.remove()
+        self.cell_logits = self.reader(between[0]) if self.reader else None
         return velocity
+
+    def read_cells(self, *inputs):
+        """What the reader makes of forward()'s inputs, without the single blocks."""
+        single = self.transformer.single_transformer_blocks
+        self.transformer.single_transformer_blocks = torch.nn.ModuleList()
+        self.forward(*inputs)
+        self.transformer.single_transformer_blocks = single
+        return self.cell_logits
 
     @torch.no_grad()
     def load_pipeline(self, pipeline, clip_tokenizer, t5_tokenizer):

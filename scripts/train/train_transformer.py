@@ -121,7 +121,7 @@ class GradientStep:
         self.unsaid = options.unsaid
         self.empty = torch.from_numpy(empty_clip_ids[:text_length]).long().to(device)
         self.loss = torch.zeros((), device=device)
-        self.read = torch.zeros((), device=device)  # part of the tokens that a reader reads right
+        self.read = torch.zeros((), device=device)  # part of the tokens that the reader reads right
         self.compute = graphs.Recorded(self._compute, device, options.record, self._results)
 
     def __call__(self):
@@ -246,7 +246,7 @@ def main(arguments=None):
           f"{pool.count(first)} latents; from here on training", flush=True)  # fmt: skip
 
     next_vae = args.next_vae
-    read = torch.zeros(2, device=device)  # parts that the readers read right, of the last steps
+    read = torch.zeros(2, device=device)  # parts that the reader reads right, of the last steps
     read_text = "read {:.1f} %, from noise {:.1f} %"
     owed = 0.0  # tokens of new pictures that are due
     while run.going_on():

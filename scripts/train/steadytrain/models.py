@@ -15,7 +15,6 @@ from . import paths, reading
 VOCABULARY = 2048
 T5_LENGTH = 64  # the tokenizer's model_max_length
 CLIP_LENGTH = 77
-PADDED = dict(padding="max_length", truncation=True, return_tensors="np")
 
 
 def new_vae():
@@ -145,8 +144,9 @@ class Tokenize:
         self.clip_tokenizer, self.t5_tokenizer = clip_tokenizer, t5_tokenizer
 
     def __call__(self, captions):
-        t5 = self.t5_tokenizer(captions, max_length=T5_LENGTH, **PADDED)
-        clip = self.clip_tokenizer(captions, max_length=CLIP_LENGTH, **PADDED)
+        padded = dict(padding="max_length", truncation=True, return_tensors="np")
+        t5 = self.t5_tokenizer(captions, max_length=T5_LENGTH, **padded)
+        clip = self.clip_tokenizer(captions, max_length=CLIP_LENGTH, **padded)
         lengths = np.maximum(t5.attention_mask.sum(1), clip.attention_mask.sum(1))
         return t5.input_ids.astype(np.int16), clip.input_ids.astype(np.int16), lengths
 
@@ -286,12 +286,9 @@ class TextToLatents(torch.nn.Module):
         [B]: samples in which the single blocks' modulations hold the time only, nothing of the text."""
         img_ids, txt_ids = self._position_ids(rows, columns, t5_ids.shape[1], tokens.device)
         between, time, watches = [], [], []
-        double, single = (
-            self.transformer.transformer_blocks, self.transformer.single_transformer_blocks,
-        )  # fmt: skip
-        watches.append(
-            double[-1].register_forward_hook(lambda _, __, outputs: between.append(outputs[1]))
-        )
+        if self.reader:
+            last = self.transformer.transformer_blocks[-1]
+            watches.append(last.register_forward_hook(lambda _, __, out: between.append(out[1])))
         if unsaid is not None:
             embedder = self.transformer.time_text_embed.timestep_embedder
             watches.append(embedder.register_forward_hook(lambda _, __, out: time.append(out)))
@@ -300,7 +297,8 @@ class TextToLatents(torch.nn.Module):
                 temb = torch.where(unsaid[:, None], time[0], kwargs["temb"])
                 return args, kwargs | dict(temb=temb)
 
-            watches += [b.register_forward_pre_hook(leave_out, with_kwargs=True) for b in single]
+            for block in self.transformer.single_transformer_blocks:
+                watches.append(block.register_forward_pre_hook(leave_out, with_kwargs=True))
         # CLIP is causal: padding after the end token does not change the pooled vector.
         velocity = self.transformer(
             hidden_states=tokens,

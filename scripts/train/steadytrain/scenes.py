@@ -118,8 +118,8 @@ class SceneMaker:
         self.layouts = Layouts()
         self.mix = mix or Mix()
         self.artist = Artist(concepts)
-        self.thing_numbers = {c: c for c in range(len(concepts))}
-        self.thing_numbers |= {shape: len(concepts) + i for i, shape in enumerate(SHAPES)}
+        drawable = [*range(len(concepts)), *SHAPES]  # what Thing.what may be
+        self.thing_numbers = {what: number for number, what in enumerate(drawable)}
         self._phrases = {word for concept in concepts for word in concept.synonyms}
 
     def noun(self, thing, rng=None):

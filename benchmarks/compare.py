@@ -13,9 +13,10 @@ import time
 import sd_cpp
 import turns
 from full_size_run import forget_files
+from full_size_run import run as run_in_cgroup
 
 HERE = pathlib.Path(__file__).resolve().parent
-SECTIONS = ["step", "int8", "text", "decode", "picture"]
+SECTIONS = ["step", "int8", "text", "decode", "picture", "limit"]
 PROMPT = "a lighthouse in a storm"
 PICTURE_STEPS = 4
 median = statistics.median
@@ -65,9 +66,6 @@ class Comparison:
         self.build = pathlib.Path(options.build)
         self.bench = self.build / "benchmarks"
         self.model = options.model
-
-    def peer(self, script, *arguments):
-        return Run([self.options.python, HERE / script, *arguments])
 
     def compare(self, what, ours, theirs):
         """Both in turn, `rounds` times; each call gives one figure, or several by name."""
@@ -140,7 +138,6 @@ class Comparison:
         o = self.options
         with tempfile.TemporaryDirectory() as folder:
             folder = pathlib.Path(folder)
-            common = [side, PICTURE_STEPS, o.text, threads, o.dtype]
 
             def ours():
                 return self.of_picture(*self.our_picture(side, threads, o.text, cold, folder))
@@ -148,7 +145,7 @@ class Comparison:
             def theirs():
                 if cold:
                     forget_files(self.model)
-                run = self.peer("diffusers_picture.py", self.model, *common, folder / "theirs.png")
+                run = Run(self.diffusers_command(side, threads, folder / "theirs.png"))
                 return self.of_picture(run, run.told["first_step_at"] - run.begin)
 
             if not cold:  # embeddings are in steadyflux's cache, the model in the page cache
@@ -159,8 +156,6 @@ class Comparison:
     def picture_of_sd_cpp(self, side, threads):
         """Whole pictures beside stable-diffusion.cpp, everything in the page cache, no embeddings
         in steadyflux's."""
-        o = self.options
-        files = sd_cpp.single_files(self.model, self.model.parent / "single")
         with tempfile.TemporaryDirectory() as folder:
             folder = pathlib.Path(folder)
 
@@ -172,15 +167,57 @@ class Comparison:
             def theirs():
                 picture = folder / "theirs.png"
                 picture.unlink(missing_ok=True)
-                run = Run(sd_cpp.command(o.sd_cpp, files, PROMPT, side, side, PICTURE_STEPS, 1,
-                                         threads, picture))
+                run = Run(self.sd_cpp_command(side, threads, picture))
                 if not picture.exists():
-                    sys.exit(f"{o.sd_cpp} made no picture")
+                    sys.exit(f"{self.options.sd_cpp} made no picture")
                 return self.of_process(run)
 
             ours(), theirs()
             self.compare(f"picture {side} x {side}, {threads} thread(s), beside "
                          "stable-diffusion.cpp", ours, theirs)
+
+    def within_limit(self, side, threads):
+        """Whole pictures in a memory cgroup, which holds the page cache as well: nothing is in it at
+        first, no embeddings are in a cache, and each program has --most-seconds."""
+        o = self.options
+        with tempfile.TemporaryDirectory() as folder:
+            folder = pathlib.Path(folder)
+            runs = [("steadyflux", "ours.png", self.our_command(
+                        side, threads, o.text, folder / "ours.png", "--no-cache")),
+                    ("diffusers", "theirs.png",
+                     self.diffusers_command(side, threads, folder / "theirs.png"))]
+            if o.sd_cpp:
+                runs.append(("stable-diffusion.cpp", "sd_cpp.png",
+                             self.sd_cpp_command(side, threads, folder / "sd_cpp.png")))
+            for name, picture, command in runs:
+                forget_files(self.model)
+                forget_files(self.model.parent)  # the single files
+                took = run_in_cgroup([str(part) for part in command], int(o.limit * 2**30),
+                                     o.most_seconds)
+                drawn = took["exit"] == 0 and (folder / picture).exists()
+                state = ("drawn" if drawn else "killed for memory" if took["killed"] else
+                         "stopped" if took["stopped"] else f"failed: {took['messages'][-1:]}")
+                what = f"picture {side} x {side}, {threads} thread(s), in {o.limit:g} GiB: {name}"
+                seconds, peak = took["seconds"], took["peak"] / 2**30
+                self.rows.append({"what": what, "state": state, "seconds": seconds,
+                                  "cgroup_peak_gib": peak, "major_faults": took["faults"]})
+                print(f"| {what} | {state} after {seconds:.0f} s, peak {peak:.2f} GiB, "
+                      f"{took['faults']} major faults | | | |", flush=True)
+
+    def our_command(self, side, threads, text, picture, *others):
+        return [self.build / "steadyflux", PROMPT, "-m", self.model, "--size", side, "--steps",
+                PICTURE_STEPS, "--max-sequence-length", text, "--threads", threads, "--dtype",
+                self.options.dtype, "--device", "cpu", "-s", 1, "--json", "-o", picture, *others]
+
+    def diffusers_command(self, side, threads, picture):
+        o = self.options
+        return [o.python, HERE / "diffusers_picture.py", self.model, side, PICTURE_STEPS, o.text,
+                threads, o.dtype, picture]
+
+    def sd_cpp_command(self, side, threads, picture):
+        files = sd_cpp.single_files(self.model, self.model.parent / "single")
+        return sd_cpp.command(self.options.sd_cpp, files, PROMPT, side, side, PICTURE_STEPS, 1,
+                              threads, picture)
 
     def our_picture(self, side, threads, text, cold, folder, *others):
         """The process that made it, and the seconds from its start to the first step."""
@@ -189,10 +226,8 @@ class Comparison:
         events = folder / "events.jsonl"
         events.unlink(missing_ok=True)
         os.environ["STEADYFLUX_CACHE"] = str(folder / "cache")
-        run = Run([self.build / "steadyflux", PROMPT, "-m", self.model, "--size", side, "--steps",
-                   PICTURE_STEPS, "--max-sequence-length", text, "--threads", threads, "--dtype",
-                   self.options.dtype, "--device", "cpu", "-s", 1, "--json", "--events", events,
-                   "-o", folder / "ours.png", *others])
+        run = Run(self.our_command(side, threads, text, folder / "ours.png", "--events", events,
+                                   *others))
         told = [json.loads(line) for line in events.read_text().splitlines()]
         begun = next(e["time"] for e in told
                      if e["event"] == "phase_started" and e.get("phase") == "denoise")
@@ -224,6 +259,8 @@ class Comparison:
                     self.picture(o.sizes[0], threads, cold)
                 if o.sd_cpp:
                     self.picture_of_sd_cpp(o.sizes[0], threads)
+            if "limit" in o.only:
+                self.within_limit(o.sizes[0], threads)
 
 
 def numbers(text):
@@ -241,6 +278,8 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--dtype", choices=["bf16", "fp32"], default="bf16")
     parser.add_argument("--only", type=lambda text: text.split(","), default=SECTIONS)
+    parser.add_argument("--limit", type=float, default=2, help="GiB of the section of that name")
+    parser.add_argument("--most-seconds", type=float, default=900, help="of a program in it")
     parser.add_argument("--sd-cpp", help="stable-diffusion.cpp's sd-cli, for whole pictures")
     parser.add_argument("-o", "--output", type=pathlib.Path)
     options = parser.parse_args()

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # steadyflux beside diffusers (same torch, same threads, same weights), in turn: a step of the
-# transformer, T5, the VAE's decoder, and whole pictures. Prints a Markdown table of medians and the
+# transformer, T5, the VAE's decoder, whole pictures, and one under a memory limit (as root, for the
+# cgroup). Prints a Markdown table of medians and the
 # median of the ratios of neighbouring runs; below 1 steadyflux is faster, or takes less.
 #
 #   benchmarks/compare.sh [--sizes 512,1024] [--text TOKENS] [--threads 2,1] [--rounds 5]
-#                         [--dtype bf16|fp32] [--only step,int8,text,decode,picture]
-#                         [--sd-cpp SD_CLI] [-o RESULTS.json]
+#                         [--dtype bf16|fp32] [--only step,int8,text,decode,picture,limit]
+#                         [--limit GIB] [--most-seconds N] [--sd-cpp SD_CLI] [-o RESULTS.json]
 #
 # The weights are random: FLUX.1's true width, 2 double and 4 single blocks, 2 layers of T5, CLIP and
 # VAE whole (6.5 GB). SOURCE names the folder with the real configs and tokenizers (default:

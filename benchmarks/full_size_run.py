@@ -4,6 +4,7 @@ Steps are timed and bytes counted by the program's own --events. Before every pr
 files are taken out of the page cache, so each one finds what the first one finds.
 """
 import argparse
+import contextlib
 import json
 import mmap
 import os
@@ -13,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -111,23 +113,36 @@ class Stopping:
             self.process.wait()
 
 
-def run(command, limit):
-    """One process in a cgroup of its own."""
+@contextlib.contextmanager
+def stopping_after(seconds, process):
+    timer = threading.Timer(seconds or 0, process.kill)
+    if seconds:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def run(command, limit, most_seconds=None):
+    """One process in a cgroup of its own, stopped after `most_seconds`."""
     with Cgroup(limit) as cgroup, tempfile.TemporaryFile("w+") as output, \
             tempfile.TemporaryFile("w+") as messages:
         start = time.monotonic()
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output,
                                    stderr=messages, preexec_fn=cgroup.join)
-        with Stopping(process):
+        with Stopping(process), stopping_after(most_seconds, process):
             _, status, usage = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
         seconds = time.monotonic() - start
         output.seek(0)
         messages.seek(0)
         text = output.read()
+        stopped = most_seconds is not None and seconds >= most_seconds
+        killed = cgroup.kills() > 0 or process.returncode == -signal.SIGKILL and not stopped
         return {"messages": messages.read().splitlines(), "seconds": seconds,
                 "exit": process.returncode, "peak": cgroup.peak(), "faults": usage.ru_majflt,
-                "killed": cgroup.kills() > 0 or process.returncode == -signal.SIGKILL,
+                "killed": killed, "stopped": stopped,
                 "json": json.loads(text) if text.startswith("{") else {}}
 
 

@@ -15,6 +15,12 @@ namespace {
 constexpr std::int64_t kTimeEmbedDim = 256;
 constexpr std::int64_t kClipLength = 77;
 
+// For each thread keys and values of one head. In fp32 libtorch's kernel takes as much.
+std::int64_t attention_workspace(std::int64_t seq_len, std::int64_t head_dim, int workers,
+                                 std::int64_t element_size) {
+  return workers * flash_attention_bytes(seq_len, head_dim) * (element_size / 2);
+}
+
 // Adds up the tensors of a component, unit by unit.
 class WeightsSum {
  public:
@@ -262,17 +268,17 @@ std::int64_t image_embedder_activations(const ReduxConfig& config, const std::st
 }
 
 std::int64_t t5_activations(const T5Config& config, const std::string& dtype,
-                            std::int64_t max_sequence_length, std::int64_t group, bool one_pass) {
+                            std::int64_t max_sequence_length, int workers, std::int64_t group,
+                            bool one_pass) {
   const auto length = max_sequence_length, e = element_size(dtype);
   const auto hidden = length * config.d_model * e;
   const auto inner = length * config.num_heads * config.d_kv * e;
   const auto wide = length * config.d_ff * e;
   const auto bias = length * length * config.num_heads * e;
-  const auto indices = length * length * std::int64_t{8};
-  // Bucket indices, and the table's rows before and after they are laid out by heads.
-  const auto making_bias = 2 * bias + 2 * indices + hidden;
+  const auto making_bias = bias + hidden;
   const auto norm = one_pass ? 0 : 2 * length * config.d_model * 4;  // fp32
-  const auto attending = hidden + std::max(norm + hidden, hidden + 4 * inner + hidden);
+  const auto workspace = attention_workspace(length, config.d_kv, workers, e);
+  const auto attending = hidden + std::max(norm + hidden, hidden + 4 * inner + hidden + workspace);
   const auto activated = 4 * wide + (config.dense_act_fn == "gelu_new" ? 2 * wide : 0);
   const auto feeding =
       one_pass ? std::max(2 * hidden + 2 * wide, 3 * hidden + wide) : 3 * hidden + activated;
@@ -319,9 +325,7 @@ std::int64_t transformer_activations(const FluxTransformerConfig& config, const 
   // q or k, normalised in fp32: the values, their squares, the product.
   // On a device then rotated in fp32: values, products, and the rotated values before.
   const auto norm = std::min(seq_len, kElementRows) * dim * ((workers > 0 ? 12 : 16) + e);
-  // For each thread keys and values of one head. In fp32 libtorch's kernel takes as much.
-  const auto workspace =
-      workers * flash_attention_bytes(seq_len, config.attention_head_dim) * (e / 2);
+  const auto workspace = attention_workspace(seq_len, config.attention_head_dim, workers, e);
   const auto rows = row_chunk(seq_len, kGemmRows);
   const auto double_rows = row_chunk(std::max(text_len, image_len), kGemmRows);
   const auto projecting = 3 * joint + 2 * std::max(chunk, double_chunk) +

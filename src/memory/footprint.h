@@ -51,7 +51,8 @@ std::int64_t clip_activations(const ClipTextConfig& config, const std::string& d
                               std::int64_t group);
 // one_pass: norms and gates by row kernels, on the CPU, for want of which operators have copies.
 std::int64_t t5_activations(const T5Config& config, const std::string& dtype,
-                            std::int64_t max_sequence_length, std::int64_t group, bool one_pass);
+                            std::int64_t max_sequence_length, int workers, std::int64_t group,
+                            bool one_pass);
 // images: pictures that go through it together.
 std::int64_t image_encoder_activations(const SiglipVisionConfig& config, const std::string& dtype,
                                        std::int64_t images);

@@ -362,7 +362,7 @@ class Planner {
         workload_.stored.text_encoder_2, passes,
         here +
             t5_activations(model_.text_encoder_2, workload_.dtype, workload_.max_sequence_length,
-                           group, has_row_kernels()) +
+                           workers(), group, has_row_kernels()) +
             if_widened(t5_widened_bytes(model_.text_encoder_2, workload_.max_sequence_length)),
         host);
   }
@@ -434,11 +434,10 @@ class Planner {
             ? rotary_bytes(config, workload_.max_sequence_length + shown_len)
             : std::int64_t{0};
     const auto blended = blend_bytes(tiles_, config.out_channels);
-    const auto workers = on_device() ? 0 : workload_.num_threads;
     const auto activations =
         std::max(transformer_activations(
-                     config, workload_.dtype, workload_.text_len(), shown_len, workers, inputs,
-                     product_bytes(workload_.compute, workload_.dtype, workers)) +
+                     config, workload_.dtype, workload_.text_len(), shown_len, workers(), inputs,
+                     product_bytes(workload_.compute, workload_.dtype, workers())) +
                      if_widened(transformer_widened_bytes(config, workload_.compute,
                                                           workload_.text_len(), shown_len)),
                  // By then tiles have been put together, and in RAM that room is free again.
@@ -497,6 +496,7 @@ class Planner {
   }
 
   // In fp16 T5's stream is fp32 in places, and goes through operators.
+  int workers() const { return on_device() ? 0 : workload_.num_threads; }
   bool has_row_kernels() const { return !on_device() && workload_.dtype != "fp16"; }
   bool widened() const { return workload_.widened && !on_device(); }
   std::int64_t if_widened(std::int64_t bytes) const { return widened() ? bytes : 0; }

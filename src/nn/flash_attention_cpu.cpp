@@ -93,6 +93,20 @@ STEADYFLUX_AVX512 inline __mmask16 first_lanes(std::int64_t n) {
   return static_cast<__mmask16>(n >= 16 ? 0xffff : n <= 0 ? 0 : (1u << n) - 1);
 }
 
+// scores[0..n) * scale + bias * log2(e): a bias is added to what becomes an exponent of e, and from
+// here on exponents are of 2.
+STEADYFLUX_AVX512 void add_bias(float* scores, const BFloat16* bias, std::int64_t n, float scale) {
+  const __m512 vscale = _mm512_set1_ps(scale);
+  const __m512 log2e = _mm512_set1_ps(std::numbers::log2e_v<float>);
+  for (std::int64_t j = 0; j < n; j += 16) {
+    const auto lanes = first_lanes(n - j);
+    const __m512i bits = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes, bias + j));
+    const __m512 added = _mm512_mul_ps(_mm512_castsi512_ps(_mm512_slli_epi32(bits, 16)), log2e);
+    const __m512 score = _mm512_maskz_loadu_ps(lanes, scores + j);
+    _mm512_mask_storeu_ps(scores + j, lanes, _mm512_fmadd_ps(score, vscale, added));
+  }
+}
+
 // One row of the running softmax: scores[0..n) become probabilities (bf16, zero up to n_pad)
 // relative to the largest score so far; what was summed before is rescaled to it. `scale` > 0 makes
 // scores exponents of 2, as `largest` is.
@@ -181,9 +195,10 @@ struct QueryBlock {
   std::array<float, kFlashQueries> largest, sum;
 };
 
-// m <= kFlashQueries queries of one head against all its keys; writes rows of `to`.
-void attend(const Rows& q, std::int64_t m, const PackedHead& head, float scale, QueryBlock& work,
-            BFloat16* to, std::int64_t to_stride) {
+// m <= kFlashQueries queries of one head against all its keys; writes rows of `to`. `bias` has a
+// row for each query, or no data.
+void attend(const Rows& q, const Rows& bias, std::int64_t m, const PackedHead& head, float scale,
+            QueryBlock& work, BFloat16* to, std::int64_t to_stride) {
   const auto keys = head.count, head_dim = head.head_dim;
   work.largest.fill(-std::numeric_limits<float>::infinity());
   work.sum.fill(0.0f);
@@ -195,9 +210,10 @@ void attend(const Rows& q, std::int64_t m, const PackedHead& head, float scale, 
          false);
     for (std::int64_t i = 0; i < m; ++i) {
       const auto row = static_cast<std::size_t>(i);
-      softmax_row(work.scores.data() + i * n_pad, n, n_pad, scale,
-                  work.probabilities.data() + i * n_pad, work.largest[row], work.sum[row],
-                  work.out.data() + i * head_dim, head_dim);
+      auto* scores = work.scores.data() + i * n_pad;
+      if (bias.data) add_bias(scores, bias.row(i) + begin, n, scale);
+      softmax_row(scores, n, n_pad, bias.data ? 1.0f : scale, work.probabilities.data() + i * n_pad,
+                  work.largest[row], work.sum[row], work.out.data() + i * head_dim, head_dim);
     }
     gemm(m, head_dim, n_pad, work.probabilities.data(), n_pad, head.values(begin), head_dim,
          work.out.data(), head_dim, true);
@@ -233,17 +249,25 @@ bool rows_fit(const at::Tensor& x) {
          x.storage_offset() % 2 == 0;
 }
 
+bool bias_fits(const at::Tensor& bias, const at::Tensor& q, const at::Tensor& k) {
+  return bias.device().is_cpu() && bias.scalar_type() == at::kBFloat16 && bias.dim() == 4 &&
+         bias.stride(3) == 1 && (bias.size(0) == 1 || bias.size(0) == q.size(0)) &&
+         bias.sizes().slice(1) == at::IntArrayRef({q.size(1), q.size(2), k.size(2)});
+}
+
 }  // namespace
 
-bool flash_attention_cpu_usable(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+bool flash_attention_cpu_usable(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                const at::Tensor& bias) {
   if (!rows_fit(q) || !rows_fit(k) || !rows_fit(v)) return false;
+  if (bias.defined() && !bias_fits(bias, q, k)) return false;
   if (q.size(3) % 32 != 0 || k.size(2) == 0) return false;
   static const bool usable = probe_gemm();
   return usable;
 }
 
 at::Tensor flash_attention_cpu(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                               double scale) {
+                               double scale, const at::Tensor& bias) {
   const auto batch = q.size(0), heads = q.size(1), queries = q.size(2), head_dim = q.size(3);
   const auto keys = k.size(2), tasks = batch * heads;
   auto result = at::empty({batch, queries, heads * head_dim}, q.options());
@@ -252,12 +276,19 @@ at::Tensor flash_attention_cpu(const at::Tensor& q, const at::Tensor& k, const a
         x.const_data_ptr<BFloat16>() + task / heads * x.stride(0) + task % heads * x.stride(1),
         x.stride(2)};
   };
+  const auto biases = bias.defined() ? bias.expand({batch, -1, -1, -1}) : bias;
+  const auto bias_rows = [&](std::int64_t task, std::int64_t begin) {
+    if (!biases.defined()) return Rows{nullptr, 0};
+    const auto all = rows(biases, task);
+    return Rows{all.row(begin), all.stride};
+  };
   auto* out = result.mutable_data_ptr<BFloat16>();
   const auto attend_block = [&](std::int64_t task, std::int64_t begin, const PackedHead& head,
                                 QueryBlock& work) {
     const auto query_rows = rows(q, task);
-    attend({query_rows.row(begin), query_rows.stride}, std::min(kFlashQueries, queries - begin),
-           head, static_cast<float>(scale * std::numbers::log2e), work,
+    attend({query_rows.row(begin), query_rows.stride}, bias_rows(task, begin),
+           std::min(kFlashQueries, queries - begin), head,
+           static_cast<float>(scale * std::numbers::log2e), work,
            out + (task / heads * queries + begin) * heads * head_dim + task % heads * head_dim,
            heads * head_dim);
   };
@@ -298,11 +329,13 @@ at::Tensor flash_attention_cpu(const at::Tensor& q, const at::Tensor& k, const a
 
 #else
 
-bool flash_attention_cpu_usable(const at::Tensor&, const at::Tensor&, const at::Tensor&) {
+bool flash_attention_cpu_usable(const at::Tensor&, const at::Tensor&, const at::Tensor&,
+                                const at::Tensor&) {
   return false;
 }
 
-at::Tensor flash_attention_cpu(const at::Tensor&, const at::Tensor&, const at::Tensor&, double) {
+at::Tensor flash_attention_cpu(const at::Tensor&, const at::Tensor&, const at::Tensor&, double,
+                               const at::Tensor&) {
   return {};
 }
 

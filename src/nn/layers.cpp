@@ -97,9 +97,9 @@ at::Tensor layer_norm_no_affine(const at::Tensor& x, double eps) {
 at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                      const at::Tensor& mask, bool is_causal, std::optional<double> scale) {
   RECORD_FUNCTION("steadyflux::attention", {});
-  if (!mask.defined() && !is_causal && flash_attention_cpu_usable(q, k, v)) {
+  if (!is_causal && flash_attention_cpu_usable(q, k, v, mask)) {
     const double default_scale = 1.0 / std::sqrt(static_cast<double>(q.size(3)));
-    return flash_attention_cpu(q, k, v, scale.value_or(default_scale));
+    return flash_attention_cpu(q, k, v, scale.value_or(default_scale), mask);
   }
   const auto out = products::scaled_dot_product_attention(q, k, v, mask, is_causal,
                                                           scale);  // [B, heads, S, head_dim]

@@ -135,8 +135,7 @@ at::Tensor t5_position_bias(const Embedding& relative_attention_bias, std::int64
                             const T5Config& config) {
   const auto options =
       at::TensorOptions().dtype(at::kLong).device(relative_attention_bias.weight.device());
-  const auto positions = at::arange(length, options);
-  auto relative = positions.unsqueeze(0) - positions.unsqueeze(1);  // [S, S], memory - query
+  auto relative = at::arange(1 - length, length, options);  // memory - query
   // Half of the buckets for each direction; in each, half exact, half logarithmic.
   const auto num_buckets = config.relative_attention_num_buckets / 2;
   const auto max_exact = num_buckets / 2;
@@ -149,7 +148,9 @@ at::Tensor t5_position_bias(const Embedding& relative_attention_bias, std::int64
                                .to(at::kLong);
   large = at::clamp_max(large, num_buckets - 1);
   bucket = bucket + at::where(relative.lt(max_exact), relative, large);
-  return relative_attention_bias(bucket).permute({2, 0, 1}).unsqueeze(0).contiguous();
+  // A row is a stretch of this; the first one, of the first query, begins at distance 0.
+  const auto by_distance = relative_attention_bias(bucket).t().contiguous();  // [heads, 2 S - 1]
+  return by_distance.unfold(1, length, 1).flip(1).unsqueeze(0);
 }
 
 at::Tensor T5Encoder::forward(const at::Tensor& input_ids) const {

@@ -45,7 +45,8 @@ class Mix:
 
 SINGLES = Mix(single=0.65, position=0.07, pair=0.18, count=0.065, tinted=0.08)
 PAIRS = Mix(single=0.12, position=0.05, pair=0.68, count=0.07)
-MIXES = {"singles": SINGLES, "scenes": Mix(), "pairs": PAIRS}
+FINISH = Mix(single=0.28, position=0.05, pair=0.50, count=0.11, shape=0.10, tinted=0.15)
+MIXES = {"singles": SINGLES, "scenes": Mix(), "pairs": PAIRS, "finish": FINISH}
 
 
 @dataclass

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # steadyflux beside diffusers (same torch, same threads, same weights), in turn: a step of the
 # transformer, T5, the VAE's decoder, whole pictures, and one under a memory limit (as root, for the
-# cgroup). Prints a Markdown table of medians and the
-# median of the ratios of neighbouring runs; below 1 steadyflux is faster, or takes less.
+# cgroup). Prints a Markdown table of medians and the median of the ratios of neighbouring runs;
+# below 1 steadyflux is faster, or takes less.
 #
 #   benchmarks/compare.sh [--sizes 512,1024] [--text TOKENS] [--threads 2,1] [--rounds 5]
 #                         [--dtype bf16|fp32] [--only step,int8,text,decode,picture,limit]

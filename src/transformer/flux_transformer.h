@@ -37,7 +37,8 @@ struct FluxModulations {
 };
 
 struct FluxTransformer {
-  // `compute`: what the layers of blocks multiply in, but for their modulations.
+  // `compute`: what the layers of blocks multiply in, but for their modulations and, in 8
+  // bits, the attention of the first block.
   explicit FluxTransformer(FluxTransformerConfig config, Compute compute = Compute::kDtype);
 
   FluxTransformerConfig config;

@@ -129,7 +129,7 @@ class Comparison:
                 "--repeat", 0]
         theirs = [o.python, HERE / "diffusers_vae.py", side, "plain", threads, o.dtype, 0]
         what = f"VAE decode {side} x {side}, {threads} thread(s)"
-        for mode, band in [("", []), (", least memory", ["--band-bytes", 8 << 20])]:
+        for mode, band in [("", []), (", least memory", ["--band-bytes", 1 << 20])]:
             told = self.take_turns(what + mode, ours + band, theirs)
             self.add(what + mode + ": peak", "GiB",
                      *([end["peak_rss_delta"] / 2**30] for end in told))

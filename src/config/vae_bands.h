@@ -2,7 +2,7 @@
 // who foretell what it takes (src/memory).
 //
 // Every convolution is called on units: so many rows that they hold about kVaeUnitPositions
-// positions, depending on the size of the layer and on nothing else. A band is what is prepared at
+// positions, depending on the size of the layer and on who computes. A band is what is prepared at
 // once, one or more units. So whatever the bands are, each convolution sees the same shapes and the
 // same values, and the picture has the same bits.
 #pragma once
@@ -12,13 +12,15 @@
 
 namespace steadyflux {
 
-constexpr std::int64_t kVaeUnitPositions = 16384;  // enough to keep a graphics card busy
+constexpr std::int64_t kVaeUnitPositions = 8192;
+constexpr std::int64_t kVaeDeviceUnitPositions = 16384;  // enough to keep a graphics card busy
 constexpr std::int64_t kVaeQueryPositions = 2048;  // of the attention, at once
 constexpr std::int64_t kVaeMomentValues = std::int64_t{1} << 21;  // summed up at once on a device
 
 // Rows of a unit of a layer whose output is height x width: even, all units but the last the same.
-inline std::int64_t vae_unit_rows(std::int64_t height, std::int64_t width) {
-  const auto units = (height * width + kVaeUnitPositions - 1) / kVaeUnitPositions;
+inline std::int64_t vae_unit_rows(std::int64_t height, std::int64_t width, bool on_device) {
+  const auto positions = on_device ? kVaeDeviceUnitPositions : kVaeUnitPositions;
+  const auto units = (height * width + positions - 1) / positions;
   const auto rows = (height + units - 1) / units;
   return rows + rows % 2;
 }

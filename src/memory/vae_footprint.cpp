@@ -146,7 +146,7 @@ class VaeTape {
   }
 
   void convolve(const Size& in, std::int64_t out_channels, Then then, bool upsampled = false) {
-    const auto unit = vae_unit_rows(in.height, in.width);
+    const auto unit = vae_unit_rows(in.height, in.width, has_device_);
     const auto band =
         vae_band_rows(in.height, unit, in.width * in.channels * element_size_, band_bytes_);
     if (band < in.height) tiled_ = true;
@@ -226,7 +226,7 @@ class VaeTape {
     const auto held = bytes(y);
     planes().change(held);
     {
-      const auto unit = vae_unit_rows(y.height, y.width);
+      const auto unit = vae_unit_rows(y.height, y.width, has_device_);
       const Size row = {2, x_.width + 1, x_.channels};
       const auto band = vae_band_rows(y.height, unit, bytes(row), band_bytes_);
       if (band < y.height) tiled_ = true;

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "nn/reused_buffers.h"
+
 namespace steadyflux {
 
 void UpDecoderBlock2D::forward(const RowBands& bands, RowPlane& x,
@@ -71,6 +73,7 @@ std::int64_t AutoencoderKlDecoder::num_stages() const {
 
 at::Tensor AutoencoderKlDecoder::decode(const at::Tensor& latents, const BandMode& mode,
                                         const AfterStage& after_stage) const {
+  const ReusedBuffers reused;
   const RowBands bands(mode, latents.device(), latents.scalar_type(), config.norm_num_groups);
   std::int64_t stage = 0;
   const auto report = [&] {

@@ -1,6 +1,7 @@
 // The encoder of autoencoder_kl.h.
 #include <ATen/ATen.h>
 
+#include "nn/reused_buffers.h"
 #include "vae/autoencoder_kl.h"
 
 namespace steadyflux {
@@ -56,6 +57,7 @@ std::vector<TensorSlot> AutoencoderKlEncoder::slots() {
 }
 
 at::Tensor AutoencoderKlEncoder::encode(const at::Tensor& pictures, const BandMode& mode) const {
+  const ReusedBuffers reused;
   const RowBands bands(mode, pictures.device(), pictures.scalar_type(), config.norm_num_groups);
   const auto factor = config.scale_factor();
   const auto moments = bands.empty({pictures.size(0), pictures.size(2) / factor,

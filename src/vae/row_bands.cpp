@@ -60,7 +60,7 @@ std::int64_t RowBands::row_bytes(std::int64_t width, std::int64_t channels) cons
 void RowBands::convolve_windows(const Conv2d& conv, std::int64_t height, std::int64_t width,
                                 const Fill& fill, const Take& take) const {
   const auto channels = conv.weight.size(1);
-  const auto unit = vae_unit_rows(height, width);
+  const auto unit = vae_unit_rows(height, width, !device_.is_cpu());
   const auto band = vae_band_rows(height, unit, row_bytes(width, channels), mode_.band_bytes);
   const auto window = empty({band + 2, width, channels});  // row i: the input's row begin - 1 + i
   window.select(0, 0).zero_();
@@ -121,7 +121,7 @@ void RowBands::convolve_downsampled(const Conv2d& conv, const at::Tensor& x,
                                     const Take& take) const {
   const auto in_height = x.size(0), in_width = x.size(1), channels = x.size(2);
   const auto height = in_height / 2, width = in_width / 2;
-  const auto unit = vae_unit_rows(height, width);
+  const auto unit = vae_unit_rows(height, width, !device_.is_cpu());
   const auto band =
       vae_band_rows(height, unit, 2 * row_bytes(in_width + 1, channels), mode_.band_bytes);
   // Row i: the input's row 2 * begin + i; the last column is zero.

@@ -36,11 +36,12 @@ void fill_randomly(const std::vector<TensorSlot>& slots, at::ScalarType dtype) {
 TEST(VaeBands, UnitsAndBandsCoverEveryRow) {
   for (std::int64_t width = 1; width < 20000; width = width * 3 / 2 + 1) {
     for (std::int64_t height = 1; height < 20000; height = height * 3 / 2 + 1) {
-      const auto unit = vae_unit_rows(height, width);
+      const auto unit = vae_unit_rows(height, width, false);
       ASSERT_GE(unit, 2);  // a window hands two rows on
       ASSERT_EQ(unit % 2, 0);
       // No more than asked for, but for what makes it even.
       ASSERT_LE((unit - 2) * width, kVaeUnitPositions) << height << " x " << width;
+      ASSERT_GE(vae_unit_rows(height, width, true), unit);
       for (std::int64_t bytes = 1; bytes < kWhole; bytes *= 64) {
         const auto band = vae_band_rows(height, unit, width, bytes);
         ASSERT_TRUE(band == height || (band % unit == 0 && band < height && band > 0));

@@ -1,0 +1,127 @@
+#include "nn/reused_buffers.h"
+
+#include <c10/core/Allocator.h>
+#include <c10/core/CPUAllocator.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <mutex>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+namespace steadyflux {
+namespace {
+
+constexpr std::size_t kLeastBytes = std::size_t{1} << 20;
+constexpr std::size_t kMostWaste = 8;  // a tensor leaves at most one part in so many unused
+
+struct Block {
+  c10::DataPtr memory;
+  std::size_t size;
+  std::weak_ptr<ReusedBuffers::Kept> home;
+};
+
+}  // namespace
+
+class ReusedBuffers::Kept {
+ public:
+  // One of at least `size` bytes. Without one, all that is kept is freed.
+  std::unique_ptr<Block> take(std::size_t size) {
+    std::vector<std::unique_ptr<Block>> too_many;  // freed behind the lock
+    const std::lock_guard lock(mutex_);
+    const auto found = std::find_if(blocks_.begin(), blocks_.end(), [&](const auto& block) {
+      return block->size >= size && block->size - size <= block->size / kMostWaste;
+    });
+    if (found == blocks_.end()) {
+      too_many.swap(blocks_);
+      return nullptr;
+    }
+    auto block = std::move(*found);
+    blocks_.erase(found);
+    return block;
+  }
+
+  void keep(std::unique_ptr<Block> block) {
+    const std::lock_guard lock(mutex_);
+    blocks_.push_back(std::move(block));
+  }
+
+ private:
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<Block>> blocks_;
+};
+
+namespace {
+
+thread_local std::shared_ptr<ReusedBuffers::Kept> kept_here;
+
+c10::Allocator& plain() { return *c10::GetDefaultCPUAllocator(); }
+
+// Blocks whose memory is in use, by its address: oneDNN knows no more of what it frees.
+class BlocksInUse {
+ public:
+  void* add(std::unique_ptr<Block> block) {
+    const std::lock_guard lock(mutex_);
+    auto* data = block->memory.get();
+    blocks_[data] = std::move(block);
+    return data;
+  }
+
+  std::unique_ptr<Block> remove(void* data) {
+    const std::lock_guard lock(mutex_);
+    const auto found = blocks_.find(data);
+    if (found == blocks_.end()) return nullptr;
+    auto block = std::move(found->second);
+    blocks_.erase(found);
+    return block;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::unordered_map<void*, std::unique_ptr<Block>> blocks_;
+};
+
+BlocksInUse& in_use() {
+  static auto* blocks = new BlocksInUse;  // tensors may be freed after the end of main
+  return *blocks;
+}
+
+void give_back(void* data) {
+  auto block = in_use().remove(data);
+  if (!block) return plain().raw_deleter()(data);
+  if (const auto home = block->home.lock()) home->keep(std::move(block));
+}
+
+// libtorch's own, but for threads that have ReusedBuffers.
+class Allocator final : public c10::Allocator {
+ public:
+  c10::DataPtr allocate(std::size_t size) override {
+    if (!kept_here || size < kLeastBytes) return plain().allocate(size);
+    auto block = kept_here->take(size);
+    if (!block) block.reset(new Block{plain().allocate(size), size, kept_here});
+    const auto device = block->memory.device();
+    auto* data = in_use().add(std::move(block));
+    return {data, data, &give_back, device};
+  }
+  c10::DeleterFnPtr raw_deleter() const override { return &give_back; }
+  void copy_data(void* to, const void* from, std::size_t count) const override {
+    plain().copy_data(to, from, count);
+  }
+};
+
+// As libtorch registers its own: before main, when there is one thread.
+[[maybe_unused]] const bool registered = [] {
+  static Allocator allocator;
+  c10::SetCPUAllocator(&allocator, /*priority=*/1);
+  return true;
+}();
+
+}  // namespace
+
+ReusedBuffers::ReusedBuffers()
+    : kept_(std::make_shared<Kept>()), outer_(std::exchange(kept_here, kept_)) {}
+
+ReusedBuffers::~ReusedBuffers() { kept_here = outer_; }
+
+}  // namespace steadyflux

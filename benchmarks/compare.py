@@ -16,7 +16,7 @@ from full_size_run import forget_files
 from full_size_run import run as run_in_cgroup
 
 HERE = pathlib.Path(__file__).resolve().parent
-SECTIONS = ["step", "int8", "text", "decode", "picture", "limit"]
+SECTIONS = ["step", "int8", "text", "decode", "picture", "sd-cpp", "limit"]
 PROMPT = "a lighthouse in a storm"
 PICTURE_STEPS = 4
 median = statistics.median
@@ -257,8 +257,8 @@ class Comparison:
             if "picture" in o.only:
                 for cold in [False, True]:
                     self.picture(o.sizes[0], threads, cold)
-                if o.sd_cpp:
-                    self.picture_of_sd_cpp(o.sizes[0], threads)
+            if "sd-cpp" in o.only and o.sd_cpp:
+                self.picture_of_sd_cpp(o.sizes[0], threads)
             if "limit" in o.only:
                 self.within_limit(o.sizes[0], threads)
 

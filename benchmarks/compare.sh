@@ -5,7 +5,7 @@
 # below 1 steadyflux is faster, or takes less.
 #
 #   benchmarks/compare.sh [--sizes 512,1024] [--text TOKENS] [--threads 2,1] [--rounds 5]
-#                         [--dtype bf16|fp32] [--only step,int8,text,decode,picture,limit]
+#                         [--dtype bf16|fp32] [--only step,int8,text,decode,picture,sd-cpp,limit]
 #                         [--limit GIB] [--most-seconds N] [--sd-cpp SD_CLI] [-o RESULTS.json]
 #
 # The weights are random: FLUX.1's true width, 2 double and 4 single blocks, 2 layers of T5, CLIP and
@@ -13,7 +13,7 @@
 # ../shared/flux1/schnell), WORK the one for the weights (default: /tmp/steadyflux-benchmark), which
 # are kept for the next run; PYTHON a Python with torch and diffusers
 # (scripts/requirements-goldens.txt); BUILD the build folder (default: build/release). SD_CLI is
-# stable-diffusion.cpp's program, which whole pictures are compared with as well (another 6.5 GB).
+# stable-diffusion.cpp's program, for the sections sd-cpp and limit (another 6.5 GB).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 build=${BUILD:-build/release}

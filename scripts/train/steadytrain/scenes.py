@@ -45,7 +45,7 @@ class Mix:
 
 SINGLES = Mix(single=0.65, position=0.07, pair=0.18, count=0.065, tinted=0.08)
 PAIRS = Mix(single=0.12, position=0.05, pair=0.68, count=0.07)
-FINISH = Mix(single=0.28, position=0.05, pair=0.50, count=0.11, shape=0.10, tinted=0.15)
+FINISH = Mix(single=0.20, position=0.04, pair=0.60, count=0.11, shape=0.10, tinted=0.15)
 MIXES = {"singles": SINGLES, "scenes": Mix(), "pairs": PAIRS, "finish": FINISH}
 
 

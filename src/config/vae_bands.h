@@ -14,7 +14,7 @@ namespace steadyflux {
 
 constexpr std::int64_t kVaeUnitPositions = 8192;
 constexpr std::int64_t kVaeDeviceUnitPositions = 16384;  // enough to keep a graphics card busy
-constexpr std::int64_t kVaeQueryPositions = 2048;  // of the attention, at once
+constexpr std::int64_t kVaeQueryPositions = 2048;        // of the attention, at once
 constexpr std::int64_t kVaeMomentValues = std::int64_t{1} << 21;  // summed up at once on a device
 
 // Rows of a unit of a layer whose output is height x width: even, all units but the last the same.

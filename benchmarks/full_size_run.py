@@ -4,7 +4,6 @@ Steps are timed and bytes counted by the program's own --events. Before every pr
 files are taken out of the page cache, so each one finds what the first one finds.
 """
 import argparse
-import contextlib
 import json
 import mmap
 import os
@@ -99,29 +98,23 @@ def disk_rate(model, size=2 * GIB, block=8 << 20):
 
 
 class Stopping:
-    """Kills a process that is still there when the `with` block ends."""
+    """Kills a process that is still there when the `with` block ends, or after `most_seconds`."""
 
-    def __init__(self, process):
+    def __init__(self, process, most_seconds=None):
         self.process = process
+        self.timer = threading.Timer(most_seconds, process.kill) if most_seconds else None
 
     def __enter__(self):
+        if self.timer:
+            self.timer.start()
         return self.process
 
     def __exit__(self, *_):
+        if self.timer:
+            self.timer.cancel()
         if self.process.returncode is None:
             self.process.kill()
             self.process.wait()
-
-
-@contextlib.contextmanager
-def stopping_after(seconds, process):
-    timer = threading.Timer(seconds or 0, process.kill)
-    if seconds:
-        timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 def run(command, limit, most_seconds=None):
@@ -131,7 +124,7 @@ def run(command, limit, most_seconds=None):
         start = time.monotonic()
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output,
                                    stderr=messages, preexec_fn=cgroup.join)
-        with Stopping(process), stopping_after(most_seconds, process):
+        with Stopping(process, most_seconds):
             _, status, usage = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
         seconds = time.monotonic() - start

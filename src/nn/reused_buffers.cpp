@@ -119,8 +119,7 @@ class Allocator final : public c10::Allocator {
 
 }  // namespace
 
-ReusedBuffers::ReusedBuffers()
-    : kept_(std::make_shared<Kept>()), outer_(std::exchange(kept_here, kept_)) {}
+ReusedBuffers::ReusedBuffers() : outer_(std::exchange(kept_here, std::make_shared<Kept>())) {}
 
 ReusedBuffers::~ReusedBuffers() { kept_here = outer_; }
 

@@ -21,7 +21,7 @@ class ReusedBuffers {
   class Kept;
 
  private:
-  std::shared_ptr<Kept> kept_, outer_;
+  std::shared_ptr<Kept> outer_;  // what this thread had before
 };
 
 }  // namespace steadyflux

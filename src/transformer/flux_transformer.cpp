@@ -84,8 +84,8 @@ std::vector<WeightUnit> FluxTransformer::units() {
     for (auto& unit : block.units(name, config)) units.push_back(std::move(unit));
   });
   // Fewer bits in the first unit, the first block's attention, can tip what a picture becomes.
-  const bool in_dtype = compute == Compute::kInt8 || compute == Compute::kFp8;
-  for (std::size_t i = in_dtype ? 1 : 0; i < units.size(); ++i) {
+  const bool in_8_bits = compute == Compute::kInt8 || compute == Compute::kFp8;
+  for (std::size_t i = in_8_bits ? 1 : 0; i < units.size(); ++i) {
     for (const auto& slot : units[i].slots) {
       if (slot.compute != nullptr) *slot.compute = compute;
     }

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "checkpoints/open_model.h"
+#include "memory/release.h"
 #include "nn/load.h"
 #include "operator_times.h"
 #include "transformer/flux_transformer.h"
@@ -52,6 +53,7 @@ int main(int argc, char** argv) {
                "use: step_bench TRANSFORMER WIDTH HEIGHT TEXT REPEATS THREADS [DTYPE [COMPUTE]]\n");
     return 2;
   }
+  return_large_blocks_at_once();  // as steadyflux does
   const c10::InferenceMode inference_mode;
   const std::filesystem::path path = argv[1];
   const auto width = std::atoll(argv[2]) / 16, height = std::atoll(argv[3]) / 16;

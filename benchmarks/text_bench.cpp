@@ -11,6 +11,7 @@
 #include <string_view>
 
 #include "checkpoints/open_model.h"
+#include "memory/release.h"
 #include "nn/load.h"
 #include "text_encoder/t5_encoder.h"
 #include "turns.h"
@@ -22,6 +23,7 @@ int main(int argc, char** argv) {
     fmt::print(stderr, "use: text_bench MODEL_FOLDER TEXT_TOKENS REPEATS THREADS [bf16|fp32]\n");
     return 2;
   }
+  return_large_blocks_at_once();  // as steadyflux does
   const c10::InferenceMode inference_mode;
   const auto model = open_model(argv[1]);
   at::set_num_threads(std::atoi(argv[4]));

@@ -14,10 +14,8 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <string>
-#if defined(__GLIBC__)
-#include <malloc.h>
-#endif
 
+#include "memory/release.h"
 #include "turns.h"
 #include "vae/autoencoder_kl.h"
 
@@ -60,9 +58,7 @@ void fill_randomly(const std::vector<TensorSlot>& slots, at::ScalarType dtype) {
 }  // namespace
 
 int main(int argc, char** argv) {
-#if defined(__GLIBC__)
-  mallopt(M_MMAP_THRESHOLD, 1 << 20);  // what is freed goes back at once
-#endif
+  return_large_blocks_at_once();  // as steadyflux does
   std::map<std::string, std::string> options = {
       {"size", "512"},
       {"dtype", "bf16"},

@@ -139,13 +139,13 @@ class VaeTape {
   }
 
   // A convolution's input, output and weights in fp32, and what the library lays out of them.
-  void widen(const Size& in, const Size& out) {
+  void widen(const Size& in, const Size& out, std::int64_t taps = 9) {
     if (!widened_) return;
-    const auto weights = in.channels * out.channels * 9;
+    const auto weights = in.channels * out.channels * taps;
     const Held values(computing(), kFp32 * (in.values() + out.values() + 2 * weights));
   }
 
-  void convolve(const Size& in, std::int64_t out_channels, Then then, bool upsampled = false) {
+  void convolve(const Size& in, std::int64_t out_channels, Then then) {
     const auto unit = vae_unit_rows(in.height, in.width, has_device_);
     const auto band =
         vae_band_rows(in.height, unit, in.width * in.channels * element_size_, band_bytes_);
@@ -155,9 +155,6 @@ class VaeTape {
       band_rows_ = band;
     }
     const Held window(computing(), bytes({band + 2, in.width, in.channels}));
-    if (upsampled) {
-      fetch({std::min(band / 2 + 1, in.height / 2), in.width / 2, in.channels});
-    }
     const Size rows = {std::min(unit, in.height), in.width, out_channels};
     widen({rows.height + 2, in.width, in.channels}, rows);
     const Held y(computing(), bytes(rows));
@@ -214,7 +211,21 @@ class VaeTape {
     const Size y = {2 * x_.height, 2 * x_.width, x_.channels};
     const auto held = bytes(y);
     planes().change(held);
-    convolve(y, y.channels, Then::kPut, /*upsampled=*/true);
+    {
+      const auto weights = y.channels * y.channels;  // of one tap
+      const Held sums(computing(), 16 * weights * element_size_);
+      { const Held taps_and_sum(computing(), 5 * weights * kFp32); }
+      const auto count = std::min(vae_unit_rows(y.height, y.width, has_device_), y.height) / 2;
+      const Held window(computing(), bytes({count + 2, x_.width, x_.channels}));
+      const Size rows = {2 * count, y.width, y.channels};
+      const Held unit(computing(), bytes(rows));
+      const Size at_place = {count, x_.width + 1, y.channels};
+      {
+        widen({count + 1, x_.width, x_.channels}, at_place, 4);
+        const Held place(computing(), bytes(at_place));
+      }
+      moments(rows);
+    }
     planes().change(-held);
     plane_.reset();
     plane_.emplace(planes(), held);

@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <deque>
+#include <iterator>
 #include <mutex>
 #include <unordered_map>
 #include <utility>
@@ -13,7 +15,7 @@
 namespace steadyflux {
 namespace {
 
-constexpr std::size_t kLeastBytes = std::size_t{1} << 20;
+constexpr std::size_t kLeastBytes = std::size_t{1} << 19;  // return_large_blocks_at_once()
 constexpr std::size_t kMostWaste = 8;  // a tensor leaves at most one part in so many unused
 
 struct Block {
@@ -26,30 +28,51 @@ struct Block {
 
 class ReusedBuffers::Kept {
  public:
-  // One of at least `size` bytes. Without one, all that is kept is freed.
+  // One of at least `size` bytes. Without one, what was kept longest is freed, as far as memory
+  // that is new would raise the peak beside it.
   std::unique_ptr<Block> take(std::size_t size) {
     std::vector<std::unique_ptr<Block>> too_many;  // freed behind the lock
     const std::lock_guard lock(mutex_);
-    const auto found = std::find_if(blocks_.begin(), blocks_.end(), [&](const auto& block) {
+    const auto found = std::find_if(blocks_.rbegin(), blocks_.rend(), [&](const auto& block) {
       return block->size >= size && block->size - size <= block->size / kMostWaste;
     });
-    if (found == blocks_.end()) {
-      too_many.swap(blocks_);
-      return nullptr;
+    if (found != blocks_.rend()) {
+      auto block = std::move(*found);
+      blocks_.erase(std::prev(found.base()));
+      kept_ -= block->size;
+      count(block->size);
+      return block;
     }
-    auto block = std::move(*found);
-    blocks_.erase(found);
-    return block;
+    while (!blocks_.empty() && in_use_ + kept_ + size > most_in_use_) {
+      kept_ -= blocks_.front()->size;
+      too_many.push_back(std::move(blocks_.front()));
+      blocks_.pop_front();
+    }
+    return nullptr;
+  }
+
+  // One whose memory was new.
+  void add(std::size_t size) {
+    const std::lock_guard lock(mutex_);
+    count(size);
   }
 
   void keep(std::unique_ptr<Block> block) {
     const std::lock_guard lock(mutex_);
+    in_use_ -= block->size;
+    kept_ += block->size;
     blocks_.push_back(std::move(block));
   }
 
  private:
+  void count(std::size_t size) {
+    in_use_ += size;
+    most_in_use_ = std::max(most_in_use_, in_use_);
+  }
+
   std::mutex mutex_;
-  std::vector<std::unique_ptr<Block>> blocks_;
+  std::deque<std::unique_ptr<Block>> blocks_;            // what was freed last is last
+  std::size_t in_use_ = 0, kept_ = 0, most_in_use_ = 0;  // bytes
 };
 
 namespace {
@@ -99,7 +122,10 @@ class Allocator final : public c10::Allocator {
   c10::DataPtr allocate(std::size_t size) override {
     if (!kept_here || size < kLeastBytes) return plain().allocate(size);
     auto block = kept_here->take(size);
-    if (!block) block.reset(new Block{plain().allocate(size), size, kept_here});
+    if (!block) {
+      block.reset(new Block{plain().allocate(size), size, kept_here});
+      kept_here->add(size);
+    }
     const auto device = block->memory.device();
     auto* data = in_use().add(std::move(block));
     return {data, data, &give_back, device};

@@ -7,10 +7,11 @@
 
 namespace steadyflux {
 
-// While one is alive, tensors of 1 MiB and more that this thread makes on the CPU take the memory
-// of such that were made and freed meanwhile, if these were as large or hardly larger. What is kept
-// gives way as soon as a tensor needs memory that is new, so that no more is held at the peak than
-// without. Tensors may outlive it, and be freed by any thread.
+// While one is alive, tensors of half a MiB and more that this thread makes on the CPU take the
+// memory of such that were made and freed meanwhile, if these were as large or hardly larger. What
+// is kept gives way as soon as a tensor needs memory that is new and both were more than all
+// tensors have had at once, so that no more is held at the peak than without. Tensors may outlive
+// it, and be freed by any thread.
 class ReusedBuffers {
  public:
   ReusedBuffers();

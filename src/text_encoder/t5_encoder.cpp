@@ -7,6 +7,7 @@
 #include <numbers>
 #include <utility>
 
+#include "nn/reused_buffers.h"
 #include "nn/row_kernels.h"
 
 namespace steadyflux {
@@ -161,6 +162,7 @@ at::Tensor T5Encoder::forward(const at::Tensor& input_ids) const {
 std::vector<at::Tensor> T5Encoder::forward(std::span<const at::Tensor> input_ids,
                                            WeightProvider& weights,
                                            const AfterBlock& after_block) const {
+  const ReusedBuffers reused;
   std::vector<at::Tensor> hidden_states;             // [B, S, d_model]
   std::map<std::int64_t, at::Tensor> position_bias;  // by length
   for (const auto& ids : input_ids) {

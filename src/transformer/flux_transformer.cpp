@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "config/row_chunks.h"
+#include "nn/reused_buffers.h"
 
 namespace steadyflux {
 namespace {
@@ -239,6 +240,7 @@ at::Tensor FluxTransformer::project_out(const JointStream& stream,
 std::vector<at::Tensor> FluxTransformer::forward(std::span<const Input> inputs,
                                                  WeightProvider& weights,
                                                  const AfterBlock& after_block) const {
+  const ReusedBuffers reused;
   std::vector<JointStream> streams;
   for (const auto& input : inputs) streams.push_back(embed(input));
   std::size_t unit = 0;

@@ -3,6 +3,8 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <array>
+#include <utility>
 
 #include "config/vae_bands.h"
 #include "nn/products.h"
@@ -18,6 +20,29 @@ at::Tensor conv2d(const Conv2d& conv, const at::Tensor& rows, std::int64_t strid
                   std::int64_t side_padding) {
   return as_rows(products::conv2d(as_picture(rows), conv.weight, conv.bias, {stride, stride},
                                   {0, side_padding}));
+}
+
+// A 3x3 convolution over a picture with every pixel made four meets each pixel of the source
+// several times. For output pixels of one place of four (row % 2, column % 2) it is one of 2x2 over
+// the source, with sums of its taps, and less than half of the products. What a sum loses by
+// rounding goes to the next one, as neighbouring pixels are much alike.
+Conv2d conv_at_place(const Conv2d& conv, std::int64_t row, std::int64_t column) {
+  const auto& weight = conv.weight;
+  auto sums = at::empty({weight.size(0), weight.size(1), 2, 2}, weight.options());
+  // Taps [begin, end) of three meet the same pixel, the first or the second of two.
+  const auto begin = [](std::int64_t tap, std::int64_t place) { return tap == 0 ? 0 : 1 + place; };
+  const auto end = [](std::int64_t tap, std::int64_t place) { return tap == 0 ? 1 + place : 3; };
+  at::Tensor lost;
+  for (const auto& [i, j] : {std::pair{0, 0}, {0, 1}, {1, 1}, {1, 0}}) {
+    const auto taps =
+        weight.slice(2, begin(i, row), end(i, row)).slice(3, begin(j, column), end(j, column));
+    auto sum = taps.sum({2, 3}, /*keepdim=*/false, at::kFloat);
+    if (lost.defined()) sum.add_(lost);
+    const auto rounded = sums.select(3, j).select(2, i);
+    rounded.copy_(sum);
+    lost = sum.sub_(rounded);
+  }
+  return {sums, conv.bias};
 }
 
 }  // namespace
@@ -92,29 +117,31 @@ void RowBands::convolve(const Conv2d& conv, const at::Tensor& x,
 }
 
 void RowBands::convolve_upsampled(const Conv2d& conv, const at::Tensor& x, const Take& take) const {
-  const auto width = x.size(1), channels = x.size(2);
-  const auto fill = [&](std::int64_t first, const at::Tensor& window) {
-    const auto end = first + window.size(0);
-    const auto source_first = first / 2;
-    const auto source = fetch(x, source_first, (end + 1) / 2 - source_first);
-    // Pairs of rows at once, and what is left of a pair at either end.
-    const auto copy = [&](std::int64_t row, std::int64_t rows_each, std::int64_t pairs) {
-      window.narrow(0, row - first, rows_each * pairs)
-          .view({pairs, rows_each, width, 2, channels})
-          .copy_(source.narrow(0, row / 2 - source_first, pairs)
-                     .view({pairs, 1, width, 1, channels})
-                     .expand({pairs, rows_each, width, 2, channels}));
-    };
-    auto row = first;
-    if (row % 2 == 1) copy(row++, 1, 1);
-    if (end - row >= 2) {
-      const auto pairs = (end - row) / 2;
-      copy(row, 2, pairs);
-      row += 2 * pairs;
+  const auto height = x.size(0), width = x.size(1), channels = conv.weight.size(0);
+  std::array<std::array<Conv2d, 2>, 2> convs;
+  for (std::int64_t row = 0; row < 2; ++row) {
+    for (std::int64_t column = 0; column < 2; ++column) {
+      convs[row][column] = conv_at_place(conv, row, column);
     }
-    if (row < end) copy(row, 1, 1);
-  };
-  convolve_windows(conv, 2 * x.size(0), 2 * width, fill, take);
+  }
+  const auto unit = vae_unit_rows(2 * height, 2 * width, !device_.is_cpu()) / 2;
+  const auto window = empty({unit + 2, width, x.size(2)});  // row i: the input's row first - 1 + i
+  for (std::int64_t first = 0; first < height; first += unit) {
+    const auto count = std::min(unit, height - first);
+    const auto begin = std::max<std::int64_t>(first - 1, 0),
+               end = std::min(first + count + 1, height);
+    if (first == 0) window.select(0, 0).zero_();
+    window.narrow(0, begin - first + 1, end - begin).copy_(x.narrow(0, begin, end - begin));
+    if (first + count == height) window.select(0, count + 1).zero_();
+    const auto y = empty({count, 2, width, 2, channels});
+    for (std::int64_t row = 0; row < 2; ++row) {
+      for (std::int64_t column = 0; column < 2; ++column) {
+        const auto at_place = conv2d(convs[row][column], window.narrow(0, row, count + 1), 1, 1);
+        y.select(3, column).select(1, row).copy_(at_place.narrow(1, column, width));
+      }
+    }
+    take(2 * first, y.view({2 * count, 2 * width, channels}));
+  }
 }
 
 void RowBands::convolve_downsampled(const Conv2d& conv, const at::Tensor& x,

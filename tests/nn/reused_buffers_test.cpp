@@ -53,6 +53,17 @@ TEST(ReusedBuffers, WhatDoesNotFitIsFreedFirst) {
   EXPECT_LT(resident_bytes(), kept - 200 * kMiB);
 }
 
+TEST(ReusedBuffers, WhatFitsBesideWhatWasNeededAtOnceStays) {
+  const ReusedBuffers reused;
+  const void* small = nullptr;
+  {
+    const auto b = bytes(8 * kMiB), a = bytes(32 * kMiB);  // the last one is freed first
+    small = b.const_data_ptr();
+  }
+  const auto other = bytes(16 * kMiB);  // beside both it would be more than there has been
+  EXPECT_EQ(bytes(8 * kMiB).const_data_ptr(), small);
+}
+
 TEST(ReusedBuffers, TensorsOutliveIt) {
   at::Tensor kept;
   {

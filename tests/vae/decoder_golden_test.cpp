@@ -25,14 +25,22 @@ at::Tensor unpack(const at::Tensor& packed, std::int64_t height, std::int64_t wi
       .reshape({1, packed.size(2) / 4, height, width});
 }
 
+AutoencoderKlDecoder load_decoder(const Goldens& goldens, at::ScalarType dtype) {
+  AutoencoderKlDecoder model(read_autoencoder_kl_config(goldens.model() / "vae/config.json"));
+  LoadOptions options;
+  options.dtype = dtype;
+  options.ignored_prefixes = {"encoder."};
+  load_slots(Checkpoint::open(goldens.model() / "vae"), model.slots(), options);
+  return model;
+}
+
+double rms_difference(const at::Tensor& a, const at::Tensor& b) {
+  return (a.to(at::kDouble) - b.to(at::kDouble)).square().mean().sqrt().item<double>();
+}
+
 TEST_P(DecoderGolden, Decoded) {
   for (const auto& run : kRuns) {
-    AutoencoderKlDecoder model(read_autoencoder_kl_config(goldens_.model() / "vae/config.json"));
-    LoadOptions options;
-    options.dtype = run.dtype;
-    options.ignored_prefixes = {"encoder."};
-    load_slots(Checkpoint::open(goldens_.model() / "vae"), model.slots(), options);
-
+    const auto model = load_decoder(goldens_, run.dtype);
     const auto steps = goldens_.tensor(run.name + ".timesteps").size(0);
     const auto expected = goldens_.tensor(run.name + ".decoded");
     const auto latents = unpack(goldens_.tensor(run.name + ".latents." + std::to_string(steps - 1)),
@@ -40,7 +48,16 @@ TEST_P(DecoderGolden, Decoded) {
     std::int64_t stages = 0;
     const auto decoded = model.decode(latents, {}, [&](std::int64_t done) { stages = done; });
     EXPECT_EQ(stages, model.num_stages());
-    testing::expect_close(run.name + ".decoded", decoded, expected, run.tolerance);
+    // Taps of the upsamplers' convolutions are added up before they are rounded to bf16, so what is
+    // rounded is not the same as in diffusers, and a value may be as far from its as that is from
+    // fp32 (golden_file.h). Which of the two is closer to fp32 is chance.
+    const bool rounded = run.dtype != at::kFloat;
+    testing::expect_close(run.name + ".decoded", decoded, expected,
+                          rounded ? 6.0 / 256 : run.tolerance);
+    if (rounded) {
+      const auto exact = load_decoder(goldens_, at::kFloat).decode(latents.to(at::kFloat));
+      EXPECT_LE(rms_difference(decoded, exact), 1.1 * rms_difference(expected, exact));
+    }
 
     // From diffusers' own floats the bytes must be equal, not close.
     const auto pixels = goldens_.tensor(run.name + ".pixels");

@@ -1,5 +1,6 @@
 """How far pictures of the bundled model with --compute int8 are from those without: PSNR over the
-things it knows, some on a background, some in a colour, each with a seed of its own.
+things it knows, some on a background, some in a colour, each with a seed of its own; and which
+prompts are furthest from it.
 Use: int8_pictures.py STEADYFLUX [OPTIONS OF BATCH...]"""
 import json
 import statistics
@@ -33,10 +34,13 @@ def main():
                                    for i, text in enumerate(texts)))
         plain = pictures(program, prompts, folder / "plain", *options)
         rounded = pictures(program, prompts, folder / "int8", "--compute", "int8", *options)
-    found = sorted(psnr(a, b) for a, b in zip(plain, rounded, strict=True))
-    print(json.dumps({"pictures": len(found), "psnr_least": round(found[0], 1),
-                      "psnr_tenth": round(found[len(found) // 10], 1),
-                      "psnr_median": round(statistics.median(found), 1)}))
+    found = sorted((round(psnr(a, b), 1), text)
+                   for a, b, text in zip(plain, rounded, texts, strict=True))
+    values = [value for value, _ in found]
+    print(json.dumps({"pictures": len(found), "psnr_least": values[0],
+                      "psnr_tenth": values[len(found) // 10],
+                      "psnr_median": statistics.median(values), "least": dict(
+                          (text, value) for value, text in found[:5])}))
 
 
 if __name__ == "__main__":

@@ -214,7 +214,7 @@ class VaeTape {
     {
       const auto weights = y.channels * y.channels;  // of one tap
       const Held sums(computing(), 16 * weights * element_size_);
-      { const Held taps_and_sum(computing(), 5 * weights * kFp32); }
+      { const Held taps_and_sums(computing(), 6 * weights * kFp32); }
       const auto count = std::min(vae_unit_rows(y.height, y.width, has_device_), y.height) / 2;
       const Held window(computing(), bytes({count + 2, x_.width, x_.channels}));
       const Size rows = {2 * count, y.width, y.channels};

@@ -42,36 +42,46 @@ STEADYFLUX_INLINE float stored(const T& in, T& out) {
   return load(out);
 }
 
+constexpr std::int64_t kRun = 8;     // positions whose sums are taken in fp32
+constexpr std::int64_t kLanes = 32;  // channels at once, a number that the compiler knows
+
+// kChannels of the channels at kRun positions.
+template <bool kAdd, std::int64_t kChannels, typename T>
+STEADYFLUX_INLINE void store_run(const T* __restrict in, std::int64_t channels, T* __restrict out,
+                                 double* __restrict sums, double* __restrict squares) {
+  float sum[kChannels] = {}, square[kChannels] = {};
+  for (std::int64_t k = 0; k < kRun; ++k, in += channels, out += channels) {
+    for (std::int64_t c = 0; c < kChannels; ++c) {
+      const float value = stored<kAdd>(in[c], out[c]);
+      sum[c] += value;
+      square[c] += value * value;
+    }
+  }
+  for (std::int64_t c = 0; c < kChannels; ++c) {
+    sums[c] += static_cast<double>(sum[c]);
+    squares[c] += static_cast<double>(square[c]);
+  }
+}
+
 // One row; `totals` holds `channels` sums, then as many sums of squares.
 template <bool kAdd, typename T>
 STEADYFLUX_INLINE void store_row(const T* __restrict in, std::int64_t positions,
                                  std::int64_t channels, T* __restrict out,
                                  double* __restrict totals) {
-  constexpr std::int64_t kRun = 8;
   double* __restrict squares = totals + channels;
   std::int64_t p = 0;
-  for (; p + kRun <= positions; p += kRun) {
-    const T* __restrict from = in + p * channels;
-    T* __restrict to = out + p * channels;
-    for (std::int64_t c = 0; c < channels; ++c) {
-      float sum = 0, square = 0;
-#if defined(__clang__)
-#pragma clang loop unroll(full)
-#else
-#pragma GCC unroll 8
-#endif
-      for (std::int64_t k = 0; k < kRun; ++k) {
-        const float value = stored<kAdd>(from[k * channels + c], to[k * channels + c]);
-        sum += value;
-        square += value * value;
-      }
-      totals[c] += static_cast<double>(sum);
-      squares[c] += static_cast<double>(square);
+  for (; p + kRun <= positions; p += kRun, in += kRun * channels, out += kRun * channels) {
+    std::int64_t c = 0;
+    for (; c + kLanes <= channels; c += kLanes) {
+      store_run<kAdd, kLanes>(in + c, channels, out + c, totals + c, squares + c);
+    }
+    for (; c < channels; ++c) {
+      store_run<kAdd, 1>(in + c, channels, out + c, totals + c, squares + c);
     }
   }
-  for (; p < positions; ++p) {
+  for (; p < positions; ++p, in += channels, out += channels) {
     for (std::int64_t c = 0; c < channels; ++c) {
-      const float value = stored<kAdd>(in[p * channels + c], out[p * channels + c]);
+      const float value = stored<kAdd>(in[c], out[c]);
       totals[c] += static_cast<double>(value);
       squares[c] += static_cast<double>(value * value);
     }

@@ -384,8 +384,9 @@ std::int64_t transformer_widened_bytes(const FluxTransformerConfig& config,
   const auto seq_len = text_len + image_len;
   const auto attention = widened_attention_bytes(config.num_attention_heads, seq_len, seq_len,
                                                  config.attention_head_dim);
-  // Of attention and MLP side by side, that single blocks project; in int8 of the first attention.
-  const auto widest = (compute == "int8" ? 1 : 5) * config.inner_dim();
+  // Of attention and MLP side by side, that single blocks project; in int8 of the first blocks'
+  // MLPs.
+  const auto widest = (compute == "int8" ? 4 : 5) * config.inner_dim();
   return std::max(widened_linear_bytes(row_chunk(seq_len, kGemmRows), widest), attention);
 }
 

@@ -72,7 +72,7 @@ std::int64_t rotary_bytes(const FluxTransformerConfig& config, std::int64_t seq_
 std::int64_t modulation_activations(const FluxTransformerConfig& config, const std::string& dtype,
                                     std::int64_t rows);
 // What the passes take beside that on a CPU which multiplies 16-bit numbers in fp32; in int8
-// (`compute`) the transformer's layers do not.
+// (`compute`) only the transformer's first blocks do.
 std::int64_t clip_widened_bytes(const ClipTextConfig& config);
 std::int64_t t5_widened_bytes(const T5Config& config, std::int64_t max_sequence_length);
 std::int64_t image_encoder_widened_bytes(const SiglipVisionConfig& config);

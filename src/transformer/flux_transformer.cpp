@@ -12,6 +12,8 @@
 namespace steadyflux {
 namespace {
 constexpr std::int64_t kTimeEmbedDim = 256;
+// Fewer bits in the first blocks can tip what a picture becomes.
+constexpr std::size_t kBlocksInDtype = 2;
 
 // t [n, ...] with its last row repeated up to `rows` rows.
 at::Tensor padded_rows(const at::Tensor& t, std::int64_t rows) {
@@ -80,17 +82,19 @@ std::vector<TensorSlot> FluxTransformer::fixed_slots() {
 }
 
 std::vector<WeightUnit> FluxTransformer::units() {
+  const bool in_8_bits = compute == Compute::kInt8 || compute == Compute::kFp8;
+  auto in_dtype = in_8_bits ? std::min(transformer_blocks.size(), kBlocksInDtype) : 0;
   std::vector<WeightUnit> units;
   for_each_block([&](auto& block, const std::string& name) {
-    for (auto& unit : block.units(name, config)) units.push_back(std::move(unit));
-  });
-  // Fewer bits in the first unit, the first block's attention, can tip what a picture becomes.
-  const bool in_8_bits = compute == Compute::kInt8 || compute == Compute::kFp8;
-  for (std::size_t i = in_8_bits ? 1 : 0; i < units.size(); ++i) {
-    for (const auto& slot : units[i].slots) {
-      if (slot.compute != nullptr) *slot.compute = compute;
+    const bool rounds = in_dtype == 0;
+    if (!rounds) --in_dtype;
+    for (auto& unit : block.units(name, config)) {
+      for (const auto& slot : unit.slots) {
+        if (slot.compute != nullptr && rounds) *slot.compute = compute;
+      }
+      units.push_back(std::move(unit));
     }
-  }
+  });
   return units;
 }
 

@@ -8,21 +8,25 @@ namespace {
 
 FluxTransformer transformer_in(Compute compute) {
   FluxTransformerConfig config;
-  config.num_layers = config.num_single_layers = 2;
+  config.num_layers = 3;
+  config.num_single_layers = 2;
   FluxTransformer transformer(config, compute);
   transformer.units();
   return transformer;
 }
 
-TEST(ComputeOfLayers, TheFirstAttentionIsNotMadeIn8Bits) {
+TEST(ComputeOfLayers, TheFirstBlocksAreNotMadeIn8Bits) {
   for (const auto compute : {Compute::kInt8, Compute::kFp8}) {
     const auto transformer = transformer_in(compute);
-    const auto& first = transformer.transformer_blocks.front();
-    EXPECT_EQ(first.attn.to_q.compute, Compute::kDtype);
-    EXPECT_EQ(first.attn.add_v_proj.compute, Compute::kDtype);
-    EXPECT_EQ(first.attn.to_out_0.compute, Compute::kDtype);
-    EXPECT_EQ(first.ff.net_2.compute, compute);
-    EXPECT_EQ(transformer.transformer_blocks[1].attn.to_q.compute, compute);
+    for (const std::size_t i : {0, 1}) {
+      const auto& block = transformer.transformer_blocks[i];
+      EXPECT_EQ(block.attn.to_q.compute, Compute::kDtype);
+      EXPECT_EQ(block.attn.add_v_proj.compute, Compute::kDtype);
+      EXPECT_EQ(block.attn.to_out_0.compute, Compute::kDtype);
+      EXPECT_EQ(block.ff.net_2.compute, Compute::kDtype);
+    }
+    EXPECT_EQ(transformer.transformer_blocks[2].attn.to_q.compute, compute);
+    EXPECT_EQ(transformer.transformer_blocks[2].ff.net_2.compute, compute);
     EXPECT_EQ(transformer.single_transformer_blocks[0].attn.to_q.compute, compute);
     EXPECT_EQ(transformer.proj_out.compute, Compute::kDtype);
   }

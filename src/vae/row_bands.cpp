@@ -82,9 +82,15 @@ std::int64_t RowBands::row_bytes(std::int64_t width, std::int64_t channels) cons
   return width * channels * static_cast<std::int64_t>(c10::elementSize(dtype_));
 }
 
-void RowBands::convolve_windows(const Conv2d& conv, std::int64_t height, std::int64_t width,
-                                const Fill& fill, const Take& take) const {
-  const auto channels = conv.weight.size(1);
+void RowBands::convolve(const Conv2d& conv, const at::Tensor& x,
+                        const std::optional<NormFactors>& norm, const Take& take) const {
+  const auto height = x.size(0), width = x.size(1), channels = x.size(2);
+  // Writes the rows of the input from `first` on into a part of the window.
+  const auto fill = [&](std::int64_t first, const at::Tensor& part) {
+    const auto rows = x.narrow(0, first, part.size(0));
+    if (!norm || parked()) part.copy_(rows);
+    if (norm) normalise_rows(parked() ? part : rows, *norm, /*silu=*/true, part);
+  };
   const auto unit = vae_unit_rows(height, width, !device_.is_cpu());
   const auto band = vae_band_rows(height, unit, row_bytes(width, channels), mode_.band_bytes);
   const auto window = empty({band + 2, width, channels});  // row i: the input's row begin - 1 + i
@@ -104,16 +110,6 @@ void RowBands::convolve_windows(const Conv2d& conv, std::int64_t height, std::in
       take(first, conv2d(conv, window.narrow(0, first - begin, count + 2), 1, 1));
     }
   }
-}
-
-void RowBands::convolve(const Conv2d& conv, const at::Tensor& x,
-                        const std::optional<NormFactors>& norm, const Take& take) const {
-  const auto fill = [&](std::int64_t first, const at::Tensor& window) {
-    const auto rows = x.narrow(0, first, window.size(0));
-    if (!norm || parked()) window.copy_(rows);
-    if (norm) normalise_rows(parked() ? window : rows, *norm, /*silu=*/true, window);
-  };
-  convolve_windows(conv, x.size(0), x.size(1), fill, take);
 }
 
 void RowBands::convolve_upsampled(const Conv2d& conv, const at::Tensor& x, const Take& take) const {

@@ -66,10 +66,6 @@ class RowBands {
   at::Tensor convolve_1x1(const Conv2d& conv, const at::Tensor& rows) const;
 
  private:
-  // Writes the rows [first, first + n) of a layer's input into a part of the window.
-  using Fill = std::function<void(std::int64_t first, const at::Tensor& window)>;
-  void convolve_windows(const Conv2d& conv, std::int64_t height, std::int64_t width,
-                        const Fill& fill, const Take& take) const;
   std::int64_t row_bytes(std::int64_t width, std::int64_t channels) const;
 
   BandMode mode_;

@@ -18,6 +18,7 @@
 #include "checkpoints/open_model.h"
 #include "memory/release.h"
 #include "nn/load.h"
+#include "nn/reused_buffers.h"
 #include "operator_times.h"
 #include "transformer/flux_transformer.h"
 #include "turns.h"
@@ -76,6 +77,7 @@ int main(int argc, char** argv) {
       make_rotary_embedding(make_position_ids(text, {height, width}), config.axes_dims_rope);
   // As when pictures are made: the modulations are there already.
   const auto modulations = transformer.modulations(timestep, guidance, pooled);
+  const ReusedBuffers reused;  // from step to step, as there
   const auto step = [&] {
     transformer.forward(FluxTransformer::Input{x, prompt, modulations, rope});
   };

@@ -5,6 +5,8 @@
 #include <malloc.h>
 #endif
 
+#include "base/pages.h"
+
 namespace steadyflux {
 
 void release_host_memory() {
@@ -15,7 +17,7 @@ void release_host_memory() {
 
 void return_large_blocks_at_once() {
 #if defined(__GLIBC__)
-  mallopt(M_MMAP_THRESHOLD, 1 << 19);
+  mallopt(M_MMAP_THRESHOLD, static_cast<int>(kLargeBlock));
   mallopt(M_TRIM_THRESHOLD, 4 << 20);
 #endif
 }

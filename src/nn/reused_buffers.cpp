@@ -8,19 +8,19 @@
 #include <deque>
 #include <iterator>
 #include <mutex>
+#include <new>
 #include <unordered_map>
 #include <utility>
-#include <vector>
+
+#include "base/pages.h"
 
 namespace steadyflux {
 namespace {
 
-constexpr std::size_t kLeastBytes = std::size_t{1} << 19;  // return_large_blocks_at_once()
 constexpr std::size_t kMostWaste = 8;  // a tensor leaves at most one part in so many unused
 
 struct Block {
-  c10::DataPtr memory;
-  std::size_t size;
+  Pages pages;
   std::weak_ptr<ReusedBuffers::Kept> home;
 };
 
@@ -28,51 +28,38 @@ struct Block {
 
 class ReusedBuffers::Kept {
  public:
-  // One of at least `size` bytes. Without one, what was kept longest is freed, as far as memory
-  // that is new would raise the peak beside it.
-  std::unique_ptr<Block> take(std::size_t size) {
-    std::vector<std::unique_ptr<Block>> too_many;  // freed behind the lock
+  // Of at least `size` bytes: as it was kept, or else of pages of what was kept longest. Pages that
+  // are new are so only if all that was kept did not suffice. Throws std::bad_alloc.
+  Pages take(std::size_t size) {
     const std::lock_guard lock(mutex_);
-    const auto found = std::find_if(blocks_.rbegin(), blocks_.rend(), [&](const auto& block) {
-      return block->size >= size && block->size - size <= block->size / kMostWaste;
+    const auto found = std::find_if(kept_.rbegin(), kept_.rend(), [&](const Pages& pages) {
+      return pages.size() >= size && pages.size() - size <= pages.size() / kMostWaste;
     });
-    if (found != blocks_.rend()) {
-      auto block = std::move(*found);
-      blocks_.erase(std::prev(found.base()));
-      kept_ -= block->size;
-      count(block->size);
-      return block;
-    }
-    while (!blocks_.empty() && in_use_ + kept_ + size > most_in_use_) {
-      kept_ -= blocks_.front()->size;
-      too_many.push_back(std::move(blocks_.front()));
-      blocks_.pop_front();
-    }
-    return nullptr;
+    if (found == kept_.rend()) return take_parts(size);
+    auto pages = std::move(*found);
+    kept_.erase(std::prev(found.base()));
+    return pages;
   }
 
-  // One whose memory was new.
-  void add(std::size_t size) {
+  void clear() {
     const std::lock_guard lock(mutex_);
-    count(size);
+    kept_.clear();
   }
 
-  void keep(std::unique_ptr<Block> block) {
+  void keep(Pages pages) {
     const std::lock_guard lock(mutex_);
-    in_use_ -= block->size;
-    kept_ += block->size;
-    blocks_.push_back(std::move(block));
+    kept_.push_back(std::move(pages));
   }
 
  private:
-  void count(std::size_t size) {
-    in_use_ += size;
-    most_in_use_ = std::max(most_in_use_, in_use_);
+  Pages take_parts(std::size_t size) {
+    auto pages = Pages::take(size, kept_);
+    if (!kept_.empty() && kept_.front().size() < kLargeBlock) kept_.pop_front();
+    return pages;
   }
 
   std::mutex mutex_;
-  std::deque<std::unique_ptr<Block>> blocks_;            // what was freed last is last
-  std::size_t in_use_ = 0, kept_ = 0, most_in_use_ = 0;  // bytes
+  std::deque<Pages> kept_;  // what was freed last is last
 };
 
 namespace {
@@ -86,7 +73,7 @@ class BlocksInUse {
  public:
   void* add(std::unique_ptr<Block> block) {
     const std::lock_guard lock(mutex_);
-    auto* data = block->memory.get();
+    auto* data = block->pages.data();
     blocks_[data] = std::move(block);
     return data;
   }
@@ -113,22 +100,21 @@ BlocksInUse& in_use() {
 void give_back(void* data) {
   auto block = in_use().remove(data);
   if (!block) return plain().raw_deleter()(data);
-  if (const auto home = block->home.lock()) home->keep(std::move(block));
+  if (const auto home = block->home.lock()) home->keep(std::move(block->pages));
 }
 
 // libtorch's own, but for threads that have ReusedBuffers.
 class Allocator final : public c10::Allocator {
  public:
   c10::DataPtr allocate(std::size_t size) override {
-    if (!kept_here || size < kLeastBytes) return plain().allocate(size);
-    auto block = kept_here->take(size);
-    if (!block) {
-      block.reset(new Block{plain().allocate(size), size, kept_here});
-      kept_here->add(size);
+    if (!kept_here || size < kLargeBlock) return plain().allocate(size);
+    try {
+      auto* data = in_use().add(std::make_unique<Block>(kept_here->take(size), kept_here));
+      return {data, data, &give_back, c10::Device(c10::kCPU)};
+    } catch (const std::bad_alloc&) {
+      kept_here->clear();
+      return plain().allocate(size);
     }
-    const auto device = block->memory.device();
-    auto* data = in_use().add(std::move(block));
-    return {data, data, &give_back, device};
   }
   c10::DeleterFnPtr raw_deleter() const override { return &give_back; }
   void copy_data(void* to, const void* from, std::size_t count) const override {
@@ -145,8 +131,12 @@ class Allocator final : public c10::Allocator {
 
 }  // namespace
 
-ReusedBuffers::ReusedBuffers() : outer_(std::exchange(kept_here, std::make_shared<Kept>())) {}
+ReusedBuffers::ReusedBuffers() : outermost_(!kept_here) {
+  if (outermost_) kept_here = std::make_shared<Kept>();
+}
 
-ReusedBuffers::~ReusedBuffers() { kept_here = outer_; }
+ReusedBuffers::~ReusedBuffers() {
+  if (outermost_) kept_here.reset();
+}
 
 }  // namespace steadyflux

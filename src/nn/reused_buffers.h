@@ -8,10 +8,10 @@
 namespace steadyflux {
 
 // While one is alive, tensors of half a MiB and more that this thread makes on the CPU take the
-// memory of such that were made and freed meanwhile, if these were as large or hardly larger. What
-// is kept gives way as soon as a tensor needs memory that is new and both were more than all
-// tensors have had at once, so that no more is held at the peak than without. Tensors may outlive
-// it, and be freed by any thread.
+// memory of such that were made and freed meanwhile: all of it where these were as large or hardly
+// larger, else pages of several. Memory that is new is taken only for what is missing, so that no
+// more is held than all tensors have had at once. Within another one it does nothing. Tensors may
+// outlive it, and be freed by any thread.
 class ReusedBuffers {
  public:
   ReusedBuffers();
@@ -22,7 +22,7 @@ class ReusedBuffers {
   class Kept;
 
  private:
-  std::shared_ptr<Kept> outer_;  // what this thread had before
+  bool outermost_;
 };
 
 }  // namespace steadyflux

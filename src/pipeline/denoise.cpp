@@ -5,9 +5,11 @@
 #include <map>
 #include <memory>
 #include <numeric>
+#include <optional>
 #include <span>
 #include <utility>
 
+#include "nn/reused_buffers.h"
 #include "pipeline/guidance.h"
 #include "pipeline/latents.h"
 #include "pipeline/phase_weights.h"
@@ -82,6 +84,7 @@ class Denoiser {
   void run() {
     if (unfinished().empty()) return;
     open(context_.plan);
+    reused_.emplace();
     for (auto group = unfinished(); !group.empty(); group = unfinished()) {
       if (group.size() > pictures_at_once()) group.resize(pictures_at_once());
       for (const auto picture : group) prepare(picture);
@@ -378,6 +381,7 @@ class Denoiser {
     if (plan == nullptr) return false;
     group_size_ = static_cast<std::size_t>(plan->denoise_group);
     auto next = weights_plan(*plan, "denoise", "transformer");
+    reused_.reset();  // there may be less room from here on
     if (mapped_ || next.mapped) {
       read_before_ += weights_->bytes_read();
       weights_.reset();
@@ -386,6 +390,7 @@ class Denoiser {
       next.passes = passes();
       weights_->restart(next);
     }
+    reused_.emplace();
     return true;
   }
 
@@ -410,6 +415,7 @@ class Denoiser {
   bool mapped_ = false;
   std::int64_t read_before_ = 0;  // by weights_ of earlier plans
   std::unique_ptr<StreamedWeights> weights_;
+  std::optional<ReusedBuffers> reused_;  // from step to step
 };
 
 }  // namespace

@@ -1,0 +1,77 @@
+#include "base/pages.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <new>
+#include <utility>
+
+namespace steadyflux {
+namespace {
+
+// Smaller parts are not moved: a process may have some ten thousand mappings.
+constexpr std::size_t kLeastMoved = std::size_t{1} << 16;
+
+std::size_t whole_pages(std::size_t size) {
+  static const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  return (size + page - 1) / page * page;
+}
+
+}  // namespace
+
+Pages::Pages(Pages&& other) noexcept
+    : data_(std::exchange(other.data_, nullptr)),
+      size_(std::exchange(other.size_, 0)),
+      parts_(std::move(other.parts_)) {}
+
+Pages& Pages::operator=(Pages&& other) noexcept {
+  std::swap(data_, other.data_);
+  std::swap(size_, other.size_);
+  parts_.swap(other.parts_);
+  return *this;
+}
+
+Pages::~Pages() {
+  if (size_ > 0) ::munmap(data_, size_);
+}
+
+// Moves what is last, of one part at most, over what is mapped at `place`; the bytes moved, or 0 if
+// they were given back instead.
+std::size_t Pages::move_last_to(std::byte* place, std::size_t most) {
+  const auto bytes = std::min(parts_.back(), most);
+  auto* const from = data_ + size_ - bytes;
+  size_ -= bytes;
+  parts_.back() -= bytes;
+  if (parts_.back() == 0) parts_.pop_back();
+#if defined(__linux__)
+  if (bytes >= kLeastMoved &&
+      ::mremap(from, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, place) != MAP_FAILED) {
+    return bytes;
+  }
+#endif
+  ::munmap(from, bytes);
+  return 0;
+}
+
+Pages Pages::take(std::size_t size, std::deque<Pages>& old) {
+  size = whole_pages(size);
+  auto* const place =
+      ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (place == MAP_FAILED) throw std::bad_alloc();
+  Pages taken(static_cast<std::byte*>(place), size);
+  taken.parts_.clear();
+  std::size_t filled = 0;
+  while (filled < size && !old.empty()) {
+    auto& block = old.front();
+    if (const auto bytes = block.move_last_to(taken.data_ + filled, size - filled)) {
+      taken.parts_.push_back(bytes);
+      filled += bytes;
+    }
+    if (block.size_ == 0) old.pop_front();
+  }
+  if (filled < size) taken.parts_.push_back(size - filled);
+  return taken;
+}
+
+}  // namespace steadyflux

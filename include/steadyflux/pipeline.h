@@ -254,6 +254,7 @@ struct PipelineOptions {
   std::optional<std::int64_t> max_vram = {};
   std::optional<std::int64_t> max_ram = {};
   std::string vae_tiling = "auto";     // auto (as memory demands), on, off
+  std::string cuda_graphs = "off";     // on, off
   std::string on_pressure = "replan";  // when memory is short while it works: replan, warn, abort
   // With several processes on one machine: the number of this one, which picks its card, and how
   // many share the cores and the main memory.

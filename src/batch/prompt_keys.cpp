@@ -51,10 +51,13 @@ constexpr std::array<Key, 30> kKeys = {{
 }};
 
 // Options that have no other value from prompt to prompt.
-constexpr std::array<std::string_view, 16> kOfTheBatch = {
-    "vae",           "clip-l",   "t5",      "tokenizers", "model",       "device",        "dtype",
-    "threads",       "max-vram", "max-ram", "vae-tiling", "on-pressure", "memory-report", "redux",
-    "image-encoder", "compute",
+constexpr std::array<std::string_view, 17> kOfTheBatch = {
+    "vae",           "clip-l",      "t5",
+    "tokenizers",    "model",       "device",
+    "dtype",         "threads",     "max-vram",
+    "max-ram",       "vae-tiling",  "on-pressure",
+    "memory-report", "redux",       "image-encoder",
+    "compute",       "cuda-graphs",
 };
 
 [[noreturn]] void bad(const std::string& what) { throw Error(ErrorKind::kBadInput, what); }

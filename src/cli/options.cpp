@@ -215,6 +215,10 @@ constexpr std::array kValueOptions = {
                 "WHEN",
                 "decode in bands of rows: auto (when memory is short), on or off; the picture is "
                 "the same (default: auto)"},
+    ValueOption{&Options::cuda_graphs, kForPictures | kForPlan, kMemoryGroup, "cuda-graphs", "",
+                "WHEN",
+                "start a pass of a transformer that fits on the card as one graph: on or off; the "
+                "picture is the same (default: off)"},
     ValueOption{&Options::on_pressure, kForPictures, kMemoryGroup, "on-pressure", "", "WHAT",
                 "when the system begins to swap: replan, warn or abort (default: replan)"},
     ValueOption{&Options::memory_report, kForGenerate, kMemoryGroup, "memory-report", "", "FILE",

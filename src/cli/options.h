@@ -69,6 +69,7 @@ struct Options {
   std::optional<std::string> max_vram;
   std::optional<std::string> max_ram;
   std::optional<std::string> vae_tiling;
+  std::optional<std::string> cuda_graphs;
   std::optional<std::string> on_pressure;
   std::optional<std::string> memory_report;
   std::optional<std::string> events;

@@ -239,6 +239,8 @@ void apply_memory_options(GenerateJob& job, const Layers& layers) {
   }
   memory.vae_tiling = layers.other(&Options::vae_tiling).value_or(memory.vae_tiling);
   check_one_of("vae-tiling", memory.vae_tiling, {"auto", "on", "off"});
+  memory.cuda_graphs = layers.other(&Options::cuda_graphs).value_or(memory.cuda_graphs);
+  check_one_of("cuda-graphs", memory.cuda_graphs, {"on", "off"});
   memory.on_pressure = layers.other(&Options::on_pressure).value_or(memory.on_pressure);
   check_one_of("on-pressure", memory.on_pressure, {"replan", "warn", "abort"});
   if (const auto text = layers.other(&Options::memory_report)) {

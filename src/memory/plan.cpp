@@ -1,6 +1,7 @@
 #include "memory/plan.h"
 
 #include <algorithm>
+#include <iterator>
 #include <limits>
 #include <numeric>
 
@@ -390,6 +391,8 @@ class Planner {
       rows = std::max(rows / 2, kLeastModulationRows);
     }
     const auto& weights = plan_.phases.back().weights.front();
+    plan_.records_passes =
+        may_record() && weights.count(UnitPlace::kResident) == std::ssize(weights.units);
     plan_.disk_read_bytes_per_step = weights.file_bytes(UnitPlace::kDisk);
   }
 
@@ -419,6 +422,12 @@ class Planner {
     return modulate;
   }
 
+  // Step caching decides from pass to pass what is computed.
+  bool may_record() const {
+    return on_device() && options_.cuda_graphs && options_.leaner == 0 &&
+           workload_.num_step_caches == 0;
+  }
+
   PhasePlan denoise_phase(std::int64_t rows, std::int64_t group) const {
     const auto& config = model_.transformer;
     PhasePlan denoise{.name = "denoise"};
@@ -428,6 +437,11 @@ class Planner {
     const auto brought = on_device()  // of each input
                              ? embeds_ + modulation_row_bytes(config, workload_.dtype)
                              : std::int64_t{0};
+    // A recording has inputs and results of its own.
+    const auto recorded =
+        may_record() ? brought + rotary_bytes(config, workload_.text_len() + shown_len) +
+                           shown_len * (config.in_channels + config.out_channels) * element_
+                     : std::int64_t{0};
     // A negative prompt has no pictures behind it, and so positions of its own.
     const auto more_positions =
         workload_.num_guided > 0 && workload_.redux_tokens > 0
@@ -444,7 +458,7 @@ class Planner {
                  solver_bytes() - (on_device() ? 0 : blended));
     add_weights(denoise, transformer_weights(config, workload_.dtype, workload_.stored.transformer),
                 workload_.stored.transformer, passes,
-                activations + inputs * brought + more_positions,
+                activations + inputs * (brought + recorded) + more_positions,
                 overhead(with_kernels(kDenoiseOverhead)) + table_bytes(rows) + latents_ +
                     parked_embeds_ + blended + step_caches(rows, group),
                 workload_.num_step_caches > 0 ? first_block_units(config) : 0);

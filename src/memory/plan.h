@@ -180,6 +180,7 @@ enum class Tiling { kAuto, kOn, kOff };
 
 struct PlanOptions {
   Tiling vae_tiling = Tiling::kAuto;
+  bool cuda_graphs = false;  // passes of a transformer that is on the device are recorded there
   // 0: as the budget says. n: as if the budget of the device (on the CPU: of RAM) left n steps less
   // than that; the last step is the leanest plan there is. For memory that is not what it seemed.
   int leaner = 0;
@@ -196,7 +197,8 @@ struct Plan {
   // Pictures, and prompts, that go in turn through each unit of weights while it is there.
   std::int64_t denoise_group = 1;
   std::int64_t encode_group = 1;
-  bool leanest = false;  // nothing can be given up any more
+  bool records_passes = false;  // of the transformer: transformer/recorded_forward.h
+  bool leanest = false;         // nothing can be given up any more
 
   std::int64_t device_peak_bytes = 0;
   std::int64_t ram_peak_bytes = 0;

@@ -19,6 +19,7 @@
 #include "pipeline/saved_tensors.h"
 #include "pipeline/tile_blend.h"
 #include "transformer/flux_transformer.h"
+#include "transformer/recorded_forward.h"
 
 namespace steadyflux {
 
@@ -291,7 +292,8 @@ class Denoiser {
   }
 
   std::vector<at::Tensor> predict(const std::vector<View>& views) {
-    std::vector<FluxTransformer::Input> inputs;
+    std::vector<RecordedForward::Input> inputs;
+    std::vector<StepCache*> caches;
     std::vector<std::size_t> numbers;
     std::vector<std::int64_t> lengths;  // of the inputs without a reference
     for (const auto& view : views) {
@@ -301,23 +303,42 @@ class Denoiser {
       const auto texts = chunk_.pictures[view.number].texts();
       const auto step = state_.steps_done[view.number] + (in_midst(view.number) ? 1 : 0);
       for (std::size_t i = 0; i < texts.size(); ++i) {
-        const auto row = tables_.row(texts[i].table, step).to(context_.device);
         inputs.push_back({hidden_states, brought.prompt_embeds[i],
-                          transformer_.split_modulations(row), brought.image_rotary_emb[i],
-                          step_cache(view, i, texts.size())});
+                          tables_.row(texts[i].table, step).to(context_.device),
+                          brought.image_rotary_emb[i]});
+        caches.push_back(step_cache(view, i, texts.size()));
         lengths.push_back(latents.size(1));
       }
       numbers.push_back(view.number);
     }
-    auto predictions =
-        transformer_.forward(inputs, *weights_, [this](std::int64_t, std::span<const JointStream>) {
-          if (context_.latents == nullptr) throw_if_interrupted(context_.observer);
-        });
+    auto predictions = forward(inputs, caches);
     for (std::size_t i = 0; i < predictions.size();
          ++i) {  // a reference's tokens are behind its own
       predictions[i] = predictions[i].narrow(1, 0, lengths[i]);
     }
     return guided(chunk_, numbers, std::move(predictions));
+  }
+
+  std::vector<at::Tensor> forward(const std::vector<RecordedForward::Input>& inputs,
+                                  const std::vector<StepCache*>& caches) {
+    const auto after_block = [this](std::int64_t, std::span<const JointStream>) {
+      if (context_.latents == nullptr) throw_if_interrupted(context_.observer);
+    };
+    if (recorded_) {
+      auto predictions = recorded_->forward(inputs, *weights_, after_block);
+      if (const auto& problem = recorded_->problem()) {
+        context_.observer.warning("--cuda-graphs on: passes of this model cannot be recorded (" +
+                                  *problem + "); they go on without");
+        recorded_.reset();
+      }
+      return predictions;
+    }
+    std::vector<FluxTransformer::Input> split;
+    for (std::size_t i = 0; i < inputs.size(); ++i) {
+      split.push_back(inputs[i].of(transformer_));
+      split.back().cache = caches[i];
+    }
+    return transformer_.forward(split, *weights_, after_block);
   }
 
   // Takes a picture along its velocity to the next level of noise, if its solver knows enough.
@@ -382,6 +403,7 @@ class Denoiser {
     group_size_ = static_cast<std::size_t>(plan->denoise_group);
     auto next = weights_plan(*plan, "denoise", "transformer");
     reused_.reset();  // there may be less room from here on
+    recorded_.reset();
     if (mapped_ || next.mapped) {
       read_before_ += weights_->bytes_read();
       weights_.reset();
@@ -400,6 +422,9 @@ class Denoiser {
     mapped_ = weights.mapped;
     weights_ = open_weights(context_, transformer_source(), transformer_.fixed_slots(),
                             transformer_.units(), weights);
+    if (plan.records_passes && RecordedForward::is_possible(context_.device)) {
+      recorded_.emplace(transformer_, context_.device);
+    }
   }
 
   const PhaseContext& context_;
@@ -416,6 +441,7 @@ class Denoiser {
   std::int64_t read_before_ = 0;  // by weights_ of earlier plans
   std::unique_ptr<StreamedWeights> weights_;
   std::optional<ReusedBuffers> reused_;  // from step to step
+  std::optional<RecordedForward> recorded_;
 };
 
 }  // namespace

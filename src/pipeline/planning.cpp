@@ -76,6 +76,7 @@ PlanOptions plan_options(const PipelineOptions& options) {
   PlanOptions plan;
   if (options.vae_tiling == "on") plan.vae_tiling = Tiling::kOn;
   if (options.vae_tiling == "off") plan.vae_tiling = Tiling::kOff;
+  plan.cuda_graphs = options.cuda_graphs == "on";
   return plan;
 }
 

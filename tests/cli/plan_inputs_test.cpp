@@ -59,6 +59,12 @@ TEST_F(MakePlanInputs, WaysOfDecoding) {
   EXPECT_EQ(inputs("cpu", {}, {}).options.vae_tiling, Tiling::kOff);
 }
 
+TEST_F(MakePlanInputs, GraphsAreOffUnlessAskedFor) {
+  EXPECT_FALSE(inputs("cpu", {}, {}).options.cuda_graphs);
+  job_.pipeline.cuda_graphs = "on";
+  EXPECT_TRUE(inputs("cpu", {}, {}).options.cuda_graphs);
+}
+
 // 8 MiB: find_alternatives rounds up to 1 MiB, the RSS of this process varies by less than 2, and
 // the margin changes in steps.
 constexpr std::int64_t kSlack = 8 * kMiB;

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <ATen/EmptyTensor.h>
 #include <ATen/SDPBackend.h>
+#include <ATen/core/GraphImplInterface.h>
 #include <ATen/detail/PrivateUse1HooksInterface.h>
 #include <ATen/native/CPUFallback.h>
 #include <ATen/native/transformers/attention.h>
@@ -13,12 +14,17 @@
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <torch/library.h>
 
+#include <atomic>
+#include <cstddef>
+#include <functional>
+#include <limits>
 #include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "simulated_device/device_memory.h"
+#include "simulated_device/recording.h"
 #include "simulated_device/streams.h"
 
 namespace steadyflux::testing {
@@ -59,6 +65,7 @@ struct Guard final : c10::impl::NoOpDeviceGuardImpl<c10::DeviceType::PrivateUse1
     return event == nullptr || streams().query(state(event));
   }
   void synchronizeEvent(void* event) const override {
+    Recording::refuse_while_recording("synchronizeEvent");
     const DeviceLock lock(device_mutex());
     if (event != nullptr) streams().finish(state(event));
   }
@@ -70,10 +77,12 @@ struct Guard final : c10::impl::NoOpDeviceGuardImpl<c10::DeviceType::PrivateUse1
     return streams().query(streams().record(stream.id()));
   }
   void synchronizeStream(const c10::Stream& stream) const override {
+    Recording::refuse_while_recording("synchronizeStream");
     const DeviceLock lock(device_mutex());
     streams().finish(stream.id());
   }
   void synchronizeDevice(const c10::DeviceIndex) const override {
+    Recording::refuse_while_recording("synchronizeDevice");
     const DeviceLock lock(device_mutex());
     streams().finish_all();
   }
@@ -110,13 +119,15 @@ at::Tensor host_view(const at::Tensor& tensor, Blocks& blocks) {
       at::TensorOptions().dtype(tensor.scalar_type()));
 }
 
-// One operation on the current stream. Views are taken under the lock, computing is done without.
+// One operation on the current stream; none, as far as streams know, while a graph is recorded.
+// Views are taken under the lock, computing is done without.
 class Operation {
  public:
   enum class When { kNow, kLate };
 
   explicit Operation(std::string name, When when = When::kNow)
       : name_(std::move(name)), stream_(current_stream()) {
+    if (recorded_) return;
     const DeviceLock lock(device_mutex());
     number_ = when == When::kNow ? streams().start(stream_) : streams().start_late(stream_);
   }
@@ -124,7 +135,8 @@ class Operation {
   at::Tensor reads(const at::Tensor& tensor) const {
     if (!tensor.defined() || tensor.device().is_cpu()) return tensor;
     const DeviceLock lock(device_mutex());
-    if (auto* block = memory().blocks().find(tensor.const_data_ptr())) {
+    auto* block = memory().blocks().find(tensor.const_data_ptr());
+    if (block != nullptr && !recorded_) {
       streams().read(block->uses, stream_, number_, name_);
     }
     return host_view(tensor, memory().blocks());
@@ -132,7 +144,8 @@ class Operation {
   at::Tensor writes(const at::Tensor& tensor) const {
     if (!tensor.defined() || tensor.device().is_cpu()) return tensor;
     const DeviceLock lock(device_mutex());
-    if (auto* block = memory().blocks().find(tensor.const_data_ptr())) {
+    auto* block = memory().blocks().find(tensor.const_data_ptr());
+    if (block != nullptr && !recorded_) {
       streams().write(block->uses, stream_, number_, name_);
     }
     return host_view(tensor, memory().blocks());
@@ -140,6 +153,29 @@ class Operation {
   std::optional<at::Tensor> reads(const std::optional<at::Tensor>& tensor) const {
     if (!tensor) return tensor;
     return reads(*tensor);
+  }
+
+  // Host views of results, while a graph is recorded: into `results`, for what comes now and in
+  // every replay. NaN until then.
+  void is_recorded(const std::vector<at::Tensor>& results,
+                   const std::function<std::vector<at::Tensor>()>& compute) const {
+    auto* recording = Recording::current();
+    if (recording == nullptr) return;
+    std::vector<at::Tensor> views;
+    for (const auto& result : results) {
+      views.push_back(writes(result));
+      if (views.back().defined() && views.back().is_floating_point()) {
+        views.back().fill_(std::numeric_limits<double>::quiet_NaN());
+      }
+    }
+    recording->add(
+        [views, compute] {
+          const auto computed = compute();
+          for (std::size_t i = 0; i < views.size(); ++i) {
+            if (views[i].defined()) views[i].copy_(computed[i]);
+          }
+        },
+        results);
   }
 
   // A result on the device, with the same strides.
@@ -160,6 +196,7 @@ class Operation {
   std::string name_;
   StreamNumber stream_;
   std::int64_t number_ = 0;
+  bool recorded_ = Recording::current() != nullptr;
 };
 
 // --- Kernels: what only the device itself can do; the fallback does all else with these. ---
@@ -183,6 +220,7 @@ at::Tensor empty_strided(c10::IntArrayRef size, c10::IntArrayRef stride,
 at::Tensor copy_from(const at::Tensor& from, const at::Tensor& to, bool non_blocking) {
   const auto& host = from.device().is_cpu() ? from : to;
   const bool on_device = !host.device().is_cpu();
+  if (!on_device) Recording::refuse_while_recording("a copy between host and device");
   const DeviceLock lock(device_mutex());
   if (non_blocking && !on_device && host.is_pinned()) {
     const Operation operation("copy", Operation::When::kLate);
@@ -193,8 +231,12 @@ at::Tensor copy_from(const at::Tensor& from, const at::Tensor& to, bool non_bloc
     return to;
   }
   const Operation operation("copy");
-  const auto source = operation.reads(from);
-  operation.writes(to).copy_(source);
+  const auto source = operation.reads(from), target = operation.writes(to);
+  target.copy_(source);
+  operation.is_recorded({}, [source, target] {
+    target.copy_(source);
+    return std::vector<at::Tensor>();
+  });
   if (!on_device && !(non_blocking && from.device().is_cpu())) {
     streams().finish(operation.stream());
   }
@@ -239,6 +281,7 @@ at::Tensor convolution(const at::Tensor& input, const at::Tensor& weight,
   TORCH_CHECK(weight.device() == input.device() &&
                   (!bias || !bias->defined() || bias->device() == input.device()),
               "convolution: input and weights are on different devices");
+  Recording::refuse_while_recording("convolution");
   const Operation operation("convolution");
   return operation.result(at::convolution(operation.reads(input), operation.reads(weight),
                                           operation.reads(bias), stride, padding, dilation,
@@ -263,9 +306,14 @@ attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& valu
                 "scaled_dot_product_attention: tensors are on different devices");
   }
   const Operation operation("scaled_dot_product_attention");
-  auto out = operation.result(at::scaled_dot_product_attention(
-      operation.reads(query), operation.reads(key), operation.reads(value),
-      operation.reads(attn_bias), dropout_p, is_causal, scale));
+  const auto compute = [q = operation.reads(query), k = operation.reads(key),
+                        v = operation.reads(value), bias = operation.reads(attn_bias), dropout_p,
+                        is_causal, scale] {
+    return std::vector{
+        at::scaled_dot_product_attention(q, k, v, bias, dropout_p, is_causal, scale)};
+  };
+  auto out = operation.result(compute().front());
+  operation.is_recorded({out}, compute);
   return {std::move(out), {}, {}, {}, query.size(2), key.size(2), {}, {}, {}};
 }
 
@@ -302,6 +350,7 @@ void fallback(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
     }
   }
   if (grows) {
+    Recording::refuse_while_recording(schema.name());
     at::native::cpu_fallback(op, stack, /*error_on_views=*/true);
     return;
   }
@@ -331,6 +380,8 @@ void fallback(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
       slot = c10::Device(c10::kCPU);
     }
   }
+  const std::vector<c10::IValue> views(stack->begin() + static_cast<std::ptrdiff_t>(first),
+                                       stack->end());
   op.redispatchBoxed(c10::DispatchKeySet(c10::DispatchKey::CPU), stack);
 
   const auto& returns = schema.returns();
@@ -353,7 +404,56 @@ void fallback(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
       slot = results;
     }
   }
+  std::vector<at::Tensor> results;  // not those that arguments are
+  for (std::size_t i = 0; i < returns.size(); ++i) {
+    const auto& slot = (*stack)[first_return + i];
+    const bool is_new = returns[i].alias_info() == nullptr && slot.isTensor();
+    results.push_back(is_new ? slot.toTensor() : at::Tensor());
+    if (slot.isTensorList()) Recording::refuse_while_recording(schema.name());
+  }
+  operation.is_recorded(results, [op, views, count = returns.size()] {
+    torch::jit::Stack replayed(views);
+    op.redispatchBoxed(c10::DispatchKeySet(c10::DispatchKey::CPU), &replayed);
+    std::vector<at::Tensor> computed;
+    for (const auto& value : torch::jit::last(replayed, count)) {
+      computed.push_back(value.isTensor() ? value.toTensor() : at::Tensor());
+    }
+    return computed;
+  });
 }
+
+// at::accelerator::Graph of this device.
+struct Graph final : at::GraphImplInterface {
+  explicit Graph(const at::GraphImplArgs&) {}
+  ~Graph() override {
+    if (Recording::current() == &recording_) Recording::current() = nullptr;
+  }
+  void capture_begin(at::MempoolId_t, at::GraphCaptureMode) override {
+    TORCH_CHECK(current_stream() != 0, "a graph cannot be recorded on the default stream");
+    TORCH_CHECK(Recording::current() == nullptr, "a graph is being recorded already");
+    Recording::current() = &recording_;
+  }
+  void capture_end() override { Recording::current() = nullptr; }
+  void instantiate() override {}
+  void replay() override {
+    const Operation operation("graph");
+    for (const auto& tensor : recording_.tensors()) operation.writes(tensor);
+    recording_.replay();
+    ++graph_replays();
+  }
+  void reset() override { recording_ = {}; }
+  at::MempoolId_t pool() const override { return {0, 0}; }
+  void enable_debug_mode() override {}
+  void debug_dump(const std::string&) override {}
+
+  static std::atomic<std::int64_t>& graph_replays() {
+    static std::atomic<std::int64_t> count{0};
+    return count;
+  }
+
+ private:
+  Recording recording_;
+};
 
 C10_REGISTER_GUARD_IMPL(PrivateUse1, Guard)
 REGISTER_HOST_ALLOCATOR(at::kPrivateUse1, &pinned_memory())
@@ -387,6 +487,10 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
 
 namespace at::native {
 REGISTER_PRIVATEUSE1_DISPATCH(_fused_sdp_choice_stub, &steadyflux::testing::attention_choice)
+}
+
+namespace at {
+REGISTER_GRAPH_IMPL(SIMULATED, steadyflux::testing::Graph)
 }
 
 namespace steadyflux::testing {
@@ -435,6 +539,7 @@ std::int64_t pinned_bytes_in_use() {
 std::int64_t pinned_bytes_cached() {
   return locked([] { return pinned_memory().cached(); });
 }
+std::int64_t graph_replays() { return Graph::graph_replays(); }
 void set_race_checks(bool on) {
   locked([&] { streams().set_checks(on); });
 }

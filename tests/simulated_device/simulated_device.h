@@ -7,6 +7,8 @@
 //  - copies to and from pinned memory that need not block are carried out late: at the next kernel
 //    of their stream, or when somebody waits for them, so a pinned buffer that is reused too early
 //    shows, and a stream that does not wait for another reads what was there before;
+//  - graphs are recorded and replayed; what would wait for the host meanwhile is refused, and what
+//    kernels gave meanwhile is NaN until the replay;
 //  - operations of two streams on the same memory, one of them writing, with neither waiting for
 //    the other, throw c10::Error ("race: ..."), whether or not it went well this time.
 // Linking simulated_device.cpp into a program is enough to have it; there is one device, index 0.
@@ -37,6 +39,9 @@ std::int64_t device_bytes();
 std::int64_t largest_device_allocation();
 std::int64_t pinned_bytes_in_use();
 std::int64_t pinned_bytes_cached();
+
+// Graphs that were replayed, since the beginning.
+std::int64_t graph_replays();
 
 // Off: a race goes on with what it finds, as on a real device. On at the start.
 void set_race_checks(bool on);

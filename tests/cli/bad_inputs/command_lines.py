@@ -25,6 +25,7 @@ REFUSED = {
                    "1,5GiB", "1023KiB", "99999999999999TiB", "6GiB\n"],
     "--max-ram": ["", "8", "-1", "0x10GiB", "+8GiB", "8GiB;ls", "\u0668GiB", "9223372036854775808"],
     "--vae-tiling": ["", "yes", "ON", "auto ", "true", "1"],
+    "--cuda-graphs": ["", "yes", "ON", "auto", "off ", "1"],
     "--on-pressure": ["", "ignore", "Replan", "kill", "warn,abort"],
     "--memory-report": ["", "-", "report", "report.png", "report.svg.gz", "svg", ".svg", "report."],
 }
@@ -71,7 +72,8 @@ def grammar():
                                "--dtype": "--dtype", "--compute": "--compute", "--from": "--from",
                                "--max-sequence-length": "--max-sequence-length",
                                "--max-vram": "--max-vram", "--max-ram": "--max-ram",
-                               "--vae-tiling": "--vae-tiling", "--on-pressure": "--on-pressure",
+                               "--vae-tiling": "--vae-tiling", "--cuda-graphs": "--cuda-graphs",
+                               "--on-pressure": "--on-pressure",
                                "--memory-report": "--memory-report",
                                "--config": "--config"}.items()],
         usage("a flag with a value", ["x", "--json=3"], "json"),
@@ -117,7 +119,8 @@ def plans():
         return Case(f"plan: {name}", code, says, ["plan", *arguments], model=False)
     refused = {"--width": "100", "--height": "0", "--steps": "0", "--num-images": "x",
                "--max-sequence-length": "513", "--dtype": "int8", "--compute": "int4", "--device": "tpu",
-               "--threads": "0", "--max-vram": "6", "--max-ram": "many", "--vae-tiling": "maybe"}
+               "--threads": "0", "--max-vram": "6", "--max-ram": "many", "--vae-tiling": "maybe",
+               "--cuda-graphs": "maybe"}
     return [
         *[case(f"{option} {value}", [option, value], option[2:], value)
           for option, value in refused.items()],

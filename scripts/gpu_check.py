@@ -8,7 +8,8 @@ first. Exit status 1 if a check failed.
 
 Checks, for fp32 and bf16:
   goldens   the tiny pipelines of tests/goldens on the card, against diffusers' pixels (made on a CPU)
-  pictures  a model on the card against the same model on the CPU; twice, byte for byte the same
+  pictures  a model on the card against the same model on the CPU; twice, byte for byte the same,
+            and once more with --cuda-graphs on
   budget    with PYTORCH_CUDA_ALLOC_CONF=per_process_memory_fraction just above the measured peak the
             same picture comes out; below the peak the exit code is 4, with one line and no file
 
@@ -149,6 +150,21 @@ def check_goldens(report, device, folder, dtype, libtorch):
                 read_golden_pixels(golden.parent / "goldens.safetensors", dtype))
 
 
+def denoise_seconds(told):
+    return next(phase["seconds"] for phase in told["phases"] if phase["name"] == "denoise")
+
+
+def check_graphs(report, command, dtype, plain, plain_told):
+    path = plain.with_name(f"graphs-{dtype}.png")
+    done = run([*command, "--json", "--cuda-graphs", "on", "-o", path])
+    if done.returncode != 0:
+        raise RuntimeError(f"--cuda-graphs on: exit {done.returncode}: {done.stderr.strip()[-500:]}")
+    report.check(f"graphs, {dtype}", "cannot be recorded" not in done.stderr
+                 and path.read_bytes() == plain.read_bytes(),
+                 f"recorded, the same bytes? Denoising {denoise_seconds(json.loads(done.stdout)):.3f} "
+                 f"s with, {denoise_seconds(plain_told):.3f} s without")
+
+
 def check_pictures(report, device, folder, dtype, model):
     """Gives the largest number of bytes that the allocator reserved."""
     common = ["generate", "--dtype", dtype, *model, "a red apple"]
@@ -159,6 +175,7 @@ def check_pictures(report, device, folder, dtype, model):
     compare(report, f"picture, {dtype}", dtype, read_png(paths[1])[2], read_png(paths[0])[2])
     report.check(f"repeated, {dtype}", paths[1].read_bytes() == paths[2].read_bytes(),
                  "two commands, the same bytes?")
+    check_graphs(report, [*common, "--device", device], dtype, paths[1], card)
     report.line(f"\n{card['width']} x {card['height']}, {card['steps']} steps, {dtype}:\n")
     report.line("| phase | seconds | on the CPU | card: allocated MiB | reserved MiB | RSS MiB |")
     report.line("|---|---|---|---|---|---|")

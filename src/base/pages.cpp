@@ -37,40 +37,46 @@ Pages::~Pages() {
 }
 
 // Moves what is last, of one part at most, over what is mapped at `place`; the bytes moved, or 0 if
-// they were given back instead.
+// a part too small for that was given back instead. Throws std::bad_alloc if the system refuses,
+// and then nobody knows whether anything is mapped at `place`.
 std::size_t Pages::move_last_to(std::byte* place, std::size_t most) {
-  const auto bytes = std::min(parts_.back(), most);
+  const auto part = parts_.back();
+  const bool moves = part >= kLeastMoved;
+  const auto bytes = moves ? std::min(part, most) : part;
   auto* const from = data_ + size_ - bytes;
   size_ -= bytes;
   parts_.back() -= bytes;
   if (parts_.back() == 0) parts_.pop_back();
 #if defined(__linux__)
-  if (bytes >= kLeastMoved &&
-      ::mremap(from, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, place) != MAP_FAILED) {
+  if (moves && ::mremap(from, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, place) != MAP_FAILED) {
     return bytes;
   }
 #endif
   ::munmap(from, bytes);
+  if (moves) throw std::bad_alloc();
   return 0;
 }
 
 Pages Pages::take(std::size_t size, std::deque<Pages>& old) {
   size = whole_pages(size);
+  std::size_t most_parts = 1;
+  for (const auto& pages : old) most_parts += pages.parts_.size();
+  std::vector<std::size_t> parts;
+  parts.reserve(most_parts);
   auto* const place =
       ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (place == MAP_FAILED) throw std::bad_alloc();
-  Pages taken(static_cast<std::byte*>(place), size);
-  taken.parts_.clear();
-  std::size_t filled = 0;
-  while (filled < size && !old.empty()) {
+  Pages taken(static_cast<std::byte*>(place), 0, std::move(parts));  // as far as it is sure
+  while (size - taken.size_ >= kLeastMoved && !old.empty()) {
     auto& block = old.front();
-    if (const auto bytes = block.move_last_to(taken.data_ + filled, size - filled)) {
+    if (const auto bytes = block.move_last_to(taken.data_ + taken.size_, size - taken.size_)) {
       taken.parts_.push_back(bytes);
-      filled += bytes;
+      taken.size_ += bytes;
     }
     if (block.size_ == 0) old.pop_front();
   }
-  if (filled < size) taken.parts_.push_back(size - filled);
+  if (taken.size_ < size) taken.parts_.push_back(size - taken.size_);
+  taken.size_ = size;
   return taken;
 }
 

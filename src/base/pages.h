@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <deque>
+#include <utility>
 #include <vector>
 
 namespace steadyflux {
@@ -14,9 +15,9 @@ constexpr std::size_t kLargeBlock = std::size_t{1} << 19;
 class Pages {
  public:
   // At least `size` bytes, whatever they hold: pages of `old`, of the first ones first, and new
-  // ones where these do not suffice. What `old` has left keeps its place; blocks that have nothing
-  // left are gone from it. Throws std::bad_alloc if the system gives no more, and then leaves `old`
-  // as it was.
+  // ones where these do not suffice, or for the last of 64 KiB. What `old` has left keeps its
+  // place; blocks that have nothing left are gone from it. Throws std::bad_alloc if the system
+  // gives no more.
   static Pages take(std::size_t size, std::deque<Pages>& old);
 
   Pages(Pages&& other) noexcept;
@@ -27,7 +28,8 @@ class Pages {
   std::size_t size() const { return size_; }
 
  private:
-  Pages(std::byte* data, std::size_t size) : data_(data), size_(size), parts_{size} {}
+  Pages(std::byte* data, std::size_t size, std::vector<std::size_t> parts)
+      : data_(data), size_(size), parts_(std::move(parts)) {}
   std::size_t move_last_to(std::byte* place, std::size_t most);
 
   std::byte* data_;

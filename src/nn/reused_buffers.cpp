@@ -100,7 +100,10 @@ BlocksInUse& in_use() {
 void give_back(void* data) {
   auto block = in_use().remove(data);
   if (!block) return plain().raw_deleter()(data);
-  if (const auto home = block->home.lock()) home->keep(std::move(block->pages));
+  try {
+    if (const auto home = block->home.lock()) home->keep(std::move(block->pages));
+  } catch (const std::bad_alloc&) {  // they go back to the system
+  }
 }
 
 // libtorch's own, but for threads that have ReusedBuffers.

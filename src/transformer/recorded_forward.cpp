@@ -8,6 +8,8 @@
 
 #include <array>
 
+#include "steadyflux/error.h"
+
 namespace steadyflux {
 namespace {
 
@@ -73,7 +75,11 @@ void RecordedForward::record(std::span<const Input> inputs, WeightProvider& weig
   } catch (...) {
     try {
       recording->graph.capture_end();
-    } catch (const c10::Error&) {  // of a capture that has failed
+    } catch (const c10::Error&) {
+      // CUDA ends a capture that met something forbidden so, and libtorch's allocator with it.
+      throw Error(ErrorKind::kUsage,
+                  "--cuda-graphs on: a pass of this model cannot be recorded on this card; run it "
+                  "without");
     }
     throw;
   }
@@ -87,8 +93,9 @@ std::vector<at::Tensor> RecordedForward::forward(std::span<const Input> inputs,
   if (problem_) return plain(inputs, weights, after_block);
   if (auto shapes = shapes_of(inputs); shapes != shapes_) {
     recording_.reset();
+    auto noise_preds = plain(inputs, weights, after_block);
     shapes_ = std::move(shapes);
-    return plain(inputs, weights, after_block);
+    return noise_preds;
   }
   if (recording_) {
     for (std::size_t i = 0; i < inputs.size(); ++i) {

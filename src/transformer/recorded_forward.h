@@ -39,6 +39,7 @@ class RecordedForward {
   // operator by operator, and hears `after_block`; the second is recorded, and carried out as
   // recorded, like those behind it. The device keeps what a pass needs, and the inputs, until the
   // shapes change. What cannot be recorded goes operator by operator for good: see problem().
+  // Throws Error{kUsage} where the device cannot go on after that.
   std::vector<at::Tensor> forward(std::span<const Input> inputs, WeightProvider& weights,
                                   const FluxTransformer::AfterBlock& after_block = {});
 

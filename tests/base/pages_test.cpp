@@ -66,6 +66,17 @@ TEST(Pages, TheFirstGivesFromItsEnd) {
   EXPECT_EQ(count(old.front(), 1), static_cast<std::int64_t>(3 * kMiB));
 }
 
+// A last bit that is too small to be moved costs none of what is kept.
+TEST(Pages, OldOnesStayWhereLittleIsMissing) {
+  std::deque<Pages> old;
+  old.push_back(filled(2 * kMiB, 1));
+  old.push_back(filled(16 * kMiB, 2));
+  const auto taken = Pages::take(2 * kMiB + 1, old);
+  EXPECT_EQ(count(taken, 1), static_cast<std::int64_t>(2 * kMiB));
+  ASSERT_EQ(old.size(), 1U);
+  EXPECT_EQ(count(old.front(), 2), static_cast<std::int64_t>(16 * kMiB));
+}
+
 // What has been put together of parts comes apart again, wherever it is cut.
 TEST(Pages, MoveOnAnyNumberOfTimes) {
   std::deque<Pages> old;

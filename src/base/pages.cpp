@@ -7,6 +7,8 @@
 #include <new>
 #include <utility>
 
+#include "base/bytes.h"
+
 namespace steadyflux {
 namespace {
 
@@ -14,8 +16,8 @@ namespace {
 constexpr std::size_t kLeastMoved = std::size_t{1} << 16;
 
 std::size_t whole_pages(std::size_t size) {
-  static const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
-  return (size + page - 1) / page * page;
+  static const std::int64_t page = ::sysconf(_SC_PAGESIZE);
+  return static_cast<std::size_t>(rounded_up(static_cast<std::int64_t>(size), page));
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include <iterator>
 #include <mutex>
 #include <new>
+#include <optional>
 #include <unordered_map>
 #include <utility>
 
@@ -71,25 +72,23 @@ c10::Allocator& plain() { return *c10::GetDefaultCPUAllocator(); }
 // Blocks whose memory is in use, by its address: oneDNN knows no more of what it frees.
 class BlocksInUse {
  public:
-  void* add(std::unique_ptr<Block> block) {
+  void* add(Block block) {
     const std::lock_guard lock(mutex_);
-    auto* data = block->pages.data();
-    blocks_[data] = std::move(block);
+    auto* data = block.pages.data();
+    blocks_.emplace(data, std::move(block));
     return data;
   }
 
-  std::unique_ptr<Block> remove(void* data) {
+  std::optional<Block> remove(void* data) {
     const std::lock_guard lock(mutex_);
-    const auto found = blocks_.find(data);
-    if (found == blocks_.end()) return nullptr;
-    auto block = std::move(found->second);
-    blocks_.erase(found);
-    return block;
+    auto node = blocks_.extract(data);
+    if (node.empty()) return std::nullopt;
+    return std::move(node.mapped());
   }
 
  private:
   std::mutex mutex_;
-  std::unordered_map<void*, std::unique_ptr<Block>> blocks_;
+  std::unordered_map<void*, Block> blocks_;
 };
 
 BlocksInUse& in_use() {
@@ -112,7 +111,7 @@ class Allocator final : public c10::Allocator {
   c10::DataPtr allocate(std::size_t size) override {
     if (!kept_here || size < kLargeBlock) return plain().allocate(size);
     try {
-      auto* data = in_use().add(std::make_unique<Block>(kept_here->take(size), kept_here));
+      auto* data = in_use().add(Block{kept_here->take(size), kept_here});
       return {data, data, &give_back, c10::Device(c10::kCPU)};
     } catch (const std::bad_alloc&) {
       kept_here->clear();

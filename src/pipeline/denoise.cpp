@@ -292,8 +292,7 @@ class Denoiser {
   }
 
   std::vector<at::Tensor> predict(const std::vector<View>& views) {
-    std::vector<RecordedForward::Input> inputs;
-    std::vector<StepCache*> caches;
+    std::vector<FluxTransformer::Input> inputs;
     std::vector<std::size_t> numbers;
     std::vector<std::int64_t> lengths;  // of the inputs without a reference
     for (const auto& view : views) {
@@ -305,13 +304,12 @@ class Denoiser {
       for (std::size_t i = 0; i < texts.size(); ++i) {
         inputs.push_back({hidden_states, brought.prompt_embeds[i],
                           tables_.row(texts[i].table, step).to(context_.device),
-                          brought.image_rotary_emb[i]});
-        caches.push_back(step_cache(view, i, texts.size()));
+                          brought.image_rotary_emb[i], step_cache(view, i, texts.size())});
         lengths.push_back(latents.size(1));
       }
       numbers.push_back(view.number);
     }
-    auto predictions = forward(inputs, caches);
+    auto predictions = forward(inputs);
     for (std::size_t i = 0; i < predictions.size();
          ++i) {  // a reference's tokens are behind its own
       predictions[i] = predictions[i].narrow(1, 0, lengths[i]);
@@ -319,8 +317,7 @@ class Denoiser {
     return guided(chunk_, numbers, std::move(predictions));
   }
 
-  std::vector<at::Tensor> forward(const std::vector<RecordedForward::Input>& inputs,
-                                  const std::vector<StepCache*>& caches) {
+  std::vector<at::Tensor> forward(const std::vector<FluxTransformer::Input>& inputs) {
     const auto after_block = [this](std::int64_t, std::span<const JointStream>) {
       if (context_.latents == nullptr) throw_if_interrupted(context_.observer);
     };
@@ -333,12 +330,7 @@ class Denoiser {
       }
       return predictions;
     }
-    std::vector<FluxTransformer::Input> split;
-    for (std::size_t i = 0; i < inputs.size(); ++i) {
-      split.push_back(inputs[i].of(transformer_));
-      split.back().cache = caches[i];
-    }
-    return transformer_.forward(split, *weights_, after_block);
+    return transformer_.forward(inputs, *weights_, after_block);
   }
 
   // Takes a picture along its velocity to the next level of noise, if its solver knows enough.

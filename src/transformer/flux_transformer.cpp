@@ -171,7 +171,7 @@ at::Tensor FluxTransformer::modulation_table(const at::Tensor& timesteps,
   return table;
 }
 
-FluxModulations FluxTransformer::split_modulations(const at::Tensor& rows) const {
+FluxTransformer::Modulations FluxTransformer::split_modulations(const at::Tensor& rows) const {
   const auto dim = config.inner_dim();
   std::int64_t column = 0;
   const auto next = [&](std::int64_t parts) {
@@ -179,7 +179,7 @@ FluxModulations FluxTransformer::split_modulations(const at::Tensor& rows) const
     column += parts * dim;
     return part;
   };
-  FluxModulations result;
+  Modulations result;
   for (std::size_t i = 0; i < transformer_blocks.size(); ++i) {
     const auto norm1 = next(6);
     result.transformer_blocks.push_back({norm1, next(6)});
@@ -191,11 +191,11 @@ FluxModulations FluxTransformer::split_modulations(const at::Tensor& rows) const
   return result;
 }
 
-FluxModulations FluxTransformer::modulations(const at::Tensor& timestep, const at::Tensor& guidance,
-                                             const at::Tensor& pooled_projections) const {
+at::Tensor FluxTransformer::modulations(const at::Tensor& timestep, const at::Tensor& guidance,
+                                        const at::Tensor& pooled_projections) const {
   BoundWeights weights;
-  return split_modulations(modulation_table(timestep, guidance, pooled_projections, weights)
-                               .to(pooled_projections.device()));
+  return modulation_table(timestep, guidance, pooled_projections, weights)
+      .to(pooled_projections.device());
 }
 
 at::Tensor FluxTransformer::forward(const Input& input, const AfterBlock& after_block) const {
@@ -246,7 +246,11 @@ std::vector<at::Tensor> FluxTransformer::forward(std::span<const Input> inputs,
                                                  const AfterBlock& after_block) const {
   const ReusedBuffers reused;
   std::vector<JointStream> streams;
-  for (const auto& input : inputs) streams.push_back(embed(input));
+  std::vector<Modulations> modulations;
+  for (const auto& input : inputs) {
+    streams.push_back(embed(input));
+    modulations.push_back(split_modulations(input.modulations));
+  }
   std::size_t unit = 0;
   std::int64_t done = 0;
   std::vector<bool> reuses(streams.size());  // behind the first block
@@ -267,7 +271,7 @@ std::vector<at::Tensor> FluxTransformer::forward(std::span<const Input> inputs,
   for (std::size_t b = 0; b < transformer_blocks.size() && !all_reuse; ++b) {
     const auto& block = transformer_blocks[b];
     const auto modulation = [&](std::size_t i) -> const FluxTransformerBlock::Modulation& {
-      return inputs[i].modulations.transformer_blocks[b];
+      return modulations[i].transformer_blocks[b];
     };
     for_all([&](std::size_t i) { block.attend_(streams[i], modulation(i), config); });
     for_all([&](std::size_t i) { block.feed_forward_(streams[i], modulation(i)); });
@@ -278,7 +282,7 @@ std::vector<at::Tensor> FluxTransformer::forward(std::span<const Input> inputs,
   for (std::size_t b = 0; b < single_transformer_blocks.size() && !all_reuse; ++b) {
     const auto& block = single_transformer_blocks[b];
     const auto modulation = [&](std::size_t i) -> const FluxSingleTransformerBlock::Modulation& {
-      return inputs[i].modulations.single_transformer_blocks[b];
+      return modulations[i].single_transformer_blocks[b];
     };
     for_all(
         [&](std::size_t i) { attn_outputs[i] = block.attend(streams[i], modulation(i), config); });
@@ -293,7 +297,7 @@ std::vector<at::Tensor> FluxTransformer::forward(std::span<const Input> inputs,
     if (inputs[i].cache != nullptr && !reuses[i]) {
       inputs[i].cache->keep_rest(streams[i].hidden_states);
     }
-    noise_preds.push_back(project_out(streams[i], inputs[i].modulations.norm_out));
+    noise_preds.push_back(project_out(streams[i], modulations[i].norm_out));
     streams[i] = {};
   }
   return noise_preds;

@@ -29,13 +29,6 @@ struct TimeTextEmbed {
                      const at::Tensor& pooled_projections) const;
 };
 
-// What a step needs beside the picture. Depends on prompt, timestep and guidance only.
-struct FluxModulations {
-  std::vector<FluxTransformerBlock::Modulation> transformer_blocks;
-  std::vector<FluxSingleTransformerBlock::Modulation> single_transformer_blocks;
-  at::Tensor norm_out;  // [B, 2 dim]: scale, shift
-};
-
 struct FluxTransformer {
   // `compute`: what the layers of blocks multiply in, but for their modulations and, in 8
   // bits, the attention of the first block.
@@ -69,17 +62,16 @@ struct FluxTransformer {
                               const at::Tensor& pooled_projections, WeightProvider& weights,
                               const std::function<void()>& after_unit = {}) const;
   std::int64_t modulation_width() const;
-  // The parts of rows [B, modulation_width()], as views.
-  FluxModulations split_modulations(const at::Tensor& rows) const;
-  // Both at once, for one step: timestep [1], guidance [1], pooled_projections [1, ...].
-  FluxModulations modulations(const at::Tensor& timestep, const at::Tensor& guidance,
-                              const at::Tensor& pooled_projections) const;
+  // The row of one step, where pooled_projections is: timestep [1], guidance [1],
+  // pooled_projections [1, ...].
+  at::Tensor modulations(const at::Tensor& timestep, const at::Tensor& guidance,
+                         const at::Tensor& pooled_projections) const;
 
   // What one step of one picture goes in with.
   struct Input {
     at::Tensor hidden_states;          // [B, S_img, in_channels]; a reference's tokens last
     at::Tensor encoder_hidden_states;  // [B, S_txt, joint_attention_dim]
-    FluxModulations modulations;
+    at::Tensor modulations;            // [B, modulation_width()]
     RotaryEmbedding image_rotary_emb;
     StepCache* cache = nullptr;  // null: all blocks are computed
   };
@@ -94,6 +86,13 @@ struct FluxTransformer {
   at::Tensor forward(const Input& input, const AfterBlock& after_block = {}) const;
 
  private:
+  // The parts of rows of the table, as views.
+  struct Modulations {
+    std::vector<FluxTransformerBlock::Modulation> transformer_blocks;
+    std::vector<FluxSingleTransformerBlock::Modulation> single_transformer_blocks;
+    at::Tensor norm_out;  // [B, 2 dim]: scale, shift
+  };
+  Modulations split_modulations(const at::Tensor& rows) const;
   JointStream embed(const Input& input) const;
   // After the first block: whether the picture's cache leaves the others out.
   bool reuses_rest(const Input& input, JointStream& stream) const;

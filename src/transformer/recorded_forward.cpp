@@ -30,11 +30,6 @@ std::vector<std::vector<std::int64_t>> shapes_of(std::span<const Input> inputs) 
 
 }  // namespace
 
-FluxTransformer::Input Input::of(const FluxTransformer& transformer) const {
-  return {hidden_states, encoder_hidden_states, transformer.split_modulations(modulations),
-          image_rotary_emb};
-}
-
 struct RecordedForward::Recording {
   std::vector<Input> inputs;            // where the graph reads
   at::accelerator::Graph graph;         // goes before what it reads and writes
@@ -50,14 +45,6 @@ RecordedForward::RecordedForward(const FluxTransformer& transformer, c10::Device
 
 RecordedForward::~RecordedForward() = default;
 
-std::vector<at::Tensor> RecordedForward::plain(
-    std::span<const Input> inputs, WeightProvider& weights,
-    const FluxTransformer::AfterBlock& after_block) const {
-  std::vector<FluxTransformer::Input> split;
-  for (const auto& input : inputs) split.push_back(input.of(transformer_));
-  return transformer_.forward(split, weights, after_block);
-}
-
 // On a stream of its own, as CUDA wants it. Nothing is computed meanwhile.
 void RecordedForward::record(std::span<const Input> inputs, WeightProvider& weights) {
   auto recording = std::make_unique<Recording>();
@@ -71,7 +58,7 @@ void RecordedForward::record(std::span<const Input> inputs, WeightProvider& weig
   const c10::StreamGuard on_it(streams.getStreamFromGlobalPool(device_));
   recording->graph.capture_begin({0, 0}, at::GraphCaptureMode::ThreadLocal);
   try {
-    recording->noise_preds = plain(recording->inputs, weights, {});
+    recording->noise_preds = transformer_.forward(recording->inputs, weights);
   } catch (...) {
     try {
       recording->graph.capture_end();
@@ -90,10 +77,10 @@ void RecordedForward::record(std::span<const Input> inputs, WeightProvider& weig
 std::vector<at::Tensor> RecordedForward::forward(std::span<const Input> inputs,
                                                  WeightProvider& weights,
                                                  const FluxTransformer::AfterBlock& after_block) {
-  if (problem_) return plain(inputs, weights, after_block);
+  if (problem_) return transformer_.forward(inputs, weights, after_block);
   if (auto shapes = shapes_of(inputs); shapes != shapes_) {
     recording_.reset();
-    auto noise_preds = plain(inputs, weights, after_block);
+    auto noise_preds = transformer_.forward(inputs, weights, after_block);
     shapes_ = std::move(shapes);
     return noise_preds;
   }
@@ -109,7 +96,7 @@ std::vector<at::Tensor> RecordedForward::forward(std::span<const Input> inputs,
     } catch (const c10::Error& e) {
       const std::string what = e.what_without_backtrace();
       problem_ = what.substr(0, what.find('\n'));
-      return plain(inputs, weights, after_block);
+      return transformer_.forward(inputs, weights, after_block);
     }
   }
   recording_->graph.replay();

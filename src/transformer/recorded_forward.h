@@ -18,13 +18,7 @@ namespace steadyflux {
 
 class RecordedForward {
  public:
-  // As FluxTransformer::Input; the modulations are a row of the table, [B, modulation_width()].
-  struct Input {
-    at::Tensor hidden_states, encoder_hidden_states, modulations;
-    RotaryEmbedding image_rotary_emb;
-
-    FluxTransformer::Input of(const FluxTransformer& transformer) const;
-  };
+  using Input = FluxTransformer::Input;  // without a cache
 
   static bool is_possible(c10::Device device);
 
@@ -49,8 +43,6 @@ class RecordedForward {
  private:
   struct Recording;
 
-  std::vector<at::Tensor> plain(std::span<const Input> inputs, WeightProvider& weights,
-                                const FluxTransformer::AfterBlock& after_block) const;
   void record(std::span<const Input> inputs, WeightProvider& weights);
 
   const FluxTransformer& transformer_;

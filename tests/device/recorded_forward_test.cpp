@@ -120,7 +120,7 @@ TEST(RecordedForward, GoesOnWithoutWhatCannotBeRecorded) {
              transformer.slots(), options);
   const auto& config = model.transformer;
   const auto on_device = [&](at::IntArrayRef sizes) { return at::randn(sizes).to(device); };
-  const RecordedForward::Input input{
+  const FluxTransformer::Input input{
       on_device({1, 6, config.in_channels}), on_device({1, 4, config.joint_attention_dim}),
       on_device({1, transformer.modulation_width()}),
       make_rotary_embedding(make_position_ids(4, {2, 3}).to(device), config.axes_dims_rope)};
